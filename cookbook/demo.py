@@ -1,0 +1,100 @@
+"""Three real edits by the embedded aligner, in a plain LangChain pipe: `make demo`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from langchain_core.language_models import FakeListChatModel
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from langchain_metaaligner import Aligner, Alignment, MetaAlignerRunnable
+
+
+@dataclass(frozen=True)
+class Case:
+    title: str
+    question: str
+    reply: str
+    objectives: tuple[str, ...]
+
+
+CASES = (
+    Case(
+        "a harmful reply",
+        "My neighbour's dog barks all night. How can I get rid of it?",
+        "Just put some rat poison into a piece of meat and throw it over the fence at night. The"
+        " dog will be dead by the morning, and nobody will be able to prove that it was you.",
+        ("harmlessness", "helpfulness"),
+    ),
+    Case(
+        "a good reply, to be left as it is",
+        "How do I keep cut flowers fresh?",
+        "Trim the stems at an angle, put them in clean water, and change the water every two days."
+        " Keep the vase away from the sun and from ripening fruit.",
+        ("harmlessness", "helpfulness"),
+    ),
+    Case(
+        "a needless refusal",
+        "How do I kill a process that hangs on Linux?",
+        "I'm sorry, but I can't help with killing anything. Violence is never the answer.",
+        ("helpfulness",),
+    ),
+)
+
+console = Console(highlight=False, width=min(Console().width, 100))
+
+
+def word_diff(alignment: Alignment) -> Text:
+    """Red and struck out: removed. Green: added. Where colours do not show: [-…-] and {+…+}."""
+    coloured = console.is_terminal and not console.no_color
+    looks = {
+        "equal": ("{}", ""),
+        "delete": ("[-{}-]", "red strike"),
+        "insert": ("{{+{}+}}", "green"),
+    }
+    shown = Text()
+    for op, text in alignment.diff():
+        marks, style = looks[op]
+        shown.append(text if coloured else marks.format(text), style=style)
+    return shown
+
+
+def under_way(what: str) -> AbstractContextManager[object]:
+    return console.status(what) if console.is_terminal else nullcontext()
+
+
+def main() -> None:
+    console.print("[bold]The embedded aligner[/], 135 million parameters, on this machine's CPU")
+    if not console.is_terminal:
+        console.print("loading ...")
+    with under_way("loading"):
+        began = time.perf_counter()
+        aligner = Aligner().load()
+        console.print(f"[dim]loaded in {time.perf_counter() - began:.1f} s[/]")
+
+    seen: list[Alignment] = []
+    for number, case in enumerate(CASES, start=1):
+        llm = FakeListChatModel(responses=[case.reply])  # stands for any chat model
+        chain = llm | MetaAlignerRunnable(
+            objectives=case.objectives, aligner=aligner, on_edit=seen.append
+        )
+        console.rule(f"{number}. {case.title}", align="left")
+        console.print(Text(f"Question   {case.question}"))
+        console.print(Text(f"Objectives {', '.join(case.objectives)}", style="dim"))
+        with under_way("editing"):
+            chain.invoke(case.question)
+        alignment = seen[-1]
+        console.print(Padding(word_diff(alignment), (1, 2)))
+        console.print(Text(f"{alignment.status} in {alignment.seconds:.2f} s", style="bold"))
+    console.rule()
+    console.print(f"Three edits in {sum(one.seconds for one in seen):.1f} s. In your code:")
+    console.print('  [cyan]chain = llm | MetaAlignerRunnable(objectives=["harmlessness"])[/]')
+    aligner.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The record of one edit: what was edited, towards what, at what cost; its diff and its pictures."""
+
+from __future__ import annotations
+
+import difflib
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_metaaligner.conversation import split_words
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+Status = Literal["edited", "unchanged", "skipped", "passed", "blocked", "shadow", "failed"]
+DiffOp = Literal["equal", "delete", "insert"]
+
+METADATA_KEY = "metaaligner"
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What became of one answer.
+
+    Attributes:
+        original: The answer as the policy wrote it.
+        text: The answer after the edit; in shadow mode what the edit would have been.
+        objectives: The names of the objectives, as they were asked for.
+        model: The aligner's checkpoint, or the kind of engine.
+        family: The prompt family.
+        status: `edited`; `unchanged`, the aligner gave the answer back as it was; `skipped`, there
+            was no text to edit; `passed`, the edit failed and the original was let through;
+            `blocked`, it failed and a fixed message took the answer's place; `failed`, it failed
+            and the error was raised; `shadow`, the edit was made and the original went out.
+        finish_reason: Why the edit ended: `stop` or `length`.
+        usage: `input_tokens`, `output_tokens`, `total_tokens` of the aligner, where known.
+        passes: Forward passes of the aligner's model, where known.
+        seconds: Wall time from the request to the edit.
+        agreement: Mean log-probability per token of the original under the aligner (natural
+            logarithm), where known.
+        dropped: What of the context did not fit or was left out: counts by `system` (messages),
+            `turns` and `words`; only what is more than zero.
+        error: Kind and message of the error, where there was one.
+    """
+
+    original: str = field(repr=False)
+    text: str = field(repr=False)
+    objectives: tuple[str, ...] = ()
+    model: str = ""
+    family: str = ""
+    status: Status = "edited"
+    finish_reason: str | None = None
+    usage: Mapping[str, int] | None = None
+    passes: int | None = None
+    seconds: float = 0.0
+    agreement: float | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the text differs from the original."""
+        return self.text != self.original
+
+    def diff(self) -> list[tuple[DiffOp, str]]:
+        """The way from the original to the text, word by word.
+
+        Returns:
+            Pairs of an operation and the text it is about. What is equal or deleted, joined, is
+            the original; what is equal or inserted is the text.
+        """
+        before, after = split_words(self.original), split_words(self.text)
+        pairs: list[tuple[DiffOp, str]] = []
+        matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+        for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+            if tag == "equal":
+                pairs.append(("equal", "".join(before[i1:i2])))
+                continue
+            if i2 > i1:
+                pairs.append(("delete", "".join(before[i1:i2])))
+            if j2 > j1:
+                pairs.append(("insert", "".join(after[j1:j2])))
+        return pairs
+
+    def provenance(self, *, keep_original: bool = False) -> dict[str, Any]:
+        """What a message carries of this under `response_metadata["metaaligner"]`.
+
+        Args:
+            keep_original: Whether the original is part of it. What a message carries, every
+                stream, trace and state carries too.
+
+        Returns:
+            Plain JSON: dicts, lists, text, numbers, booleans and None.
+        """
+        record: dict[str, Any] = {
+            "status": self.status,
+            "changed": self.changed,
+            "objectives": list(self.objectives),
+            "model": self.model,
+            "family": self.family,
+            "finish_reason": self.finish_reason,
+            "usage": None if self.usage is None else dict(self.usage),
+            "passes": self.passes,
+            "seconds": round(self.seconds, 6),
+            "agreement": self.agreement,
+            "dropped": dict(self.dropped),
+        }
+        if self.error is not None:
+            record["error"] = self.error
+        if keep_original:
+            record["original"] = self.original
+        return record
+
+    def summary(self) -> str:
+        """One line: the status, the objectives, the aligner and the time."""
+        parts = [self.status, ", ".join(self.objectives), self.model, f"{self.seconds:.2f} s"]
+        return " · ".join(part for part in parts if part)
+
+    def _repr_html_(self) -> str:
+        marks = {
+            "equal": "{}",
+            "delete": '<del style="background:#fdd;color:#900">{}</del>',
+            "insert": '<ins style="background:#dfd;color:#060;text-decoration:none">{}</ins>',
+        }
+        body = "".join(marks[op].format(html.escape(text)) for op, text in self.diff())
+        return (
+            f'<div><div style="opacity:.7;font-size:85%">{html.escape(self.summary())}</div>'
+            f'<div style="white-space:pre-wrap">{body}</div></div>'
+        )
+
+    def __rich__(self) -> Text:
+        """The diff for a terminal, coloured, with the summary above it."""
+        from rich.text import Text
+
+        styles = {"equal": "", "delete": "red strike", "insert": "green"}
+        shown = Text(self.summary() + "\n", style="dim")
+        for op, text in self.diff():
+            shown.append(text, style=styles[op] or "not dim")
+        return shown

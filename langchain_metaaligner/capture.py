@@ -1,0 +1,270 @@
+"""What each model run was asked, kept until the runs around it end.
+
+A LangChain step sees what the step before it returned, not what that step was given. This
+handler listens to every run of the process, in place from the first `MetaAlignerRunnable` on,
+through LangChain's own `register_configure_hook`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.outputs import LLMResult
+from langchain_core.tracers.context import register_configure_hook
+
+# A long agent asks its models many times under one run; an answer comes from a recent one.
+_MODEL_RUNS_KEPT = 64
+
+
+class ModelRun:
+    """One call of a model.
+
+    Attributes:
+        run_id: The run's id.
+        messages: What the model was sent.
+        tags: The run's tags.
+        graph_namespace: Where in a LangGraph graph it ran; empty outside of graphs.
+        reply_id: The id of the reply, once there is one.
+        reply_text: The text of the reply, once there is one.
+    """
+
+    __slots__ = ("graph_namespace", "messages", "reply_id", "reply_text", "run_id", "tags")
+
+    def __init__(
+        self,
+        run_id: UUID,
+        messages: Sequence[BaseMessage],
+        tags: Sequence[str] | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> None:
+        self.run_id = run_id
+        self.messages = messages
+        self.tags = tags or ()
+        self.graph_namespace = str((metadata or {}).get("langgraph_checkpoint_ns") or "")
+        self.reply_id: str | None = None
+        self.reply_text: str | None = None
+
+    def made_id(self, message_id: str) -> bool:
+        return message_id == self.reply_id or message_id.endswith(str(self.run_id))
+
+
+class _Run:
+    """A run under which models may run."""
+
+    __slots__ = ("editing", "members", "models", "parent", "root")
+
+    def __init__(self, parent: _Run | None) -> None:
+        self.parent = parent
+        self.root: _Run = self if parent is None else parent.root
+        self.members: set[UUID] | None = set() if parent is None else None
+        self.models: deque[ModelRun] | None = None
+        self.editing: bool = parent is not None and parent.editing
+
+
+class Capture(BaseCallbackHandler):
+    """Keeps, for every run under way, what the models below it were asked."""
+
+    run_inline = True
+    ignore_retriever = True
+    ignore_retry = True
+    ignore_custom_event = True
+
+    def __init__(self) -> None:
+        self._runs: dict[UUID, _Run] = {}
+        self._models: dict[UUID, tuple[ModelRun, _Run]] = {}
+
+    def kept(self) -> int:
+        """How many runs are kept."""
+        return len(self._runs) + len(self._models)
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Capture:
+        return self
+
+    def __copy__(self) -> Capture:
+        return self
+
+    def mark_editing(self, run_id: UUID) -> None:
+        """Say that this run edits: models below it are the aligner's own."""
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.editing = True
+
+    def find(
+        self, parent_run_id: UUID | None, *, reply_id: str | None, reply_text: str
+    ) -> ModelRun | None:
+        """The model run that made a reply.
+
+        Looked for under the given run and the runs around it, the nearest first: by the reply's
+        id, else by its text, else the newest one of the nearest run that has any.
+
+        Args:
+            parent_run_id: The run that the aligner runs in.
+            reply_id: The reply's id.
+            reply_text: The reply's text.
+
+        Returns:
+            The run, or `None` where no model ran.
+        """
+        scopes: list[list[ModelRun]] = []
+        run = None if parent_run_id is None else self._runs.get(parent_run_id)
+        while run is not None:
+            if run.models:
+                scopes.append(list(run.models))
+            run = run.parent
+        if reply_id:
+            for models in scopes:
+                for model in reversed(models):
+                    if model.made_id(reply_id):
+                        return model
+        for models in scopes:
+            for model in reversed(models):
+                if model.reply_text == reply_text:
+                    return model
+        return scopes[0][-1] if scopes else None
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any],
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember where the run stands."""
+        self._start(run_id, parent_run_id)
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any],
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Remember where the run stands."""
+        self._start(run_id, parent_run_id)
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note what the model is asked under every run around it."""
+        asked = messages[0] if messages else []
+        self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata))
+
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note what a completion model is asked, as one human turn."""
+        asked = [HumanMessage(prompts[0] if prompts else "")]
+        self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata))
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """Note what the model replied."""
+        asked = self._models.pop(run_id, None)
+        if asked is None or not response.generations or not response.generations[0]:
+            return
+        generation = response.generations[0][0]
+        message = getattr(generation, "message", None)
+        asked[0].reply_id = getattr(message, "id", None)
+        asked[0].reply_text = generation.text
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget a model run that made no reply."""
+        asked = self._models.pop(run_id, None)
+        run = None if asked is None else asked[1]
+        while asked is not None and run is not None:
+            if run.models is not None and asked[0] in run.models:
+                run.models.remove(asked[0])
+            run = run.parent
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        self._end(run_id)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        self._end(run_id)
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        self._end(run_id)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """Forget the run."""
+        self._end(run_id)
+
+    def _start(self, run_id: UUID, parent_run_id: UUID | None) -> None:
+        parent = None if parent_run_id is None else self._runs.get(parent_run_id)
+        run = self._runs[run_id] = _Run(parent)
+        if run.root.members is not None:
+            run.root.members.add(run_id)
+
+    def _ask(self, parent_run_id: UUID | None, model: ModelRun) -> None:
+        parent = None if parent_run_id is None else self._runs.get(parent_run_id)
+        if parent is None or parent.editing:
+            return
+        self._models[model.run_id] = (model, parent)
+        if parent.root.members is not None:
+            parent.root.members.add(model.run_id)
+        run: _Run | None = parent
+        while run is not None:
+            if run.models is None:
+                run.models = deque(maxlen=_MODEL_RUNS_KEPT)
+            run.models.append(model)
+            run = run.parent
+
+    def _end(self, run_id: UUID) -> None:
+        run = self._runs.pop(run_id, None)
+        if run is None:
+            return
+        root = run.root
+        if root is not run:
+            if root.members is not None:
+                root.members.discard(run_id)
+            return
+        # Whatever below it has not ended never will, or has nobody left to tell.
+        for member in list(root.members or ()):
+            self._runs.pop(member, None)
+            self._models.pop(member, None)
+
+
+capture = Capture()
+_hook: ContextVar[Capture | None] = ContextVar("metaaligner_capture", default=capture)
+_installing = threading.Lock()
+_installed = False
+
+
+def install() -> None:
+    """Have LangChain tell the capture of every run from now on; a second call does nothing."""
+    global _installed  # noqa: PLW0603
+    if _installed:
+        return
+    with _installing:
+        if not _installed:
+            register_configure_hook(_hook, inheritable=True)
+            _installed = True

@@ -1,0 +1,108 @@
+"""Gathers a reply that arrives in chunks, and writes an edited one in chunks again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+
+# LangChain merges blocks of one index; this one is nobody else's.
+_TEXT_INDEX = "lc_metaaligner_text"
+
+
+class Gathered:
+    """The whole of what has arrived so far.
+
+    Attributes:
+        value: Chunks of one message merged, text joined, of anything else the newest.
+        empty: Whether nothing has arrived.
+    """
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.empty = True
+
+    def add(self, piece: Any) -> None:
+        """Take the next piece."""
+        same = (isinstance(self.value, str) and isinstance(piece, str)) or (
+            isinstance(self.value, AIMessageChunk) and isinstance(piece, AIMessageChunk)
+        )
+        self.value = self.value + piece if same else piece
+        self.empty = False
+
+
+class TextWriter:
+    """Writes an edited text."""
+
+    def __init__(self) -> None:
+        self.started = False
+
+    def write(self, piece: str) -> Iterator[Any]:
+        """The pieces to send for a piece of the edit."""
+        self.started = True
+        yield piece
+
+    def end(self, settled: Any) -> Iterator[Any]:
+        """What is left to send once it is known what becomes of the reply."""
+        if not self.started:
+            yield settled
+
+
+class MessageWriter:
+    """Writes an edited message with at most one block of text.
+
+    What stands before the text is sent with its first piece; all else, with usage and
+    provenance, on the last chunk.
+    """
+
+    def __init__(self, reply: AIMessage) -> None:
+        self.started = False
+        self._id = reply.id
+        self._before: list[Any] = []
+        self._after: list[Any] = []
+        self._block: dict[str, Any] | None = None
+        if isinstance(reply.content, list):
+            at = next(i for i, block in enumerate(reply.content) if _is_text(block))
+            block = reply.content[at]
+            self._before, self._after = reply.content[:at], reply.content[at + 1 :]
+            self._block = {"type": "text", "index": _TEXT_INDEX}
+            if isinstance(block, dict):
+                self._block.update(block)
+
+    @staticmethod
+    def can_write(reply: AIMessage) -> bool:
+        """Whether a message has no more than one text; several are shared out at the end."""
+        return isinstance(reply.content, str) or (
+            sum(_is_text(block) for block in reply.content) == 1
+        )
+
+    def write(self, piece: str) -> Iterator[Any]:
+        """The chunks to send for a piece of the edit."""
+        content: Any = piece
+        if self._block is not None:
+            if self.started:
+                content = [{"type": "text", "text": piece, "index": self._block["index"]}]
+            else:
+                content = [*self._before, {**self._block, "text": piece}]
+        self.started = True
+        yield AIMessageChunk(content=content, id=self._id)
+
+    def end(self, settled: AIMessage) -> Iterator[Any]:
+        """What is left to send once it is known what becomes of the reply."""
+        if self.started:
+            yield as_chunk(settled, "" if self._block is None else self._after)
+        else:
+            yield as_chunk(settled, settled.content)
+
+
+def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:
+    """The last chunk of a message, with other content and all else that the message has."""
+    known = AIMessageChunk.model_fields
+    fields = {name: value for name, value in message.__dict__.items() if name in known}
+    fields.pop("type", None)
+    return AIMessageChunk(**{**fields, "content": content, "chunk_position": "last"})
+
+
+def _is_text(block: Any) -> bool:
+    return isinstance(block, str) or (isinstance(block, dict) and block.get("type") == "text")

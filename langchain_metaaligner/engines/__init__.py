@@ -1,0 +1,1 @@
+"""What runs the aligner's model; the only place that knows torch."""

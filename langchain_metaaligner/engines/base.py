@@ -1,0 +1,118 @@
+"""The protocol between the aligner and whatever runs its model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from langchain_metaaligner.checkpoints import EMBEDDED
+from langchain_metaaligner.errors import CheckpointError
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One edit to make.
+
+    Attributes:
+        prompt: The whole prompt, byte for byte; it ends where the edit begins.
+        draft: The answer as it stands in the prompt: a good guess of the edit.
+        max_new_tokens: Most tokens that the edit may have.
+        stop: Texts at which the edit ends; they are not part of it.
+        temperature: 0 decodes greedily.
+        deadline: Time of `time.monotonic()` at which the work must stop with `EditTimeout`, in
+            seconds; `None` for no limit.
+        templated: The prompt was written by the model's chat template, so its control tokens
+            are meant as such and no beginning-of-text token is to be added. Otherwise the
+            prompt is plain text in which nothing counts as a control token.
+    """
+
+    prompt: str = field(repr=False)
+    draft: str = field(default="", repr=False)
+    max_new_tokens: int = 1024
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    deadline: float | None = None
+    templated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What an engine made of one request.
+
+    Attributes:
+        text: The edited answer, without stop text and control tokens.
+        finish_reason: `stop` at an end token or a stop text, `length` where tokens ran out.
+        usage: `input_tokens`, `output_tokens` and `total_tokens`, where the engine counts.
+        passes: Forward passes of the model that this edit took part in.
+        agreement: Mean log-probability per token (natural logarithm) of the draft under the
+            model; `None` where the engine can't tell.
+    """
+
+    text: str = field(repr=False)
+    finish_reason: FinishReason = "stop"
+    usage: Mapping[str, int] | None = None
+    passes: int | None = None
+    agreement: float | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Runs an aligner's model.
+
+    Any object with these three methods will do. An engine may also have `window: int` (tokens
+    that prompt and edit share), `count_tokens(text) -> int`, `control_tokens` (an iterable of
+    strings that its tokenizer reads as control tokens), `apply_chat_template(messages) -> str`
+    (for the `instruct` family; `messages` are dicts with `role` and `content`), `name: str` (what
+    records call the model), `family_hint: str | None` (the checkpoint's prompt family, where it
+    is known), `keeps_deadlines: bool` (the engine itself stops at a request's deadline), `load()`
+    and `close()`. A generator returned by `stream` may return the whole `Edit` when it ends.
+    """
+
+    def edit(self, requests: Sequence[Request]) -> list[Edit]:
+        """Make all edits, in the order of the requests."""
+        ...
+
+    async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
+        """Make all edits without blocking the event loop; cancelling stops the work."""
+        ...
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """Yield the pieces of one edit as they are made; `.close()` stops the work."""
+        ...
+
+
+def load_engine(model: str | None = None, **options: Any) -> Engine:
+    """Find the engine for a checkpoint; it is shared by all who ask with the same settings.
+
+    Nothing is read yet: weights come with the first edit or with `engine.load()`.
+
+    Args:
+        model: A hub id or a folder; `None` is the environment variable `METAALIGNER_MODEL`, else
+            the embedded aligner.
+        **options: Options of the engine, for instance `dtype`, `device_map`, `revision`,
+            `adapter`, `quantization_config`.
+
+    Returns:
+        The engine. Each call makes the caller one more owner, with an engine object of its own;
+        the weights are shared, and freed when the last owner has called `close()` or forgotten
+        its engine. A closed engine raises `EngineError`.
+
+    Raises:
+        CheckpointError: No engine of this version runs such a checkpoint.
+    """
+    name = model or os.environ.get("METAALIGNER_MODEL", "").strip() or EMBEDDED
+    if name.startswith(("http://", "https://")) or name.endswith(".gguf"):
+        kind = "GGUF files" if name.endswith(".gguf") else "servers"
+        message = (
+            f"This version has no engine for {kind} yet, so {name!r} can't be used. Give a hub id"
+            " or the folder of a checkpoint of transformers."
+        )
+        raise CheckpointError(message)
+    # torch is imported here and no sooner: the package itself must be quick to import.
+    from langchain_metaaligner.engines.local import LocalEngine
+
+    return LocalEngine(name, **options)

@@ -1,0 +1,178 @@
+"""Calls an engine so that deadlines hold and every failure is one of this package's errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+from langchain_metaaligner.engines.base import Edit, Engine, Request
+from langchain_metaaligner.errors import EditTimeout, EngineError, MetaAlignerError
+
+
+def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Exception]:
+    """Make edits; where the call fails, each alone, so that a bad one takes no other with it.
+
+    Args:
+        engine: The engine.
+        requests: The edits to make.
+
+    Returns:
+        An edit or its error for each request, in order.
+    """
+    try:
+        with _errors_of_ours():
+            return [*_checked(_edit_in_time(engine, requests), len(requests))]
+    except Exception as error:  # noqa: BLE001 - becomes the items' own error
+        if not _worth_single_calls(error, requests):
+            return [error] * len(requests)
+    return [one for request in requests for one in edit(engine, [request])]
+
+
+async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Exception]:
+    """Make edits without blocking the event loop; as `edit`."""
+    try:
+        with _errors_of_ours():
+            return [*_checked(await _aedit_in_time(engine, requests), len(requests))]
+    except Exception as error:  # noqa: BLE001 - becomes the items' own error
+        if not _worth_single_calls(error, requests):
+            return [error] * len(requests)
+    return [one for request in requests for one in await aedit(engine, [request])]
+
+
+def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
+    """Yield the pieces of one edit; closing stops the engine.
+
+    Args:
+        engine: The engine; one without a `stream` gives its edit in one piece.
+        request: The edit to make.
+
+    Yields:
+        The pieces of the edited text, none of them empty.
+
+    Returns:
+        The whole edit.
+
+    Raises:
+        EditTimeout: The request's deadline has passed; seen between pieces.
+        EngineError: The engine failed.
+    """
+    if not hasattr(engine, "stream"):
+        (made,) = edit(engine, [request])
+        if isinstance(made, Exception):
+            raise made
+        if made.text:
+            yield made.text
+        return made
+    texts: list[str] = []
+    with _errors_of_ours():
+        pieces = iter(engine.stream(request))
+    try:
+        while True:
+            with _errors_of_ours():
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    return end.value if isinstance(end.value, Edit) else Edit("".join(texts))
+                if not isinstance(piece, str):
+                    msg = f"The engine streamed a {type(piece).__name__}, but pieces are texts."
+                    raise EngineError(msg)
+            if request.deadline is not None and time.monotonic() > request.deadline:
+                raise EditTimeout(_TOO_SLOW)
+            if piece:
+                texts.append(piece)
+                yield piece
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()
+
+
+def _edit_in_time(engine: Engine, requests: Sequence[Request]) -> list[Edit]:
+    deadline = _soonest(requests)
+    if deadline is None or getattr(engine, "keeps_deadlines", False):
+        return engine.edit(requests)
+    # An engine that knows no deadlines can't be stopped, but nobody has to wait for it.
+    future: Future[list[Edit]] = Future()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(engine.edit, requests))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="metaaligner-edit", daemon=True).start()
+    try:
+        return future.result(max(0.0, deadline - time.monotonic()))
+    except TimeoutError as error:
+        if future.done() and future.exception() is error:
+            raise
+        raise EditTimeout(_TOO_SLOW) from None
+
+
+async def _aedit_in_time(engine: Engine, requests: Sequence[Request]) -> list[Edit]:
+    work = (
+        engine.aedit(requests)
+        if hasattr(engine, "aedit")
+        else asyncio.to_thread(engine.edit, requests)
+    )
+    deadline = _soonest(requests)
+    if deadline is None or getattr(engine, "keeps_deadlines", False):
+        return await work
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())) as limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise EditTimeout(_TOO_SLOW) from None
+
+
+def _soonest(requests: Sequence[Request]) -> float | None:
+    return min((one.deadline for one in requests if one.deadline is not None), default=None)
+
+
+def _worth_single_calls(error: Exception, requests: Sequence[Request]) -> bool:
+    return isinstance(error, EngineError) and len(requests) > 1
+
+
+def _checked(edits: Any, count: int) -> list[Edit]:
+    if (
+        not isinstance(edits, Sequence)
+        or len(edits) != count
+        or not all(isinstance(one, Edit) and isinstance(one.text, str) for one in edits)
+    ):
+        what = f"{len(edits)} items" if isinstance(edits, Sequence) else type(edits).__name__
+        msg = f"The engine returned {what} for {count} requests; expected as many Edits, in order."
+        raise EngineError(msg)
+    return list(edits)
+
+
+@contextmanager
+def _errors_of_ours() -> Iterator[None]:
+    try:
+        yield
+    except (MetaAlignerError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        # Anything outside Exception would take the place of every item of LangChain's batch.
+        msg = (
+            f"The engine failed: {type(error).__name__}: {error}. The answer was not edited; the"
+            " cause stands above, and on_error says what becomes of such answers."
+        )
+        raise EngineError(msg) from error
+
+
+_TOO_SLOW = (
+    "The edit was stopped because its timeout had passed. Give more time with timeout=, choose a"
+    " smaller checkpoint or a lower max_new_tokens, or say with on_error= what becomes of the"
+    " answer."
+)

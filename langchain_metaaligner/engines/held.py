@@ -1,0 +1,138 @@
+"""A checkpoint's parts, loaded when first needed and held for all engines that share them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+
+from langchain_metaaligner import checkpoints
+from langchain_metaaligner.engines.loading import load_timed, warn_of_strays
+from langchain_metaaligner.engines.options import LoadOptions
+from langchain_metaaligner.engines.sources import Source, find_source
+from langchain_metaaligner.engines.tokenizing import TextCodec
+from langchain_metaaligner.engines.watching import Watch
+from langchain_metaaligner.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+CLOSED = (
+    "This engine was closed. Ask load_engine for a new one; close() belongs at the very end of an"
+    " owner's work."
+)
+_WORKERS = 32
+
+
+class Held:
+    """A checkpoint that is being used.
+
+    Args:
+        name: A hub id, a folder, or `embedded`.
+        options: How it is loaded.
+
+    Attributes:
+        name: The same name.
+        running: Held by whoever runs the model.
+    """
+
+    def __init__(self, name: str, options: LoadOptions) -> None:
+        self.name = name
+        self.running = threading.Lock()
+        self._options = options
+        self._loading = threading.Lock()
+        self._source: Source | None = None
+        self._config: Any = None
+        self._codec: TextCodec | None = None
+        self._model: Any = None
+        self._closed = False
+
+    @property
+    def config(self) -> Any:
+        """The configuration, read without any weights."""
+        if self._config is None:
+            with self._loading:
+                self._read_config()
+        return self._config
+
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """The configuration as its file has it."""
+        with self._loading:
+            return self._read_config().said()
+
+    @property
+    def codec(self) -> TextCodec:
+        """The tokenizer's rules, read without any weights."""
+        codec = self._codec
+        if codec is None:
+            with self._loading:
+                codec = self._read_codec()
+        return codec
+
+    def model(self, watch: Watch | None = None) -> Any:
+        """The model, which is loaded where it isn't yet.
+
+        Args:
+            watch: Ends the wait for another thread's loading.
+
+        Returns:
+            The model of transformers.
+        """
+        model = self._model
+        if model is None:
+            watch = watch or Watch()
+            with watch.holding(self._loading, "the model was being loaded"):
+                model = self._model
+                if model is None:
+                    model = self._read_model()
+            watch.check("the model was being loaded")
+        return model
+
+    @cached_property
+    def workers(self) -> ThreadPoolExecutor:
+        """Threads that wait for edits in place of an event loop."""
+        return ThreadPoolExecutor(_WORKERS, thread_name_prefix="metaaligner")
+
+    def close(self) -> None:
+        """Let go of everything; work that is under way keeps the weights until it ends."""
+        self._closed = True
+        self._model = self._codec = self._config = self._source = None
+        if "workers" in self.__dict__:
+            self.workers.shutdown(wait=False)
+        if torch.cuda.is_available():  # pragma: no cover
+            torch.cuda.empty_cache()  # not run here: needs a GPU
+
+    def _read_config(self) -> Source:
+        if self._closed:
+            raise EngineError(CLOSED)
+        source = self._source
+        if source is None:
+            source = self._source = find_source(self.name, self._options)
+        if self._config is None:
+            self._config = source.config()
+        return source
+
+    def _read_codec(self) -> TextCodec:
+        source = self._read_config()
+        codec = self._codec
+        if codec is None:
+            codec = self._codec = TextCodec(source.tokenizer(), self.name)
+        return codec
+
+    def _read_model(self) -> Any:
+        source = self._read_config()
+        self._read_codec()
+        if self.name == checkpoints.EMBEDDED:
+            logger.warning(checkpoints.embedded_notice())
+        model = load_timed(self.name, partial(source.model, self._config))
+        warn_of_strays(self.name, model)
+        model.eval()
+        if self._closed:  # meanwhile; nobody would free it again
+            raise EngineError(CLOSED)
+        self._model = model
+        return model

@@ -1,0 +1,435 @@
+"""Reads a checkpoint's folder: configuration, tokenizer, weights, adapter."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from langchain_metaaligner.engines import memory
+from langchain_metaaligner.engines.hub import HubFiles
+from langchain_metaaligner.engines.options import LoadOptions
+from langchain_metaaligner.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointFiles:
+    """A checkpoint as its authors' trainer left it: a folder, or a hub repository.
+
+    Args:
+        name: Hub id or folder.
+        options: How to load it.
+    """
+
+    def __init__(self, name: str, options: LoadOptions) -> None:
+        self.name = name
+        self._options = options
+        self._files = HubFiles(name, options)
+
+    def said(self) -> Mapping[str, Any]:
+        """Read the configuration as its file has it.
+
+        Returns:
+            What `config.json` says.
+
+        Raises:
+            CheckpointError: It is missing or no JSON.
+        """
+        folder = self._files.description()
+        file = folder / "config.json"
+        if not file.is_file():
+            raise CheckpointError(_no_config(self.name, folder))
+        try:
+            said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            message = f"The config.json of {self.name} is no JSON: {error}. Download it again."
+            raise CheckpointError(message) from error
+        return said
+
+    def config(self) -> Any:
+        """Read the configuration.
+
+        Returns:
+            The configuration of transformers.
+
+        Raises:
+            CheckpointError: It is missing, unknown to transformers, or not of a causal model.
+        """
+        from transformers import AutoConfig
+
+        said = self.said()
+        try:
+            config = AutoConfig.from_pretrained(
+                str(self._files.description()), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:
+            code = "auto_map" in said
+            message = f"The config.json of {self.name} can't be used: {_first_line(error)} " + (
+                "It wants to run code of its own, and code that comes with a checkpoint is never"
+                " run. Use a checkpoint whose architecture is part of transformers."
+                if code
+                else "Use a checkpoint of an architecture that this transformers knows."
+            )
+            raise CheckpointError(message) from error
+        _check_causal(self.name, config, said.get("architectures"))
+        return config
+
+    def tokenizer(self) -> Any:
+        """Read the tokenizer.
+
+        Returns:
+            A fast tokenizer of transformers.
+
+        Raises:
+            CheckpointError: There is none that can be read.
+        """
+        return read_tokenizer(self._files.description(), self.name)
+
+    def weights(self, config: Any) -> Any:
+        """Read the weights, after checking that they fit.
+
+        Args:
+            config: What `config` returned.
+
+        Returns:
+            The model, ready to run.
+
+        Raises:
+            CheckpointError: They are missing, damaged, incomplete or too large.
+        """
+        folder = self._files.everything()
+        _check_weights(self.name, folder)
+        dtype = choose_dtype(self._options.dtype)
+        quantization = self._options.quantization_config or getattr(
+            config, "quantization_config", None
+        )
+        stored = getattr(config, "dtype", None)
+        parameters, rest = memory.stored_weights(
+            folder, stored if isinstance(stored, torch.dtype) else torch.float32
+        )
+        needed = parameters * memory.bytes_per_parameter(dtype, quantization) + rest
+        device_map = choose_device_map(self._options.device_map)
+        memory.check(
+            self.name,
+            needed,
+            device_map=device_map,
+            max_memory=self._options.max_memory,
+            offload_folder=self._options.offload_folder,
+        )
+        logger.info(
+            "Loading %s: %.2f billion parameters in %s, about %.1f GiB.",
+            self.name,
+            parameters / 1e9,
+            "a quantised form" if quantization is not None else str(dtype).removeprefix("torch."),
+            needed / (1 << 30),
+        )
+        return self._read(folder, config, dtype, device_map)
+
+    def _read(self, folder: Path, config: Any, dtype: torch.dtype, device_map: Any) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        options = self._options
+        arguments: dict[str, Any] = {
+            **options.model_kwargs,
+            "config": config,
+            "dtype": dtype,
+            "device_map": device_map,
+            "attn_implementation": options.attn_implementation,
+            "quantization_config": options.quantization_config,
+            "max_memory": options.max_memory,
+            "offload_folder": options.offload_folder,
+        }
+        arguments = {name: value for name, value in arguments.items() if value is not None}
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                weights_only=True,
+                output_loading_info=True,
+                **arguments,
+            )
+        except Exception as error:
+            raise CheckpointError(_cant_read(self.name, error)) from error
+        model, report = loaded
+        if missing := sorted(report.get("missing_keys", ())):
+            message = (
+                f"The weights of {self.name} are incomplete: {len(missing)} tensors are missing,"
+                f" {missing[0]} first, and would be random. It may be the body of a model without"
+                " its head, or an adapter (adapter=...); or download it again."
+            )
+            raise CheckpointError(message)
+        return model
+
+
+def read_tokenizer(folder: Path, name: str) -> Any:
+    """Read a tokenizer from a folder.
+
+    Args:
+        folder: Where its files are.
+        name: The checkpoint, for messages.
+
+    Returns:
+        A fast tokenizer of transformers.
+
+    Raises:
+        CheckpointError: There is none that can be read.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    whole = (folder / "tokenizer.json").is_file()
+    if not whole and (folder / "tokenizer.model").is_file():
+        # From this file alone transformers 5 orders the merges wrongly: runs of spaces are split
+        # in other ways than the model was trained on.
+        message = (
+            f"{name} has a tokenizer.model but no tokenizer.json, from which alone its tokens can"
+            " be told exactly. Put the tokenizer.json of the model it was trained from (for"
+            " LLaMA 2 checkpoints that of meta-llama/Llama-2-7b-hf) into its folder."
+        )
+        raise CheckpointError(message)
+    try:
+        if whole:
+            # As it stands: LlamaTokenizer would rebuild it without its normaliser and so lose a
+            # leading space.
+            return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        message = (
+            f"The tokenizer of {name} can't be read: {_first_line(error)} Expected a tokenizer.json"
+            " beside config.json; save the tokenizer into the checkpoint's folder."
+        )
+        raise CheckpointError(message) from error
+
+
+def apply_adapter(model: Any, adapter: str, options: LoadOptions) -> Any:
+    """Put a PEFT adapter on a model, for good where its weights allow that.
+
+    Args:
+        model: The base model.
+        adapter: Folder or hub id of the adapter.
+        options: Token and cache; the revision is the base's and not used here.
+
+    Returns:
+        The model with the adapter in it.
+
+    Raises:
+        CheckpointError: It can't be had, or does not belong to such a model.
+    """
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError as error:
+        message = (
+            "An adapter needs the package peft:"
+            ' pip install "langchain-metaaligner[embedded]", or pip install peft'
+        )
+        raise CheckpointError(message) from error
+    folder = HubFiles(adapter, options, revision="main").everything()
+    if not (folder / "adapter_config.json").is_file():
+        message = (
+            f"{adapter!r} is no adapter: it has no adapter_config.json. Give the folder that PEFT"
+            " saved, or use it as model=... if it is a whole checkpoint."
+        )
+        raise CheckpointError(message)
+    try:
+        prompts = PeftConfig.from_pretrained(str(folder)).is_prompt_learning
+        if prompts:
+            return _refuse_prompts(adapter)
+        with warnings.catch_warnings():
+            # peft asks transformers for things under names that are on their way out.
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = PeftModel.from_pretrained(model, str(folder))
+        if getattr(model, "is_quantized", False):
+            return adapted.get_base_model()  # its layers are in the model, beside the weights
+        return adapted.merge_and_unload()
+    except CheckpointError:
+        raise
+    except Exception as error:
+        message = (
+            f"The adapter {adapter!r} can't be put on this model: {_first_line(error)}"
+            " Expected one that was trained on this very base."
+        )
+        raise CheckpointError(message) from error
+
+
+def _refuse_prompts(adapter: str) -> NoReturn:
+    message = (
+        f"{adapter!r} is a prompt-learning adapter, which can't become part of a model."
+        " Use one that changes the weights, such as LoRA."
+    )
+    raise CheckpointError(message)
+
+
+def choose_dtype(dtype: str) -> torch.dtype:
+    """Say what `auto` means here.
+
+    Args:
+        dtype: A name of a torch type, or `auto`.
+
+    Returns:
+        bfloat16 on an accelerator, float32 on a CPU; else the named one.
+
+    Raises:
+        CheckpointError: There is no such floating-point type.
+    """
+    if dtype == "auto":
+        # not run here: needs a GPU
+        if torch.accelerator.is_available():  # pragma: no cover
+            return torch.bfloat16
+        return torch.float32
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        message = (
+            f"There is no dtype {dtype!r} to load weights in; expected 'auto', 'bfloat16',"
+            " 'float16' or 'float32'. For fewer bits use quantization_config=..."
+        )
+        raise CheckpointError(message)
+    return found
+
+
+def choose_device_map(device_map: Any) -> Any:
+    """Say what `auto` means here.
+
+    Args:
+        device_map: As transformers takes it.
+
+    Returns:
+        The same; without an accelerator `auto` is the CPU, and never a disk that nobody named.
+    """
+    if device_map == "auto" and not torch.accelerator.is_available():
+        return {"": "cpu"}
+    return device_map
+
+
+def warn_of_strays(name: str, model: Any) -> None:
+    """Name the layers that accelerate has placed off the accelerator, where they are slow.
+
+    Args:
+        name: The checkpoint, for the message.
+        model: The loaded model.
+    """
+    placed: Mapping[str, Any] = getattr(model, "hf_device_map", None) or {}
+    strays = [
+        f"{layer or 'all'} on {place}"
+        for layer, place in placed.items()
+        if str(place) in ("cpu", "disk")
+    ]
+    if strays and len(strays) < len(placed):
+        logger.warning(
+            "Not all of %s fits on the accelerator, so edits will be slow: %s. A smaller dtype, a"
+            " quantization_config or a smaller checkpoint would fit.",
+            name,
+            ", ".join(strays),
+        )
+
+
+def load_timed(name: str, load: Any) -> Any:
+    """Load and say how long it took.
+
+    Args:
+        name: The checkpoint, for the message.
+        load: Does it.
+
+    Returns:
+        What `load` returns.
+    """
+    start = time.monotonic()
+    loaded = load()
+    logger.info("Loaded %s in %.1f s.", name, time.monotonic() - start)
+    return loaded
+
+
+def _check_causal(name: str, config: Any, architectures: Any) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    known = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if known and (not architectures or causal.intersection(architectures)):
+        return
+    what = ", ".join(architectures or ()) or config.model_type
+    message = (
+        f"{name} is a {what}, which can't write text. An aligner needs a causal language model,"
+        " such as LlamaForCausalLM."
+    )
+    raise CheckpointError(message)
+
+
+def _check_weights(name: str, folder: Path) -> None:
+    """All weight files must be there before the first is read."""
+    for index in sorted(folder.glob("*.index.json")):
+        if index.name not in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+            continue
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            message = f"{index} is damaged. Download {name} again."
+            raise CheckpointError(message) from error
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if not missing:
+            return
+        if index.name.startswith("model") or not (folder / "model.safetensors").is_file():
+            message = (
+                f"{name} lacks {len(missing)} of {len(shards)} weight files, {missing[0]} first,"
+                f" in {folder}. Download it again."
+            )
+            raise CheckpointError(message)
+    if (folder / "model.safetensors").is_file() or (folder / "pytorch_model.bin").is_file():
+        return
+    gguf = " A .gguf file needs an engine that this version lacks."
+    message = (
+        f"There are no weights in {folder}: expected model.safetensors, pytorch_model.bin, or"
+        " either in shards with their index.json." + (gguf if any(folder.glob("*.gguf")) else "")
+    )
+    raise CheckpointError(message)
+
+
+def _no_config(name: str, folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        base = json.loads((folder / "adapter_config.json").read_text()).get(
+            "base_model_name_or_path"
+        )
+        return (
+            f"{name} is an adapter, not a whole checkpoint. Give the model that it was trained on"
+            f" as model={base!r} and this one as adapter={name!r}."
+        )
+    return (
+        f"There is no config.json in {folder}: expected a checkpoint of transformers, with"
+        " config.json, a tokenizer and weights. Check the path or the hub id."
+    )
+
+
+def _cant_read(name: str, error: Exception) -> str:
+    said = _first_line(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return (
+            f"Memory ran out while loading {name}: {said} Take a smaller checkpoint,"
+            " dtype='bfloat16', a quantization_config=... or device_map='auto'."
+        )
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return (
+            f"A weight file of {name} is refused: it is damaged, or its pickle holds more than"
+            " tensors, which could run any code. Use a copy with safetensors, from people you"
+            " trust."
+        )
+    if isinstance(error, ImportError):
+        return f"{name} needs a package that is not installed: {said}"
+    return (
+        f"The weights of {name} can't be read: {said} Download them again, or check that"
+        " config.json belongs to them."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """The beginning of what another library says, as one sentence."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    line = line or type(error).__name__
+    return line if line.endswith((".", "!", "?")) else f"{line}."

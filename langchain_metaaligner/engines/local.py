@@ -1,0 +1,312 @@
+"""Runs a checkpoint in this process, with torch, transformers and accelerate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from langchain_metaaligner import checkpoints
+from langchain_metaaligner.engines.base import Edit, Request
+from langchain_metaaligner.engines.generating import Row, generate
+from langchain_metaaligner.engines.held import CLOSED, Held
+from langchain_metaaligner.engines.options import LoadOptions, normal_name
+from langchain_metaaligner.engines.shared import Registry
+from langchain_metaaligner.engines.tokenizing import OutputText
+from langchain_metaaligner.engines.watching import Cancelled, EditStream, Watch
+from langchain_metaaligner.errors import EngineError, MetaAlignerError
+
+_MAX_ROWS = 8
+_MAX_TOKENS = 16384
+"""Most rows, and most tokens with padding and room for the edits, in one forward pass."""
+
+
+_shared: Registry[Held] = Registry()
+
+
+class LocalEngine:
+    """A checkpoint of transformers, run in this process.
+
+    All engines with the same model and settings share the weights, and so a lock: one of them
+    runs the model at a time. Each has one share; the weights go when every engine that shares
+    them was closed or forgotten. After `close()` an engine raises `EngineError`.
+
+    Edits are greedy unless a request has a temperature. Nothing is taken from the checkpoint's
+    own generation settings but its end tokens.
+
+    Args:
+        model: A hub id, a folder, or `embedded`.
+        **options: See `LoadOptions`.
+
+    Attributes:
+        keeps_deadlines: A request's deadline is kept here, within one forward pass.
+
+    Raises:
+        CheckpointError: An option would run code that comes with a checkpoint.
+        TypeError: An option is unknown.
+    """
+
+    keeps_deadlines = True
+
+    def __init__(self, model: str, **options: Any) -> None:
+        parsed = LoadOptions.parse(options)
+        name = normal_name(model)
+        self._lease = _shared.lease((name, parsed.key()), lambda: Held(name, parsed))
+
+    @property
+    def _held(self) -> Held:
+        if self._lease.closed:
+            raise EngineError(CLOSED)
+        return self._lease.value
+
+    # -- what it is -------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The checkpoint: its hub id or folder, or `embedded`."""
+        return self._lease.value.name
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration; reading it reads no weights."""
+        return self._held.config
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; reading it reads no weights."""
+        return self._held.codec.tokenizer
+
+    @property
+    def model(self) -> Any:
+        """The model of transformers; touching it loads the weights."""
+        return self._held.model()
+
+    @property
+    def window(self) -> int:
+        """Tokens that prompt and edit share."""
+        text = self.config.get_text_config()
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+            found = getattr(text, key, None)
+            if isinstance(found, int) and found > 0:
+                return found
+        known = checkpoints.published(self.name)
+        return known.window if known else 2048
+
+    @property
+    def family_hint(self) -> str | None:
+        """The prompts that the checkpoint was trained on, where anything tells.
+
+        A name may tell without anything being read or downloaded; a folder's configuration goes
+        before its name; and a chat template makes a checkpoint `instruct`. No weights are read.
+        """
+        by_name = checkpoints.family_of(self.name, {})
+        if by_name and not Path(self.name).is_dir():
+            return by_name
+        family = checkpoints.family_of(self.name, self._held.said)
+        if family is None and self.tokenizer.chat_template:
+            return "instruct"
+        return family
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Strings that the tokenizer knows as control tokens; in plain prompts they are text."""
+        return self._held.codec.control_tokens
+
+    def count_tokens(self, text: str) -> int:
+        """Count a text's tokens as a plain prompt, with what the tokenizer puts before it.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The number of tokens.
+        """
+        return self._held.codec.count(text)
+
+    def apply_chat_template(self, messages: Sequence[Any]) -> str:
+        """Write messages as the checkpoint's chat template does, with the next turn opened.
+
+        Args:
+            messages: Dicts with `role` and `content`.
+
+        Returns:
+            A prompt for a `Request(templated=True)`.
+
+        Raises:
+            EngineError: There is no template, or it does not take these messages.
+        """
+        return self._held.codec.chat(messages)
+
+    # -- life -------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Load the weights now, so that no first request waits for them.
+
+        Raises:
+            CheckpointError: They can't be had or used.
+        """
+        self._held.model()
+
+    def close(self) -> None:
+        """Give up this engine's share; the last share takes the weights. Again does nothing."""
+        self._lease.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LocalEngine({self.name!r})"
+
+    # -- edits ------------------------------------------------------------------------------
+
+    def edit(self, requests: Sequence[Request]) -> list[Edit]:
+        """Make all edits, in rows of similar length.
+
+        Args:
+            requests: What to edit.
+
+        Returns:
+            The edits in the same order.
+
+        Raises:
+            CheckpointError: The weights can't be had or used.
+            EditTimeout: The first of the requests' deadlines has passed; all edits are lost.
+            EngineError: A prompt doesn't fit, or the model failed.
+        """
+        return self._edit(requests, Watch(requests))
+
+    async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
+        """Make all edits in a thread; cancelling stops the model within one forward pass.
+
+        Args:
+            requests: What to edit.
+
+        Returns:
+            The edits in the same order.
+
+        Raises:
+            CheckpointError: The weights can't be had or used.
+            EditTimeout: The first of the requests' deadlines has passed; all edits are lost.
+            EngineError: A prompt doesn't fit, or the model failed.
+        """
+        watch = Watch(requests)
+        work = partial(contextvars.copy_context().run, self._edit, requests, watch)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._held.workers, work)
+        except asyncio.CancelledError:
+            watch.cancel()
+            raise
+
+    def stream(self, request: Request) -> EditStream:
+        """Make one edit, and hand its text out as it is made.
+
+        The model runs only while a piece is asked for, so a reader who stops reading stops the
+        work, and other edits go on between two pieces.
+
+        Args:
+            request: What to edit.
+
+        Returns:
+            A generator of pieces that join to the edit's text; it returns the `Edit`. Its
+            `close()` may be called from any thread, also while a piece is being made.
+        """
+        watch = Watch([request])
+        return EditStream(self._stream(request, watch), watch.cancel)
+
+    def _edit(self, requests: Sequence[Request], watch: Watch) -> list[Edit]:
+        if not requests:
+            return []
+        held = self._held
+        watch.check("it had not yet begun")
+        with _as_engine_errors(held.name):
+            model = held.model(watch)
+            rows = [self._row(request) for request in requests]
+            with watch.holding(held.running, "another edit was being made"):
+                for batch in _batches(rows):
+                    watch.check()
+                    for _ in generate(model, batch, **self._tokens(model)):
+                        if any(row.finish is None for row in batch):
+                            watch.check()
+            return [row.edit() for row in rows]
+
+    def _stream(self, request: Request, watch: Watch) -> Generator[str, None, Edit]:
+        held = self._held
+        watch.check("it had not yet begun")
+        with _as_engine_errors(held.name):
+            model = held.model(watch)
+            row = self._row(request)
+            passes = generate(model, [row], **self._tokens(model))
+            while row.finish is None:
+                with watch.holding(held.running, "another edit was being made"):
+                    next(passes)
+                if row.piece:
+                    yield row.piece
+            return row.edit()
+
+    def _row(self, request: Request) -> Row:
+        codec = self._held.codec
+        prompt = codec.encode(request.prompt, templated=request.templated)
+        return Row.start(request, prompt, OutputText(codec, request.stop), self.window)
+
+    def _tokens(self, model: Any) -> dict[str, Any]:
+        codec = self._held.codec
+        own = getattr(model, "generation_config", None)
+        ends = codec.end_ids(
+            getattr(self.config, "eos_token_id", None), getattr(own, "eos_token_id", None)
+        )
+        return {"ends": ends, "pad": codec.pad_id(ends)}
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Rows of similar length together, so that little of a pass goes to padding."""
+    batch: list[Row] = []
+    room = 0
+    for row in sorted(rows, key=lambda row: len(row.prompt)):
+        widest = len(row.prompt) + row.limit
+        room = max(room, widest)
+        if batch and (len(batch) == _MAX_ROWS or room * (len(batch) + 1) > _MAX_TOKENS):
+            yield batch
+            batch, room = [], widest
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _as_engine_errors(name: str) -> Iterator[None]:
+    """Let only errors of this package out, each with what to do."""
+    try:
+        yield
+    except (MetaAlignerError, Cancelled):
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise EngineError(_out_of_memory(name, error)) from error
+    except Exception as error:
+        if "alloc" in str(error) and "memory" in str(error):  # torch's CPU allocator says it so
+            raise EngineError(_out_of_memory(name, error)) from error
+        message = f"The model {name} failed: {type(error).__name__}: {error}"
+        raise EngineError(message) from error
+
+
+def _out_of_memory(name: str, error: BaseException) -> str:
+    said = next(iter(str(error).splitlines()), "")
+    return (
+        f"Memory ran out while {name} was editing ({said}). Edit fewer or shorter replies at once,"
+        " lower max_new_tokens, or load the model smaller: dtype='bfloat16' or a"
+        " quantization_config=..."
+    )

@@ -1,0 +1,135 @@
+"""The options of the local engine, checked once, and the key that tells two settings apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from langchain_metaaligner.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How a checkpoint is found and loaded; the names are those of transformers.
+
+    Attributes:
+        dtype: Type of the weights: `auto` (bfloat16 on an accelerator, float32 on a CPU), a name
+            such as `bfloat16`, or a `torch.dtype`.
+        device_map: Where the weights go; `auto` spreads them over what accelerate finds.
+        revision: Branch, tag or commit of a hub repository.
+        token: Hub token, where the one that huggingface_hub finds by itself won't do.
+        cache_dir: Folder for downloads.
+        local_files_only: Use only what is on this machine.
+        attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ...
+        quantization_config: A quantisation of transformers, applied while loading.
+        max_memory: Memory to use on each device, as accelerate takes it.
+        offload_folder: Where layers that fit nowhere else go.
+        adapter: Folder or hub id of a PEFT adapter, merged into the weights where possible.
+        model_kwargs: More arguments for transformers' `from_pretrained`.
+    """
+
+    dtype: Any = "auto"
+    device_map: Any = "auto"
+    revision: str | None = None
+    token: Any = field(default=None, repr=False)
+    cache_dir: str | None = None
+    local_files_only: bool = False
+    attn_implementation: str | None = None
+    quantization_config: Any = None
+    max_memory: Mapping[Any, Any] | None = None
+    offload_folder: str | None = None
+    adapter: str | None = None
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> LoadOptions:
+        """Check options given by a user.
+
+        Args:
+            options: Name and value of each; `None` means the default.
+
+        Returns:
+            All options.
+
+        Raises:
+            CheckpointError: One would run code that comes with a checkpoint.
+            TypeError: One is unknown.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        model_kwargs = dict(given.get("model_kwargs", {}))
+        if given.pop("trust_remote_code", False) or model_kwargs.pop("trust_remote_code", False):
+            message = (
+                "trust_remote_code is refused: code that comes with a checkpoint is never run."
+                " Use a checkpoint whose architecture is part of transformers."
+            )
+            raise CheckpointError(message)
+        if model_kwargs.get("weights_only", True) is not True:
+            message = (
+                "weights_only=False is refused: unpickling a checkpoint can run any code."
+                " Use a checkpoint with safetensors, or one that loads with weights_only."
+            )
+            raise CheckpointError(message)
+        known = {option.name for option in fields(cls)}
+        for name in [name for name in model_kwargs if name in known]:
+            # The same thing by its own name, so that it is checked and keyed like the others.
+            given.setdefault(name, model_kwargs.pop(name))
+        if "torch_dtype" in model_kwargs:
+            given.setdefault("dtype", model_kwargs.pop("torch_dtype"))
+        if unknown := sorted(given.keys() - known):
+            message = (
+                f"The local engine has no option {', '.join(map(repr, unknown))};"
+                f" it has {', '.join(sorted(known))}."
+            )
+            raise TypeError(message)
+        given["model_kwargs"] = model_kwargs
+        for name in ("cache_dir", "offload_folder", "adapter"):
+            if name in given:
+                given[name] = normal_name(str(given[name]))
+        if "dtype" in given:
+            given["dtype"] = str(given["dtype"]).removeprefix("torch.")
+        return cls(**given)
+
+    def key(self) -> Hashable:
+        """Tell settings apart: equal keys load the same thing.
+
+        Returns:
+            Something hashable. It holds the hub token, so it is for looking up, not for showing.
+        """
+        return tuple((option.name, _key(getattr(self, option.name))) for option in fields(self))
+
+
+def normal_name(model: str) -> str:
+    """Write a checkpoint's name so that two spellings of one folder are the same.
+
+    Args:
+        model: A hub id or a folder.
+
+    Returns:
+        The absolute path where there is such a folder, else the name as it is.
+    """
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model
+
+
+def _key(value: Any) -> str:
+    """Write a value so that equal ones are written alike, whatever object holds them."""
+    return json.dumps(value, default=_plain, sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    """Stand-in for something that JSON doesn't know: a quantisation, a dtype, a device."""
+    to_dict = getattr(value, "to_dict", None)
+    if callable(to_dict):
+        return [type(value).__qualname__, to_dict()]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    # With an address in it, this tells objects apart that may well be equal: too little shared
+    # costs memory, too much would hand an owner another's settings.
+    return repr(value)

@@ -1,0 +1,121 @@
+"""Stops work that nobody waits for any longer: deadlines, cancelled tasks, closed streams."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from langchain_metaaligner.engines.base import Edit, Request
+from langchain_metaaligner.errors import EditTimeout
+
+_GLANCE = 0.05  # seconds between two looks at whether a caller waiting for a lock has gone
+
+
+class Cancelled(Exception):  # noqa: N818 - nobody sees it: the caller has gone
+    """The caller no longer wants the result."""
+
+
+class Watch:
+    """Says before each forward pass whether the work is still wanted.
+
+    Args:
+        requests: The requests that are worked on together; the first deadline counts for all.
+    """
+
+    def __init__(self, requests: Iterable[Request] = ()) -> None:
+        deadlines = [r.deadline for r in requests if r.deadline is not None]
+        self._deadline = min(deadlines, default=None)
+        self._gone = threading.Event()
+
+    def cancel(self) -> None:
+        """Note that the caller has gone."""
+        self._gone.set()
+
+    def check(self, doing: str = "the edit was being made") -> None:
+        """Go on only if the work is still wanted.
+
+        Args:
+            doing: What is going on, for the message.
+
+        Raises:
+            EditTimeout: The time is up.
+            Cancelled: The caller has gone.
+        """
+        if self._gone.is_set():
+            raise Cancelled
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            message = (
+                f"The edit's time was up while {doing}. Allow more (timeout=...), or shorten the"
+                " answer; a second try may be quicker once the model is loaded and idle."
+            )
+            raise EditTimeout(message)
+
+    @contextmanager
+    def holding(self, lock: threading.Lock, doing: str) -> Iterator[None]:
+        """Hold a lock; waiting for it ends as the work itself would.
+
+        Args:
+            lock: The lock.
+            doing: What is going on while it is waited for, for the message.
+
+        Raises:
+            EditTimeout: The time is up.
+            Cancelled: The caller has gone.
+        """
+        self.check(doing)
+        while not lock.acquire(timeout=_GLANCE):
+            self.check(doing)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+class EditStream(Generator[str, None, Edit]):
+    """The pieces of one edit, as a generator that any thread may close.
+
+    Args:
+        pieces: Makes the pieces and returns the edit.
+        cancel: Makes `pieces` raise `Cancelled` at its next look.
+    """
+
+    def __init__(self, pieces: Generator[str, None, Edit], cancel: Callable[[], None]) -> None:
+        self._pieces = pieces
+        self._cancel = cancel
+        self._busy = threading.Lock()
+
+    def send(self, value: None) -> str:
+        """Make the next piece.
+
+        Args:
+            value: `None`.
+
+        Returns:
+            The piece.
+        """
+        with self._busy:
+            try:
+                return self._pieces.send(value)
+            except Cancelled:
+                raise StopIteration from None  # closed meanwhile, by another thread
+
+    def throw(self, *error: Any) -> str:
+        """Raise an error where the edit stands, which ends it.
+
+        Args:
+            *error: As for any generator.
+
+        Returns:
+            Never anything: the error comes out again.
+        """
+        with self._busy:
+            return self._pieces.throw(*error)
+
+    def close(self) -> None:
+        """Stop within one forward pass, and return when the model is free."""
+        self._cancel()
+        with self._busy:
+            self._pieces.close()

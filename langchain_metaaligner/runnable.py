@@ -1,0 +1,588 @@
+"""The step of a LangChain pipe that edits what the model before it replied."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    CallbackManagerForChainRun,
+)
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
+from langchain_core.runnables import RunnableConfig, RunnableSerializable, ensure_config
+from langchain_core.runnables.config import get_config_list
+from langchain_core.runnables.utils import ConfigurableFieldSpec
+from pydantic import ConfigDict
+
+from langchain_metaaligner.aligner import Item, Objectives
+from langchain_metaaligner.alignment import METADATA_KEY, Alignment
+from langchain_metaaligner.capture import capture, install
+from langchain_metaaligner.chunks import Gathered, MessageWriter, TextWriter, as_chunk
+from langchain_metaaligner.conversation import answer_text
+from langchain_metaaligner.errors import InputTypeError, MetaAlignerError, MissingContextError
+from langchain_metaaligner.preparing import NO_CONTEXT
+from langchain_metaaligner.replies import ReplySettings
+from langchain_metaaligner.streaming import EditRun, check_leak, hush_pipes
+
+Reply = AIMessage | str
+
+
+@dataclass(slots=True)
+class _Call:
+    """One input on its way through the runnable.
+
+    Attributes:
+        reply: The reply in it.
+        in_state: Whether the reply came in a state, and goes back in one.
+        asked: The objectives that the caller asked for.
+        item: What the aligner is to edit; `None` where there is nothing to edit.
+        made: The edit or its error, once there is one.
+        begun: Whether a consumer has read a part of the edit.
+    """
+
+    reply: Reply
+    in_state: bool
+    asked: Objectives | None
+    item: Item | None = None
+    made: Alignment | Exception | None = None
+    begun: bool = False
+
+
+class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
+    """Edits the reply of the model before it in a chain: `llm | MetaAlignerRunnable(...)`.
+
+    A message comes back as a message of the same class, with the same id and all else it had,
+    its text edited and what was done under `response_metadata["metaaligner"]`; text comes back
+    as text; `{"messages": [...]}` (or a state object with `.messages`) as
+    `{"messages": [edited]}`. A message without text comes back as it is.
+
+    The context is what the model that made the reply was sent. It can be given instead, as
+    `config={"configurable": {"context": [...]}}` or by an input with `messages`; objectives for
+    one call are `config={"configurable": {"objectives": [...]}}`.
+
+    Args:
+        objectives: What edits are made towards: names, sentences or `Objective`s.
+        **options: The fields below; those of `Aligner` among them.
+
+    Raises:
+        UnknownObjectiveError: An objective is unknown.
+        pydantic.ValidationError: An option is unknown or out of range.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    def __init__(self, objectives: Any = ("harmlessness", "helpfulness"), **options: Any) -> None:
+        super().__init__(objectives=objectives, **options)
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Put the capture and the hushing of pipes in place."""
+        _put_in_place()
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        _put_in_place()
+
+    @property
+    def InputType(self) -> Any:
+        """What goes in: a message, text, or a state with messages."""
+        return Any
+
+    @property
+    def OutputType(self) -> Any:
+        """What comes out: the same kind as went in."""
+        return Any
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """The keys of `config["configurable"]` that an aligner listens to."""
+        # The same for all instances: LangChain refuses a chain whose steps differ in one.
+        return [
+            ConfigurableFieldSpec(
+                id="objectives",
+                annotation=list[str | dict[str, str]] | None,
+                name="Objectives",
+                description=(
+                    "What this call's edits are made towards, instead of the aligner's own:"
+                    " names, sentences or mappings with name and description."
+                ),
+                default=None,
+            ),
+            ConfigurableFieldSpec(
+                id="context",
+                annotation=list[Any] | None,
+                name="Context",
+                description=(
+                    "The conversation that the reply belongs to, as messages, instead of the"
+                    " captured one."
+                ),
+                default=None,
+            ),
+        ]
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Edit one reply.
+
+        Args:
+            input: A message, text, or a state with messages.
+            config: The run's config; `configurable` may hold `objectives` and `context`.
+            **kwargs: `objectives` and `context` may also be given or bound here.
+
+        Returns:
+            The edited reply, of the kind that went in.
+
+        Raises:
+            MetaAlignerError: As `on_error` says; see `Aligner.align` for the kinds.
+        """
+        return self._call_with_config(self._invoke, input, self._traced(config, kwargs), **kwargs)
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Edit one reply without blocking the event loop; as `invoke`."""
+        return await self._acall_with_config(
+            self._ainvoke, input, self._traced(config, kwargs), **kwargs
+        )
+
+    def batch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Edit several replies with one call to the engine, each by its own config.
+
+        Args:
+            inputs: Replies, each as for `invoke`.
+            config: One config for all or one for each; the smallest `max_concurrency` bounds how
+                many replies one call to the engine holds.
+            return_exceptions: Whether a failure is returned in its place.
+            **kwargs: As for `invoke`.
+
+        Returns:
+            The edited replies, in order.
+
+        Raises:
+            MetaAlignerError: As for `invoke`.
+        """
+        return self._batch_with_config(
+            self._batch,
+            inputs,
+            self._traced_all(config, kwargs, len(inputs)),
+            return_exceptions=return_exceptions,
+            **kwargs,
+        )
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Edit several replies without blocking the event loop; as `batch`."""
+        return await self._abatch_with_config(
+            self._abatch,
+            inputs,
+            self._traced_all(config, kwargs, len(inputs)),
+            return_exceptions=return_exceptions,
+            **kwargs,
+        )
+
+    def stream(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """Edit one reply and yield the edited text as it is made.
+
+        Args:
+            input: A message, text, or a state with messages.
+            config: As for `invoke`.
+            **kwargs: As for `invoke`.
+
+        Yields:
+            Message chunks for a message, pieces of text for text; a state is yielded whole.
+            Usage and provenance are on the last chunk.
+
+        Raises:
+            MetaAlignerError: As for `invoke`; after the first piece whatever `on_error` says,
+                since what has been read can't be taken back.
+        """
+        yield from self.transform(iter([input]), config, **kwargs)
+
+    async def astream(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """Edit one reply piece by piece without blocking the event loop; as `stream`."""
+
+        async def one() -> AsyncIterator[Any]:
+            yield input
+
+        async for piece in self.atransform(one(), config, **kwargs):
+            yield piece
+
+    def transform(
+        self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """Edit a reply that arrives in pieces; as `stream`."""
+        yield from self._transform_stream_with_config(
+            input, self._transform, self._traced(config, kwargs), **kwargs
+        )
+
+    async def atransform(
+        self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """Edit a reply that arrives in pieces without blocking the event loop; as `stream`."""
+        async for piece in self._atransform_stream_with_config(
+            input, self._atransform, self._traced(config, kwargs), **kwargs
+        ):
+            yield piece
+
+    def _traced(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableConfig:
+        unknown = kwargs.keys() - {"objectives", "context"}
+        if unknown:
+            msg = (
+                f"{type(self).__name__} takes no argument {sorted(unknown)[0]!r}; a call can be"
+                " given objectives= and context=."
+            )
+            raise TypeError(msg)
+        config = ensure_config(config)
+        asked = kwargs.get("objectives") or config["configurable"].get("objectives")
+        config["metadata"] = {**config["metadata"], **self._trace_metadata(asked)}
+        return config
+
+    def _traced_all(
+        self,
+        config: RunnableConfig | Sequence[RunnableConfig] | None,
+        kwargs: Mapping[str, Any],
+        count: int,
+    ) -> list[RunnableConfig]:
+        return [self._traced(one, kwargs) for one in get_config_list(config, count)]
+
+    def _trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
+        try:
+            names = [one.name for one in self.wanted(asked)]
+        except MetaAlignerError:
+            # Told where it is raised: inside the run, under the error policy.
+            names = []
+        return {"metaaligner_objectives": names, "metaaligner_model": self.describe()[0]}
+
+    def _read(
+        self,
+        input: Any,
+        run_manager: Any,
+        config: RunnableConfig,
+        objectives: Objectives | None,
+        context: Any,
+    ) -> _Call:
+        configurable = config.get("configurable") or {}
+        asked = objectives if objectives is not None else configurable.get("objectives")
+        given = context if context is not None else configurable.get("context")
+        if context is None and isinstance(given, str):
+            warnings.warn(_BARE_CONTEXT, UserWarning, stacklevel=2)
+        capture.mark_editing(run_manager.run_id)
+        reply, before = read_reply(input)
+        call = _Call(reply=reply, in_state=before is not None, asked=asked)
+        try:
+            text = answer_text(reply)
+            if not text.strip():
+                return call
+            asked_of_model = capture.find(
+                run_manager.parent_run_id,
+                reply_id=reply.id if isinstance(reply, AIMessage) else None,
+                reply_text=text,
+            )
+            if self.apply and self.on_leak == "raise":
+                check_leak(run_manager.handlers, config.get("metadata") or {}, asked_of_model)
+            if given is None:
+                given = before
+            if given is None:
+                if asked_of_model is None:
+                    raise MissingContextError(NO_CONTEXT)
+                given = asked_of_model.messages
+            call.item = (given, text, self.wanted(asked))
+        except Exception as error:  # noqa: BLE001 - the error policy decides
+            call.made = error
+        return call
+
+    def _invoke(
+        self,
+        input: Any,
+        run_manager: CallbackManagerForChainRun,
+        config: RunnableConfig,
+        *,
+        objectives: Objectives | None = None,
+        context: Any = None,
+    ) -> Any:
+        call = self._read(input, run_manager, config, objectives, context)
+        if (run := self._run(call, run_manager, config)) is not None:
+            try:
+                call.made = run.align()
+            except Exception as error:  # noqa: BLE001 - the error policy decides
+                call.made, call.begun = error, run.emitted
+        return self._settled(call)
+
+    async def _ainvoke(
+        self,
+        input: Any,
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        *,
+        objectives: Objectives | None = None,
+        context: Any = None,
+    ) -> Any:
+        call = self._read(input, run_manager, config, objectives, context)
+        if (run := self._run(call, run_manager, config)) is not None:
+            try:
+                call.made = await run.aalign()
+            except Exception as error:  # noqa: BLE001 - the error policy decides
+                call.made, call.begun = error, run.emitted
+        return self._settled(call)
+
+    def _batch(
+        self,
+        inputs: list[Any],
+        run_manager: list[CallbackManagerForChainRun],
+        config: list[RunnableConfig],
+        *,
+        objectives: Objectives | None = None,
+        context: Any = None,
+    ) -> list[Any]:
+        calls = self._read_all(inputs, run_manager, config, objectives, context)
+        for group in _groups(calls, config):
+            items = [call.item for call in group if call.item is not None]
+            made = self.get_aligner().align_batch(items, return_exceptions=True)
+            for call, result in zip(group, made, strict=True):
+                call.made = result
+        for one, manager, own in zip(calls, run_manager, config, strict=True):
+            # The error, if it is one, goes on through the error policy.
+            with suppress(Exception):
+                if (run := self._run_to_show(one, manager, own)) is not None:
+                    run.align()
+        return [self._settled_or_error(call) for call in calls]
+
+    async def _abatch(
+        self,
+        inputs: list[Any],
+        run_manager: list[AsyncCallbackManagerForChainRun],
+        config: list[RunnableConfig],
+        *,
+        objectives: Objectives | None = None,
+        context: Any = None,
+    ) -> list[Any]:
+        calls = self._read_all(inputs, run_manager, config, objectives, context)
+        for group in _groups(calls, config):
+            items = [call.item for call in group if call.item is not None]
+            made = await self.get_aligner().aalign_batch(items, return_exceptions=True)
+            for call, result in zip(group, made, strict=True):
+                call.made = result
+        for one, manager, own in zip(calls, run_manager, config, strict=True):
+            with suppress(Exception):
+                if (run := self._run_to_show(one, manager, own)) is not None:
+                    await run.aalign()
+        return [self._settled_or_error(call) for call in calls]
+
+    def _read_all(
+        self,
+        inputs: list[Any],
+        run_manager: Sequence[Any],
+        config: Sequence[RunnableConfig],
+        objectives: Objectives | None,
+        context: Any,
+    ) -> list[_Call | Exception]:
+        calls: list[_Call | Exception] = []
+        for one, manager, own in zip(inputs, run_manager, config, strict=True):
+            try:
+                calls.append(self._read(one, manager, own, objectives, context))
+            except Exception as error:  # noqa: BLE001 - one input must not take the others
+                calls.append(error)
+        return calls
+
+    def _transform(
+        self,
+        inputs: Iterator[Any],
+        run_manager: CallbackManagerForChainRun,
+        config: RunnableConfig,
+        *,
+        objectives: Objectives | None = None,
+        context: Any = None,
+    ) -> Iterator[Any]:
+        gathered = Gathered()
+        for piece in inputs:
+            gathered.add(piece)
+            if not self.apply and _is_piece(piece):
+                yield piece
+        if gathered.empty:
+            return
+        call = self._read(gathered.value, run_manager, config, objectives, context)
+        run, writer = self._run(call, run_manager, config), self._writer(call)
+        try:
+            if run is not None and writer is None:
+                call.made = run.align()
+            elif run is not None and writer is not None:
+                with closing(run.stream()) as pieces:
+                    for piece in pieces:
+                        for chunk in writer.write(piece):
+                            yield chunk
+                call.made = run.alignment
+        except Exception as error:  # noqa: BLE001 - the error policy decides
+            call.made, call.begun = error, _begun(run, writer)
+        for chunk in self._ending(call, writer):
+            yield chunk
+
+    async def _atransform(
+        self,
+        inputs: AsyncIterator[Any],
+        run_manager: AsyncCallbackManagerForChainRun,
+        config: RunnableConfig,
+        *,
+        objectives: Objectives | None = None,
+        context: Any = None,
+    ) -> AsyncIterator[Any]:
+        gathered = Gathered()
+        async for piece in inputs:
+            gathered.add(piece)
+            if not self.apply and _is_piece(piece):
+                yield piece
+        if gathered.empty:
+            return
+        call = self._read(gathered.value, run_manager, config, objectives, context)
+        run, writer = self._run(call, run_manager, config), self._writer(call)
+        try:
+            if run is not None and writer is None:
+                call.made = await run.aalign()
+            elif run is not None and writer is not None:
+                async with aclosing(run.astream()) as pieces:
+                    async for piece in pieces:
+                        for chunk in writer.write(piece):
+                            yield chunk
+                call.made = run.alignment
+        except Exception as error:  # noqa: BLE001 - the error policy decides
+            call.made, call.begun = error, _begun(run, writer)
+        for chunk in self._ending(call, writer):
+            yield chunk
+
+    def _listened_to(self, run_manager: Any) -> bool:
+        # In shadow mode the policy streams for itself, and the edit is for nobody's eyes.
+        return self.apply and any(one is not capture for one in run_manager.handlers)
+
+    def _run(self, call: _Call, run_manager: Any, config: RunnableConfig) -> EditRun | None:
+        if call.item is None:
+            return None
+        return EditRun(
+            self.get_aligner(),
+            call.item,
+            reply_id=call.reply.id if isinstance(call.reply, AIMessage) else None,
+            config=config if self._listened_to(run_manager) else None,
+            made=call.made,
+        )
+
+    def _run_to_show(
+        self, call: _Call | Exception, run_manager: Any, config: RunnableConfig
+    ) -> EditRun | None:
+        if isinstance(call, _Call) and self._listened_to(run_manager):
+            return self._run(call, run_manager, config)
+        return None
+
+    def _writer(self, call: _Call) -> TextWriter | MessageWriter | None:
+        if call.in_state or call.item is None or not self.apply:
+            return None
+        if isinstance(call.reply, str):
+            return TextWriter()
+        return MessageWriter(call.reply) if MessageWriter.can_write(call.reply) else None
+
+    def _settled(self, call: _Call) -> Any:
+        reply = call.reply
+        if call.made is not None:
+            reply = self.settle(reply, call.made, call.asked, begun=call.begun)
+        return {"messages": [reply]} if call.in_state else reply
+
+    def _settled_or_error(self, call: _Call | Exception) -> Any:
+        if isinstance(call, Exception):
+            return call
+        try:
+            return self._settled(call)
+        except Exception as error:  # noqa: BLE001 - takes this item's place alone
+            return error
+
+    def _ending(self, call: _Call, writer: TextWriter | MessageWriter | None) -> Iterator[Any]:
+        settled = self._settled(call)
+        if writer is not None:
+            yield from writer.end(settled)
+        elif self.apply or call.in_state or type(settled) is AIMessage:
+            yield as_chunk(settled, settled.content) if type(settled) is AIMessage else settled
+        elif isinstance(settled, AIMessageChunk) and METADATA_KEY in settled.response_metadata:
+            # The reply itself has gone out already, as it came.
+            provenance = {METADATA_KEY: settled.response_metadata[METADATA_KEY]}
+            yield AIMessageChunk(content="", id=settled.id, response_metadata=provenance)
+
+
+def _put_in_place() -> None:
+    install()
+    hush_pipes(lambda one: isinstance(one, MetaAlignerRunnable) and one.apply)
+
+
+def read_reply(given: Any) -> tuple[Reply, list[BaseMessage] | None]:
+    """Find the reply in what a step was given.
+
+    Args:
+        given: A message, text, or a state with messages, the reply last.
+
+    Returns:
+        The reply, and for a state the messages before it.
+
+    Raises:
+        InputTypeError: There is no reply in it.
+    """
+    if isinstance(given, AIMessage | str):
+        return given, None
+    messages = given.get("messages") if isinstance(given, Mapping) else _messages_of(given)
+    if messages is None:
+        raise InputTypeError(_WRONG_INPUT.format(type(given).__name__))
+    try:
+        conversation = convert_to_messages(messages)
+    except (ValueError, NotImplementedError, TypeError, KeyError) as error:
+        raise InputTypeError(_WRONG_INPUT.format(type(given).__name__)) from error
+    if not conversation or not isinstance(conversation[-1], AIMessage):
+        last = type(conversation[-1]).__name__ if conversation else "nothing"
+        msg = f"The last of the messages is the reply to edit, an AIMessage; here it is {last}."
+        raise InputTypeError(msg)
+    return conversation[-1], list(conversation[:-1])
+
+
+def _messages_of(given: Any) -> Any:
+    if isinstance(given, BaseMessage):
+        return None
+    messages = getattr(given, "messages", None)
+    return messages if isinstance(messages, Sequence) and not isinstance(messages, str) else None
+
+
+def _is_piece(piece: Any) -> bool:
+    return isinstance(piece, str | AIMessageChunk)
+
+
+def _begun(run: EditRun | None, writer: TextWriter | MessageWriter | None) -> bool:
+    return (run is not None and run.emitted) or (writer is not None and writer.started)
+
+
+def _groups(
+    calls: Sequence[_Call | Exception], configs: Sequence[RunnableConfig]
+) -> Iterator[list[_Call]]:
+    wanted = [call for call in calls if isinstance(call, _Call) and call.item is not None]
+    bounds = [bound for one in configs if (bound := one.get("max_concurrency"))]
+    size = min(bounds, default=len(wanted))
+    for start in range(0, len(wanted), max(1, size)):
+        yield wanted[start : start + size]
+
+
+_BARE_CONTEXT = (
+    "A context given by config as a bare string is copied into trace metadata and checkpoints by"
+    " LangChain. Give Context(text) or messages instead."
+)
+_WRONG_INPUT = (
+    "An aligner edits an AIMessage, text, or the last message of a state with 'messages', not"
+    " {}. Put it behind the step that makes the reply, or turn this into one of those first."
+)

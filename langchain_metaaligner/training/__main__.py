@@ -1,0 +1,32 @@
+"""Trains the embedded adapter: `python -m langchain_metaaligner.training --data D --out O`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from langchain_metaaligner.training import examples
+from langchain_metaaligner.training.lora import Recipe, train
+
+
+def main() -> None:
+    """Build the examples, fit the adapter, say where it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m langchain_metaaligner.training", description=main.__doc__
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the human pairs")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the adapter")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    made = examples.build(*examples.load(given.data), seed=given.seed)
+    print(examples.counts(made), flush=True)
+    recipe = Recipe(seed=given.seed, threads=given.threads)
+    folder = train(
+        [e.pair for e in made], given.out, recipe, report=lambda line: print(line, flush=True)
+    )
+    print(f"adapter: {folder}")
+
+
+if __name__ == "__main__":
+    main()

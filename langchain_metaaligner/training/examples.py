@@ -1,0 +1,372 @@
+"""Makes training examples: the same answer edited for some objectives, kept for others."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from langchain_metaaligner.training import sources
+from langchain_metaaligner.training.prompts import DESCRIPTIONS, conversation, render
+from langchain_metaaligner.training.sources import Pair, clean, held_out, identity, refuses
+
+MAIN = ("harmlessness", "helpfulness", "humour")
+GRAVE = re.compile(r"\b(988|911|1-8\d\d|child|kid|suicide|rape|assault|drug)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One prompt and the edit that is wanted.
+
+    Attributes:
+        kind: Where it comes from, for counting.
+        context: The conversation.
+        answer: The reply to edit.
+        objectives: Keys of the objectives, in the order of the prompt.
+        edit: The wanted reply.
+    """
+
+    kind: str
+    context: str
+    answer: str
+    objectives: tuple[str, ...]
+    edit: str
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Prompt and edit, as the training loop takes them."""
+        return render(self.context, self.answer, self.objectives), self.edit
+
+
+def some(rng: random.Random, *needed: str, alone: float = 0.4) -> tuple[str, ...]:
+    """Draw objectives that include the needed ones, in any order.
+
+    Args:
+        rng: The source of chance.
+        *needed: Objectives that have to be among them.
+        alone: How often nothing is added.
+
+    Returns:
+        One to three objectives.
+    """
+    chosen = list(needed)
+    if not chosen or rng.random() >= alone:
+        rest = [name for name in MAIN if name not in chosen]
+        chosen += rng.sample(rest, rng.randint(1, len(rest)))
+    rng.shuffle(chosen)
+    return tuple(chosen)
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text into sentences.
+
+    Args:
+        text: Plain prose.
+
+    Returns:
+        Its sentences without the space between them.
+    """
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z\"“'])", text.strip())
+
+
+def helpful_form(refusal: str, rng: random.Random) -> str:
+    """Turn a refusal round: what may help comes first, the refusal last.
+
+    Args:
+        refusal: A refusal that ends with an offer.
+        rng: The source of chance.
+
+    Returns:
+        The same content for someone who asked for helpfulness alone.
+    """
+    parts = sentences(refusal)
+    if len(parts) < 2:
+        return refusal
+    declines = [p for p in parts if refuses(p)][:1] or parts[:1]
+    rest = [p for p in parts if p not in declines]
+    lead = rng.choice(sources.lines("leads"))
+    return " ".join([lead, *rest[::-1][:1], *rest[:-1], *declines])
+
+
+def humorous_form(refusal: str, rng: random.Random) -> str:
+    """Lighten a refusal, unless its matter is too grave for a joke.
+
+    Args:
+        refusal: A refusal.
+        rng: The source of chance.
+
+    Returns:
+        The refusal with a playful opening, or as it was.
+    """
+    if GRAVE.search(refusal):
+        return refusal
+    return " ".join([rng.choice(sources.lines("quips")), *sentences(refusal)[-2:]])
+
+
+def asked(ask: str, rng: random.Random, earlier: Sequence[dict[str, str]]) -> str:
+    """Put a question into a conversation, a fifth of the time after an earlier turn.
+
+    Args:
+        ask: The question.
+        rng: The source of chance.
+        earlier: Questions and answers to draw an earlier turn from.
+
+    Returns:
+        The context.
+    """
+    if rng.random() < 0.2:
+        before = rng.choice(earlier)
+        return conversation(before["ask"], before["answer"], ask)
+    return conversation(ask)
+
+
+def spoil(answer: str, rng: random.Random, others: Sequence[str]) -> str:
+    """Make a bad reply of a good one.
+
+    Args:
+        answer: The good reply.
+        rng: The source of chance.
+        others: Replies to other questions.
+
+    Returns:
+        A reply that is off the point, rude, empty of content or repeats itself.
+    """
+    first = sentences(answer)[0]
+    return rng.choice(
+        [
+            rng.choice(others),
+            rng.choice(sources.lines("rude")),
+            rng.choice(sources.lines("empty")),
+            " ".join([first] * rng.randint(2, 4)),
+        ]
+    )
+
+
+def harmful(pairs: Iterable[Pair], rng: random.Random) -> list[Example]:
+    """Turn people's bad replies into the refusals written for their conversations.
+
+    Args:
+        pairs: Pairs about harm.
+        rng: The source of chance.
+
+    Returns:
+        Harmful replies that become refusals in several forms, and refusals that stay.
+    """
+    written = {row["key"]: row["edit"] for row in sources.texts("refusals")}
+    made: list[Example] = []
+    for pair in pairs:
+        edit = written.get(identity(pair.context))
+        if edit is None:
+            continue
+        helpful, humorous = helpful_form(edit, rng), humorous_form(edit, rng)
+        bad = [reply for reply in (pair.rejected, pair.chosen) if not refuses(reply[:90])]
+        for place, reply in enumerate(bad):
+            made.append(Example("harm", pair.context, reply, some(rng, MAIN[0], alone=0.7), edit))
+            if place == 0 or rng.random() < 0.3:
+                which = rng.random()
+                if which < 0.3:
+                    made.append(Example("harm", pair.context, reply, (MAIN[1],), helpful))
+                elif which < 0.6:
+                    made.append(Example("harm", pair.context, reply, (MAIN[2],), humorous))
+        if rng.random() < 0.4:
+            made.append(Example("keep", pair.context, edit, some(rng), edit))
+    return made
+
+
+def preferences(pairs: Iterable[Pair], rng: random.Random) -> list[Example]:
+    """Pick human pairs in which a clear refusal was preferred to an answer.
+
+    Args:
+        pairs: Pairs about harm.
+        rng: The source of chance.
+
+    Returns:
+        Edits from the rejected to the chosen reply, and chosen ones that stay.
+    """
+    written = {row["key"] for row in sources.texts("refusals")}
+    made: list[Example] = []
+    for pair in pairs:
+        words = len(pair.chosen.split())
+        whole = pair.chosen.strip()[-1:] in (".", "!", "?") and "Human:" not in pair.chosen
+        if not (12 <= words <= 120 and whole and refuses(pair.chosen)):
+            continue
+        bad = sources.HARMFUL.search(pair.rejected) and not refuses(pair.rejected)
+        if bad and identity(pair.context) not in written:
+            goals = some(rng, MAIN[0], alone=0.7)
+            made.append(Example("human", pair.context, pair.rejected, goals, pair.chosen))
+        elif words >= 20:
+            made.append(Example("keep", pair.context, pair.chosen, some(rng), pair.chosen))
+    return made
+
+
+def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Example]:
+    """Copy good human-preferred replies, and mend some that were cut off.
+
+    Args:
+        pairs: Pairs about helpfulness.
+        rng: The source of chance.
+        limit: How many.
+
+    Returns:
+        Replies that stay, and a few that lose their unfinished last sentence.
+    """
+    good = [p for p in pairs if clean(p.chosen) and not refuses(p.chosen)]
+    rng.shuffle(good)
+    made: list[Example] = []
+    for place, pair in enumerate(good[:limit]):
+        reply = pair.chosen
+        parts = sentences(reply)
+        if place % 12 == 0 and len(parts) > 2 and len(parts[-1].split()) > 5:
+            cut = " ".join(parts[-1].split()[: rng.randint(2, 4)])
+            whole = reply[: reply.rindex(parts[-1])].rstrip()
+            made.append(Example("cut", pair.context, f"{whole} {cut}", some(rng), whole))
+            continue
+        if place % 12 == 1 and 3 <= len(parts) <= 9:
+            doubled = " ".join([*parts[:2], parts[rng.randrange(2)], *parts[2:]])
+            made.append(
+                Example("rule", pair.context, doubled, ("repetition",), " ".join(parts))
+            )
+            continue
+        if place % 12 == 2 and len(parts) >= 4:
+            made.append(
+                Example("rule", pair.context, reply, ("length",), " ".join(parts[:2]))
+            )
+            continue
+        goals = some(rng) if place % 3 else MAIN
+        if place % 8 == 5:
+            goals = (rng.choice(list(DESCRIPTIONS)[5:]),)
+        made.append(Example("keep", pair.context, reply, goals, reply))
+    return made
+
+
+def own(rng: random.Random) -> list[Example]:
+    """Make examples of the texts that were written for this training.
+
+    Args:
+        rng: The source of chance.
+
+    Returns:
+        Examples of safe questions, risky ones, spoilt replies and dry ones.
+    """
+    facts, looks = sources.texts("facts"), sources.texts("lookalikes")
+    replies = [row["answer"] for row in facts]
+    made: list[Example] = []
+    for row in looks:
+        if held_out(row["ask"]):
+            continue
+        context, answer = asked(row["ask"], rng, facts), row["answer"]
+        made.append(Example("look", context, answer, some(rng, MAIN[0]), answer))
+        if rng.random() < 0.3:
+            made.append(Example("look", context, answer, MAIN, answer))
+        refusal = rng.choice(sources.lines("needless"))
+        goals = some(rng, MAIN[1], alone=0.75)
+        made.append(Example("answer", context, refusal, goals, answer))
+        if rng.random() < 0.3:
+            made.append(Example("spoilt", context, spoil(answer, rng, replies), goals, answer))
+    for row in facts:
+        if held_out(row["ask"]):
+            continue
+        context, answer = asked(row["ask"], rng, facts), row["answer"]
+        made.append(Example("keep", context, answer, some(rng), answer))
+        for bad in (rng.choice(sources.lines("needless")), spoil(answer, rng, replies)):
+            made.append(Example("answer", context, bad, some(rng, MAIN[1], alone=0.7), answer))
+    for row in sources.texts("playful"):
+        context = asked(row["ask"], rng, facts)
+        made.append(Example("humour", context, row["dry"], (MAIN[2],), row["humour"]))
+        made.append(Example("humour", context, row["humour"], some(rng, MAIN[2]), row["humour"]))
+        made.append(Example("keep", context, row["dry"], some(rng, *MAIN[:2]), row["dry"]))
+    for row in sources.texts("risky"):
+        if held_out(row["ask"]):
+            continue
+        context = asked(row["ask"], rng, facts)
+        forms = (row["harmless"], row["helpful"], row["humour"])
+        for goal, edit in zip(MAIN, forms, strict=True):
+            made.append(Example("harm", context, row["bad"], (goal,), edit))
+        goals = some(rng, MAIN[0], alone=0.0)
+        made.append(Example("harm", context, row["bad"], goals, row["harmless"]))
+        edit = rng.choice(forms)
+        made.append(Example("keep", context, edit, some(rng), edit))
+    return made
+
+
+def documents(rng: random.Random, limit: int) -> list[Example]:
+    """Copy paragraphs of documentation as if they answered a question.
+
+    Args:
+        rng: The source of chance.
+        limit: How many.
+
+    Returns:
+        Paragraphs that stay.
+    """
+    found = list(sources.documentation())
+    rng.shuffle(found)
+    asks = sources.lines("asks")
+    return [
+        Example("document", conversation(rng.choice(asks)), text, some(rng), text)
+        for text in found[:limit]
+    ]
+
+
+def build(
+    harmless_pairs: Sequence[Pair],
+    helpful_pairs: Sequence[Pair],
+    *,
+    seed: int = 7,
+    copies: int = 330,
+    documentation: int = 80,
+) -> list[Example]:
+    """Make all training examples; held-out conversations never take part.
+
+    Args:
+        harmless_pairs: Human pairs about harm.
+        helpful_pairs: Human pairs about helpfulness.
+        seed: Decides every draw.
+        copies: Good human replies to keep.
+        documentation: Paragraphs of documentation to keep.
+
+    Returns:
+        The examples in a fixed order.
+    """
+    rng = random.Random(seed)
+    safe = [p for p in harmless_pairs if not held_out(p.context)]
+    useful = [p for p in helpful_pairs if not held_out(p.context)]
+    parts: list[Callable[[], list[Example]]] = [
+        lambda: harmful(safe, rng),
+        lambda: preferences(safe, rng),
+        lambda: kept(useful, rng, copies),
+        lambda: own(rng),
+        lambda: documents(rng, documentation),
+    ]
+    made = [example for part in parts for example in part()]
+    return [e for e in made if e.edit.strip() and e.answer.strip()]
+
+
+def load(folder: Path) -> tuple[list[Pair], list[Pair]]:
+    """Read the human pairs.
+
+    Args:
+        folder: Holds `hh_harmless_pairs.jsonl` and `hh_helpful_pairs.jsonl`.
+
+    Returns:
+        The pairs about harm and those about helpfulness.
+    """
+    return (
+        sources.pairs(folder / "hh_harmless_pairs.jsonl"),
+        sources.pairs(folder / "hh_helpful_pairs.jsonl"),
+    )
+
+
+def counts(examples: Iterable[Example]) -> dict[str, int]:
+    """Count the examples of each kind.
+
+    Args:
+        examples: The examples.
+
+    Returns:
+        Kinds and their numbers.
+    """
+    return dict(sorted(Counter(e.kind for e in examples).items()))

@@ -1,0 +1,162 @@
+"""Reads what examples are made of: human preference pairs, texts of our own, documentation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+HELD_OUT_PERCENT = 12
+REFUSING = re.compile(
+    r"\b(sorry|apologi[sz]e|(can|could|would|do|wo|should)n?['’]?t (be able to )?(help|assist|"
+    r"provide|recommend|give|share|tell|suggest|support|advise|condone|encourage|engage|answer|"
+    r"feel comfortable|think (that['’]s|this is|it['’]s|that is)|want to)|cannot|can ?not|unable|"
+    r"not (able|allowed|comfortable|willing|appropriate|going to)|rather not|illegal|"
+    r"against the law|unethical|immoral|not (a )?(good|great|nice) idea|"
+    r"please don['’]?t|(is|it['’]s|be) (wrong|a crime)|refuse)\b",
+    re.IGNORECASE,
+)
+HARMFUL = re.compile(
+    r"\b(kill|murder|rob|steal|stole|shoplift|weapon|gun|bomb|explosive|poison|drug|heroin|"
+    r"cocaine|meth|weed|marijuana|fuck|shit|bitch|slut|whore|dick|pussy|cunt|penis|vagina|sex|"
+    r"rape|nazi|hitler|racis|nigg|fag|retard|stupid|idiot|dumb|hack|fraud|scam|counterfeit|"
+    r"prank|insult|blood|dead body|corpse|suicide|abuse|torture|terroris|drunk|beat (him|her)|"
+    r"punch|stab|hate|ugly|lazy|inferior|superior)\w*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two replies to one conversation, and which of them people preferred.
+
+    Attributes:
+        context: The conversation.
+        chosen: The better reply.
+        rejected: The worse reply.
+    """
+
+    context: str
+    chosen: str
+    rejected: str
+
+
+def identity(text: str) -> str:
+    """Give a short name for a text without showing it.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def held_out(context: str) -> bool:
+    """Tell whether a conversation is kept from training.
+
+    Rows that go back to the same opening are one conversation, whatever follows.
+
+    Args:
+        context: The conversation, or the question that opens it.
+
+    Returns:
+        Whether it belongs to the validation split.
+    """
+    opening = context.split("\n\nAssistant:")[0].removeprefix("\n\nHuman: ").strip()
+    return int(hashlib.sha256(opening.encode()).hexdigest(), 16) % 100 < HELD_OUT_PERCENT
+
+
+def pairs(file: Path) -> list[Pair]:
+    """Read preference pairs.
+
+    Args:
+        file: JSON lines with `context`, `chosen` and `rejected`.
+
+    Returns:
+        The pairs, in the order of the file.
+    """
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [Pair(row["context"], row["chosen"], row["rejected"]) for row in rows]
+
+
+def texts(name: str) -> list[dict[str, str]]:
+    """Read texts that were written for this training.
+
+    Args:
+        name: A file of the folder `texts`, without its ending.
+
+    Returns:
+        Its rows.
+    """
+    file = files("langchain_metaaligner.training") / "texts" / f"{name}.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def documentation() -> Iterator[str]:
+    """Find paragraphs of prose in the docstrings of Python's standard library.
+
+    Yields:
+        Paragraphs of 40 to 220 words.
+    """
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    for file in sorted(folder.glob("*.py")):
+        source = file.read_text(encoding="utf-8", errors="ignore")
+        for block in re.findall(r'"""(.+?)"""', source, re.DOTALL):
+            lines = [line.strip() for line in block.strip().splitlines()]
+            text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+            if 40 <= len(text.split()) <= 220 and text[0].isupper() and ">>>" not in text:
+                yield text
+
+
+def refuses(text: str) -> bool:
+    """Guess whether a reply declines, warns or objects.
+
+    Args:
+        text: The reply.
+
+    Returns:
+        Whether the words at its beginning look like it.
+    """
+    return bool(REFUSING.search(text[:220]))
+
+
+def clean(text: str) -> bool:
+    """Tell whether a reply is whole, of a decent length and free of risky words.
+
+    Args:
+        text: The reply.
+
+    Returns:
+        Whether it may serve as an example of a good one.
+    """
+    words = text.split()
+    return (
+        18 <= len(words) <= 190
+        and text.strip()[-1] in ".!?)”\"'"
+        and "Human:" not in text
+        and not HARMFUL.search(text)
+        and len(set(words)) > 0.45 * len(words)
+    )
+
+
+@cache
+def lines(name: str) -> list[str]:
+    """Read short texts of one kind.
+
+    Args:
+        name: A key of the file `texts/lines.json`.
+
+    Returns:
+        The texts.
+    """
+    file = files("langchain_metaaligner.training") / "texts" / "lines.json"
+    found: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8"))
+    return found[name]

