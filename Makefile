@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := test
-.PHONY: help env demo test test-slow lint format coverage lock clean
+.PHONY: help env demo test test-slow lint format coverage bench lock clean
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
@@ -63,6 +63,11 @@ format: $(ready) ## mend what can be mended by itself, the tables in the README 
 coverage: $(ready) ## the unit tests' coverage, line by line
 	@$(bin)/coverage run -m pytest --quiet $(ARGS)
 	@$(bin)/coverage report
+
+bench: $(ready) ## what the package costs and how fast it edits
+	@for module in $$(find tests/benchmarks -name 'bench_*.py' | sort | sed 's/\.py$$//; s|/|.|g'); do \
+	  echo "$$module" && $(bin)/python -m $$module || exit 1; \
+	done
 
 lock: ## write constraints.txt from the environment as it is
 	@{ sed -n '/^#/p' constraints.txt; \

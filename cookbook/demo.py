@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -68,7 +69,9 @@ def under_way(what: str) -> AbstractContextManager[object]:
 
 
 def main() -> None:
-    console.print("[bold]The embedded aligner[/], 135 million parameters, on this machine's CPU")
+    # The next line says what the package's own notice about this model says.
+    logging.getLogger("langchain_metaaligner").setLevel(logging.ERROR)
+    console.print("[bold]The embedded aligner[/]: 135 million parameters, a demo and no safeguard")
     if not console.is_terminal:
         console.print("loading ...")
     with under_way("loading"):

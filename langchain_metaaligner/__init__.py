@@ -6,8 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from langchain_metaaligner.agents import MetaAlignerMiddleware
     from langchain_metaaligner.aligner import Aligner
     from langchain_metaaligner.alignment import Alignment
+    from langchain_metaaligner.chat_model import ChatMetaAligner
     from langchain_metaaligner.conversation import Context
     from langchain_metaaligner.engines.base import Edit, Engine, Request, load_engine
     from langchain_metaaligner.errors import (
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         OverloadedError,
         UnknownObjectiveError,
     )
+    from langchain_metaaligner.hushing import hushed
     from langchain_metaaligner.objectives import Objective
     from langchain_metaaligner.runnable import MetaAlignerRunnable
 
@@ -29,6 +32,7 @@ _HOMES = {
     "Aligner": "aligner",
     "Alignment": "alignment",
     "AnswerTooLongError": "errors",
+    "ChatMetaAligner": "chat_model",
     "CheckpointError": "errors",
     "Context": "conversation",
     "Edit": "engines.base",
@@ -38,12 +42,14 @@ _HOMES = {
     "InputTypeError": "errors",
     "LeakError": "errors",
     "MetaAlignerError": "errors",
+    "MetaAlignerMiddleware": "agents",
     "MetaAlignerRunnable": "runnable",
     "MissingContextError": "errors",
     "Objective": "objectives",
     "OverloadedError": "errors",
     "Request": "engines.base",
     "UnknownObjectiveError": "errors",
+    "hushed": "hushing",
     "load_engine": "engines.base",
 }
 
@@ -51,6 +57,7 @@ __all__ = [
     "Aligner",
     "Alignment",
     "AnswerTooLongError",
+    "ChatMetaAligner",
     "CheckpointError",
     "Context",
     "Edit",
@@ -60,12 +67,14 @@ __all__ = [
     "InputTypeError",
     "LeakError",
     "MetaAlignerError",
+    "MetaAlignerMiddleware",
     "MetaAlignerRunnable",
     "MissingContextError",
     "Objective",
     "OverloadedError",
     "Request",
     "UnknownObjectiveError",
+    "hushed",
     "load_engine",
 ]
 

@@ -19,6 +19,10 @@ from langchain_metaaligner.preparing import Job, model_name, prepare
 from langchain_metaaligner.prompting import HH_RLHF, PromptFamily, find_family
 from langchain_metaaligner.settings import AlignerSettings
 
+# Seconds that an event loop may be held up without anybody noticing.
+_QUICK = 0.02
+_UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
+
 Objectives = ObjectiveLike | Iterable[ObjectiveLike]
 Item = tuple[Any, Any, Objectives]
 
@@ -41,9 +45,14 @@ class Aligner:
             call, waiting and loading included.
         system: `None` leaves system messages out of the context, `"first_turn"` joins them to
             the first human turn.
+        keep_above: Agreement (mean log-probability of the answer's tokens under the aligner, 0 at
+            most) from which on the answer stays as it is, with no decoding; engines that can't
+            tell it edit as ever.
+        eager: Whether streams prefill the context and the answer while the policy writes.
         **load_options: `dtype`, `device_map`, `revision`, `token`, `cache_dir`,
             `local_files_only`, `attn_implementation`, `quantization_config`, `max_memory`,
-            `offload_folder`, `model_kwargs`: as transformers names them.
+            `offload_folder`, `model_kwargs`: as transformers names them; `prefix_cache_bytes` and
+            `max_queue`.
 
     Raises:
         CheckpointError: The family is unknown.
@@ -61,6 +70,8 @@ class Aligner:
         temperature: float = 0.0,
         timeout: float | None = None,
         system: Literal["first_turn"] | None = None,
+        keep_above: float | None = None,
+        eager: bool = True,
         **load_options: Any,
     ) -> None:
         self.settings = AlignerSettings(
@@ -72,6 +83,8 @@ class Aligner:
             temperature=temperature,
             timeout=timeout,
             system=system,
+            keep_above=keep_above,
+            eager=eager,
             **load_options,
         )
         self._family = None if family is None else find_family(family)
@@ -126,6 +139,39 @@ class Aligner:
         if load is not None:
             load()
         return self
+
+    def warm(
+        self,
+        context: Any,
+        objectives: Objectives,
+        answer: str = "",
+        *,
+        gone: threading.Event | None = None,
+    ) -> None:
+        """Prefill what an edit's prompt will begin with, before its answer is known or whole.
+
+        The edit then takes up what it finds; it is the same with and without. Where the engine
+        can't prefill, nothing happens.
+
+        Args:
+            context: The context of the edit to come.
+            objectives: Its objectives.
+            answer: The answer as far as it is known.
+            gone: Set when nobody wants it any more; stops within one forward pass.
+
+        Raises:
+            MetaAlignerError: As for `align`.
+        """
+        warm = getattr(self.engine, "warm", None)
+        if warm is None:
+            return
+        # The prompt needs some answer to be written; where none is known it ends before that.
+        job = self._prepare(context, answer or _UNKNOWN, objectives, time.monotonic())
+        request = job.request
+        place = request.prompt.rfind(request.draft)
+        if place > 0:
+            end = place + len(request.draft) if answer else place
+            warm(request.prompt[:end], templated=request.templated, gone=gone)
 
     def close(self) -> None:
         """Give the engine up; the weights go when nobody else in the process uses them.
@@ -322,7 +368,13 @@ class AlignmentStream:
 
     async def aclose(self) -> None:
         """Stop the generation; returns when nothing runs any more."""
-        await asyncio.to_thread(self.close)
+        closing = threading.Thread(target=self.close, daemon=True)
+        closing.start()
+        # A loop that shuts down closes all forgotten generators at once, and one that waits there
+        # is in the way of those around it: where the close is quick nothing is waited for.
+        closing.join(_QUICK)
+        if closing.is_alive():
+            await asyncio.to_thread(closing.join)
 
     def _next_or_none(self) -> str | None:
         return next(self, None)
@@ -338,6 +390,8 @@ class AlignmentStream:
             return
         job = aligner._prepare(context, answer, objectives, started)  # noqa: SLF001
         pieces = calling.stream(aligner.engine, job.request)
+        # Nothing goes out before there is something to read: an edit of white space alone is none.
+        blank: str | None = ""
         try:
             while True:
                 try:
@@ -345,6 +399,11 @@ class AlignmentStream:
                 except StopIteration as end:
                     self.alignment = job.finish(end.value)
                     return
+                if blank is not None:
+                    blank += piece
+                    if not blank.strip():
+                        continue
+                    piece, blank = blank, None
                 yield job.prompt.restore(piece)
         finally:
             pieces.close()

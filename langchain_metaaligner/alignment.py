@@ -1,14 +1,13 @@
-"""The record of one edit: what was edited, towards what, at what cost; its diff and its pictures."""
+"""The record of one edit: what was edited, towards what, at what cost; and its pictures."""
 
 from __future__ import annotations
 
-import difflib
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_metaaligner.conversation import split_words
+from langchain_metaaligner.conversation import compare_words, split_words
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -72,8 +71,7 @@ class Alignment:
         """
         before, after = split_words(self.original), split_words(self.text)
         pairs: list[tuple[DiffOp, str]] = []
-        matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-        for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+        for tag, i1, i2, j1, j2 in compare_words(before, after):
             if tag == "equal":
                 pairs.append(("equal", "".join(before[i1:i2])))
                 continue

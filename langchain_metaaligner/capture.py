@@ -19,8 +19,12 @@ from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 from langchain_core.tracers.context import register_configure_hook
 
-# A long agent asks its models many times under one run; an answer comes from a recent one.
-_MODEL_RUNS_KEPT = 64
+# The tag of an edit's own run.
+EDIT = "metaaligner"
+
+# A long agent asks its models many times under one run, and an answer comes from a recent one; a
+# function may well ask for a thousand replies before it hands the first one on.
+_MODEL_RUNS_KEPT = 1024
 
 
 class ModelRun:
@@ -52,18 +56,20 @@ class ModelRun:
         self.reply_text: str | None = None
 
     def made_id(self, message_id: str) -> bool:
+        """Whether a message's id is that of this run's reply."""
         return message_id == self.reply_id or message_id.endswith(str(self.run_id))
 
 
 class _Run:
     """A run under which models may run."""
 
-    __slots__ = ("editing", "members", "models", "parent", "root")
+    __slots__ = ("below", "editing", "models", "parent")
 
     def __init__(self, parent: _Run | None) -> None:
         self.parent = parent
-        self.root: _Run = self if parent is None else parent.root
-        self.members: set[UUID] | None = set() if parent is None else None
+        # The runs below the root that have not ended: one set for all, and a set because
+        # threads share it without a lock.
+        self.below: set[UUID] = set() if parent is None else parent.below
         self.models: deque[ModelRun] | None = None
         self.editing: bool = parent is not None and parent.editing
 
@@ -72,6 +78,12 @@ class Capture(BaseCallbackHandler):
     """Keeps, for every run under way, what the models below it were asked."""
 
     run_inline = True
+    # Plain attributes: LangChain asks for them at every event of every run.
+    raise_error = False
+    ignore_llm = False
+    ignore_chat_model = False
+    ignore_chain = False
+    ignore_agent = False
     ignore_retriever = True
     ignore_retry = True
     ignore_custom_event = True
@@ -102,7 +114,8 @@ class Capture(BaseCallbackHandler):
         """The model run that made a reply.
 
         Looked for under the given run and the runs around it, the nearest first: by the reply's
-        id, else by its text, else the newest one of the nearest run that has any.
+        id, else by its text, else in the nearest run that has any by a part of the text (a step
+        between may have cut or trimmed it), else the newest one.
 
         Args:
             parent_run_id: The run that the aligner runs in.
@@ -118,15 +131,24 @@ class Capture(BaseCallbackHandler):
             if run.models:
                 scopes.append(list(run.models))
             run = run.parent
+        by_id: ModelRun | None = None
         if reply_id:
             for models in scopes:
                 for model in reversed(models):
                     if model.made_id(reply_id):
-                        return model
+                        # A model may give the same id twice; then the text tells which.
+                        if model.reply_text == reply_text:
+                            return model
+                        by_id = by_id or model
+        if by_id is not None:
+            return by_id
         for models in scopes:
             for model in reversed(models):
                 if model.reply_text == reply_text:
                     return model
+        for model in reversed(scopes[0] if scopes else ()):
+            if reply_text.strip() in (model.reply_text or ""):
+                return model
         return scopes[0][-1] if scopes else None
 
     def on_chain_start(
@@ -139,7 +161,10 @@ class Capture(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Remember where the run stands."""
-        self._start(run_id, parent_run_id)
+        parent = None if parent_run_id is None else self._runs.get(parent_run_id)
+        self._runs[run_id] = run = _Run(parent)
+        if parent is not None:
+            run.below.add(run_id)
 
     def on_tool_start(
         self,
@@ -151,7 +176,7 @@ class Capture(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Remember where the run stands."""
-        self._start(run_id, parent_run_id)
+        self.on_chain_start(serialized, input_str, run_id=run_id, parent_run_id=parent_run_id)
 
     def on_chat_model_start(
         self,
@@ -165,6 +190,9 @@ class Capture(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Note what the model is asked under every run around it."""
+        if tags and EDIT in tags:
+            # An aligner's own run: what it says of itself is nobody's conversation.
+            return
         asked = messages[0] if messages else []
         self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata))
 
@@ -185,7 +213,7 @@ class Capture(BaseCallbackHandler):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Note what the model replied."""
-        asked = self._models.pop(run_id, None)
+        asked = self._answered(run_id)
         if asked is None or not response.generations or not response.generations[0]:
             return
         generation = response.generations[0][0]
@@ -195,8 +223,9 @@ class Capture(BaseCallbackHandler):
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget a model run that made no reply."""
-        asked = self._models.pop(run_id, None)
-        run = None if asked is None else asked[1]
+        asked = self._answered(run_id)
+        # A reader who has had enough of a stream has a reply all the same.
+        run = None if asked is None or isinstance(error, GeneratorExit) else asked[1]
         while asked is not None and run is not None:
             if run.models is not None and asked[0] in run.models:
                 run.models.remove(asked[0])
@@ -204,33 +233,35 @@ class Capture(BaseCallbackHandler):
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget the run."""
-        self._end(run_id)
+        run = self._runs.pop(run_id, None)
+        if run is None:
+            return
+        if run.parent is not None:
+            run.below.discard(run_id)
+            return
+        # What has not ended by now never will, or has nobody left to ask for it.
+        for one in list(run.below):
+            self._runs.pop(one, None)
+            self._models.pop(one, None)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget the run."""
-        self._end(run_id)
+        self.on_chain_end(None, run_id=run_id)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget the run."""
-        self._end(run_id)
+        self.on_chain_end(None, run_id=run_id)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget the run."""
-        self._end(run_id)
-
-    def _start(self, run_id: UUID, parent_run_id: UUID | None) -> None:
-        parent = None if parent_run_id is None else self._runs.get(parent_run_id)
-        run = self._runs[run_id] = _Run(parent)
-        if run.root.members is not None:
-            run.root.members.add(run_id)
+        self.on_chain_end(None, run_id=run_id)
 
     def _ask(self, parent_run_id: UUID | None, model: ModelRun) -> None:
         parent = None if parent_run_id is None else self._runs.get(parent_run_id)
         if parent is None or parent.editing:
             return
         self._models[model.run_id] = (model, parent)
-        if parent.root.members is not None:
-            parent.root.members.add(model.run_id)
+        parent.below.add(model.run_id)
         run: _Run | None = parent
         while run is not None:
             if run.models is None:
@@ -238,19 +269,11 @@ class Capture(BaseCallbackHandler):
             run.models.append(model)
             run = run.parent
 
-    def _end(self, run_id: UUID) -> None:
-        run = self._runs.pop(run_id, None)
-        if run is None:
-            return
-        root = run.root
-        if root is not run:
-            if root.members is not None:
-                root.members.discard(run_id)
-            return
-        # Whatever below it has not ended never will, or has nobody left to tell.
-        for member in list(root.members or ()):
-            self._runs.pop(member, None)
-            self._models.pop(member, None)
+    def _answered(self, run_id: UUID) -> tuple[ModelRun, _Run] | None:
+        asked = self._models.pop(run_id, None)
+        if asked is not None:
+            asked[1].below.discard(run_id)
+        return asked
 
 
 capture = Capture()

@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.runnables.utils import AddableDict
 
 # LangChain merges blocks of one index; this one is nobody else's.
 _TEXT_INDEX = "lc_metaaligner_text"
+
+
+class UntilStopped:
+    """An iterator that ends when it is stopped.
+
+    LangChain reads a step's input to its end even where the step's consumer has gone; a model
+    that nobody listens to any more would go on.
+
+    Args:
+        pieces: What to iterate over.
+    """
+
+    def __init__(self, pieces: Iterator[Any]) -> None:
+        self._pieces = pieces
+        self._stopped = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._stopped:
+            raise StopIteration
+        return next(self._pieces)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop, and close what the pieces come from."""
+        self._stopped = True
+        if (close := getattr(self._pieces, "close", None)) is not None:
+            close()
 
 
 class Gathered:
     """The whole of what has arrived so far.
 
     Attributes:
-        value: Chunks of one message merged, text joined, of anything else the newest.
+        value: Chunks of one message merged, text joined, a dict's keys gathered, of anything else
+            the newest.
         empty: Whether nothing has arrived.
     """
 
@@ -25,8 +59,9 @@ class Gathered:
 
     def add(self, piece: Any) -> None:
         """Take the next piece."""
-        same = (isinstance(self.value, str) and isinstance(piece, str)) or (
-            isinstance(self.value, AIMessageChunk) and isinstance(piece, AIMessageChunk)
+        same = any(
+            isinstance(self.value, kind) and isinstance(piece, kind)
+            for kind in (str, AIMessageChunk, AddableDict)
         )
         self.value = self.value + piece if same else piece
         self.empty = False

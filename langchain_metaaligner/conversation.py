@@ -97,6 +97,8 @@ def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None)
     tool_names: dict[str, str] = {}
     for message in _as_messages(messages):
         kind = _speaker(message)
+        if message.type == "remove":
+            continue
         if kind == "tool":
             name = getattr(message, "name", None) or tool_names.get(
                 getattr(message, "tool_call_id", "") or ""
@@ -152,7 +154,7 @@ def answer_text(answer: Any) -> str:
     raise InputTypeError(msg)
 
 
-def with_text(message: M, text: str) -> M:
+def with_text(message: M, text: str, **changes: Any) -> M:
     """The message with its text replaced and all else as it was.
 
     Only text blocks change: each gets its share of the new text, so that what stands between
@@ -161,16 +163,19 @@ def with_text(message: M, text: str) -> M:
     Args:
         message: The message; it is not changed.
         text: The new text.
+        **changes: Other fields to replace with it.
 
     Returns:
-        A copy, or the message itself where the text is the one it has.
+        A copy, or the message itself where nothing changes.
     """
     content = message.content
     if isinstance(content, str):
-        return message if content == text else message.model_copy(update={"content": text})
+        if content != text:
+            changes["content"] = text
+        return message.model_copy(update=changes) if changes else message
     old = [_block_text(block) for block in content]
     if "".join(one or "" for one in old) == text:
-        return message
+        return message.model_copy(update=changes) if changes else message
     shares = iter(_share_out([one for one in old if one is not None], text))
     blocks: list[Any] = []
     for block, was in zip(content, old, strict=True):
@@ -182,12 +187,44 @@ def with_text(message: M, text: str) -> M:
             blocks.append(block)
     if not any(one is not None for one in old):
         blocks.append({"type": "text", "text": text})
-    return message.model_copy(update={"content": blocks})
+    return message.model_copy(update={**changes, "content": blocks})
 
 
 def split_words(text: str) -> list[str]:
     """Words and the white space between them; joined, they are the text again."""
     return re.findall(r"\s+|\w+|[^\w\s]", text)
+
+
+def compare_words(
+    before: Sequence[str], after: Sequence[str]
+) -> list[tuple[str, int, int, int, int]]:
+    """The way from some words to others, in the form of `SequenceMatcher.get_opcodes`.
+
+    Args:
+        before: Words, as `split_words` gives them.
+        after: Other words.
+
+    Returns:
+        Tuples of `equal`, `replace`, `delete` or `insert`, and where in either that begins and
+        ends.
+    """
+    most = min(len(before), len(after))
+    head = next((i for i in range(most) if before[i] != after[i]), most)
+    most -= head
+    tail = next((i for i in range(most) if before[-1 - i] != after[-1 - i]), most)
+    i_end, j_end = len(before) - tail, len(after) - tail
+    # White space and, in long texts, words that are everywhere match only beside rarer ones: two
+    # texts with little else in common would otherwise take minutes.
+    matcher = difflib.SequenceMatcher(str.isspace, before[head:i_end], after[head:j_end])
+    moves: list[tuple[str, int, int, int, int]] = [
+        (tag, i1 + head, i2 + head, j1 + head, j2 + head)
+        for tag, i1, i2, j1, j2 in matcher.get_opcodes()
+    ]
+    if head:
+        moves.insert(0, ("equal", 0, head, 0, head))
+    if tail:
+        moves.append(("equal", i_end, len(before), j_end, len(after)))
+    return moves
 
 
 def _share_out(old: Sequence[str], text: str) -> list[str]:
@@ -196,8 +233,7 @@ def _share_out(old: Sequence[str], text: str) -> list[str]:
         return [text]
     before, after = split_words("".join(old)), split_words(text)
     starts = _offsets(after)
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
-    moves = matcher.get_opcodes()
+    moves = compare_words(before, after)
     cuts, border = [0], 0
     word_ends = {end: i for i, end in enumerate(_offsets(before))}
     for piece in old[:-1]:
@@ -225,10 +261,13 @@ def _offsets(words: Sequence[str]) -> list[int]:
 
 
 def _as_messages(messages: Iterable[Any]) -> Sequence[Any]:
-    from langchain_core.messages import convert_to_messages
+    from langchain_core.messages import BaseMessage, convert_to_messages
 
+    given = list(messages)
+    if all(isinstance(one, BaseMessage) for one in given):
+        return given
     try:
-        return convert_to_messages(list(messages))
+        return convert_to_messages(given)
     except (ValueError, NotImplementedError, TypeError, KeyError) as error:
         msg = (
             "A context is text, a Context or a list of messages (or what LangChain converts to"
@@ -238,6 +277,9 @@ def _as_messages(messages: Iterable[Any]) -> Sequence[Any]:
 
 
 def _speaker(message: BaseMessage) -> Literal["human", "assistant", "system", "tool"]:
+    known = _SPEAKERS.get(message.type)
+    if known is not None:
+        return known
     kind = message.type.removesuffix("MessageChunk").lower()
     role = str(getattr(message, "role", "")).lower()
     if kind in ("ai", "assistant") or role in ("assistant", "ai"):
@@ -247,6 +289,15 @@ def _speaker(message: BaseMessage) -> Literal["human", "assistant", "system", "t
     if kind in ("tool", "function") or role in ("tool", "function"):
         return "tool"
     return "human"
+
+
+_SPEAKERS: Mapping[str, Literal["human", "assistant", "system", "tool"]] = {
+    "human": "human",
+    "ai": "assistant",
+    "AIMessageChunk": "assistant",
+    "system": "system",
+    "tool": "tool",
+}
 
 
 def _text_of(content: Any, *, between: str) -> str:

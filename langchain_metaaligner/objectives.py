@@ -153,6 +153,8 @@ def parse_objectives(given: ObjectiveLike | Iterable[ObjectiveLike]) -> tuple[Ob
     Raises:
         UnknownObjectiveError: One of them is unknown, or there is none.
     """
+    if type(given) is tuple and given and all(type(one) is Objective for one in given):
+        return tuple(dict.fromkeys(map(_checked, given)))
     if isinstance(given, str | Objective | Mapping):
         given = [given]
     try:

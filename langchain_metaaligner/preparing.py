@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,13 +36,21 @@ class Job:
     Attributes:
         request: What the engine is asked.
         prompt: What the request's prompt was rendered from, with the way back.
-        record: What is known of the alignment before the edit.
+        original: The answer.
+        objectives: The names of the objectives.
+        model: The name of the engine's model.
+        family: The name of the prompt family.
+        dropped: What of the context was left out.
         started: Time of `time.monotonic()` when the work began, in seconds.
     """
 
     request: Request
     prompt: Prompt
-    record: Alignment
+    original: str
+    objectives: tuple[str, ...]
+    model: str
+    family: str
+    dropped: Mapping[str, int]
     started: float
 
     def finish(self, edit: Edit) -> Alignment:
@@ -67,14 +75,18 @@ class Job:
         text = self.prompt.restore(edit.text)
         if not text.strip():
             msg = (
-                f"The aligner {self.record.model!r} returned an empty edit. Check that the prompt"
-                f" family {self.record.family!r} is the one that the checkpoint was trained with."
+                f"The aligner {self.model!r} returned an empty edit. Check that the prompt"
+                f" family {self.family!r} is the one that the checkpoint was trained with."
             )
             raise EngineError(msg)
-        return replace(
-            self.record,
+        return Alignment(
+            original=self.original,
             text=text,
-            status="unchanged" if text == self.record.original else "edited",
+            objectives=self.objectives,
+            model=self.model,
+            family=self.family,
+            dropped=self.dropped,
+            status="unchanged" if text == self.original else "edited",
             finish_reason=edit.finish_reason,
             usage=edit.usage,
             passes=edit.passes,
@@ -143,17 +155,15 @@ def prepare(
             stop=family.stop,
             temperature=settings.temperature,
             deadline=None if settings.timeout is None else started + settings.timeout,
+            keep_above=settings.keep_above,
             templated=template is not None,
         ),
         prompt=prompt,
-        record=Alignment(
-            original=text,
-            text=text,
-            objectives=tuple(one.name for one in wanted),
-            model=model_name(engine),
-            family=family.name,
-            dropped=dropped,
-        ),
+        original=text,
+        objectives=tuple([one.name for one in wanted]),
+        model=model_name(engine),
+        family=family.name,
+        dropped=dropped,
         started=started,
     )
 
@@ -209,36 +219,36 @@ def model_name(engine: Engine) -> str:
 
 
 class _Room:
-    """The tokens that prompt and edit share."""
+    """The tokens that prompt and edit share, where the engine can tell."""
 
     def __init__(self, engine: Engine, max_new_tokens: int, answer: str) -> None:
         self._max_new_tokens = max_new_tokens
         self._name = model_name(engine)
-        self._count = getattr(engine, "count_tokens", None)
-        self._window = getattr(engine, "window", None) if self._count is not None else None
-        if self._window is not None and self._count is not None:
-            self._answer: int = int(self._count(answer))
-            # What edits usually need; a longer one may use all that is left over.
-            self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
+        count: Callable[[str], int] | None = getattr(engine, "count_tokens", None)
+        window: int | None = None if count is None else getattr(engine, "window", None)
+        self._window, self._count = window, count or len
+        self._answer = self._count(answer) if window is not None else 0
+        # What edits usually need; a longer one may use all that is left over.
+        self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
 
     def fit(
-        self, asked: str | tuple[Turn, ...], written: Any
+        self, asked: str | tuple[Turn, ...], written: Callable[[str | Sequence[Turn]], Prompt]
     ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
-        if self._window is None or self._count is None:
+        if self._window is None:
             return asked, {}
-        room, count = self._window - self._needed, self._count
+        room = self._window - self._needed
 
         def fits(one: str | Sequence[Turn]) -> bool:
-            return bool(count(written(one).text) <= room)
+            return self._count(written(one).text) <= room
 
         if isinstance(asked, str) and not fits(asked):
             asked = tuple(parse_conversation(asked) or ()) or asked
         return shorten(asked, fits)
 
     def left_after(self, prompt: str) -> int:
-        if self._window is None or self._count is None:
+        if self._window is None:
             return self._max_new_tokens
-        return min(self._max_new_tokens, self._window - int(self._count(prompt)))
+        return min(self._max_new_tokens, self._window - self._count(prompt))
 
     def too_small(self) -> str:
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +13,31 @@ from langchain_metaaligner.conversation import Turn
 from langchain_metaaligner.errors import CheckpointError, UnknownObjectiveError
 from langchain_metaaligner.objectives import Objective
 
-# Each pattern's one group is the character that is swapped for a look-alike.
-_FIELD = r"(\|)(?=\s*(?:Context|Query|Question|Answer|Edit)\s*:)"
-_TURN = r"\n\s*\n\s*(?:Human|Assistant)\s*(:)"
-_CONTROL = r"(<)(?=/?(?:s|unk|pad|bos|eos|mask)>|\|[^|<>\s]{1,64}\|>)"
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Text that would read as structure of a prompt.
+
+    Attributes:
+        char: A character without which there is no such text: most texts have none.
+        pattern: Finds it; its one group is the character that is swapped for a look-alike.
+    """
+
+    char: str
+    pattern: re.Pattern[str]
+
+
+def _mark(char: str, pattern: str) -> Mark:
+    return Mark(char, re.compile(pattern, re.IGNORECASE))
+
+
+_FIELD = _mark("|", r"(\|)(?=\s*(?:Context|Query|Question|Answer|Edit)\s*:)")
+_TURN = _mark("\n", r"\n\s*\n\s*(?:Human|Assistant)\s*(:)")
+_CONTROL = _mark("<", r"(<)(?=/?(?:s|unk|pad|bos|eos|mask)>|\|[^|<>\s]{1,64}\|>)")
 
 # Look-alikes of one character each, so that undoing works on any piece of a stream.
 _LOOKALIKES: Mapping[str, str] = {"|": "¦❘∣｜", ":": "꞉：ː", "<": "‹＜˂", "[": "［⁅"}
-_PRIVATE_USE = range(0xE000, 0xF8FF)
+_PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +59,7 @@ class Prompt:
         return piece.translate(self.undo) if self.undo else piece
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PromptFamily:
     """How the checkpoints of one family want to be asked.
 
@@ -52,7 +70,7 @@ class PromptFamily:
         objectives: The wordings that the family was trained on, by the catalogue's keys.
         fixed: The template names its objectives itself; others can't be asked for.
         capitalised: Whether descriptions go on with a capital ("Humour: The …") after the colon.
-        structure: Patterns of text that would read as structure of this template.
+        structure: What would read as structure of this template.
         stop: Texts at which an edit ends, since the model goes on with an invented turn.
         chat: The prompt is a user message for the model's own chat template.
     """
@@ -63,7 +81,7 @@ class PromptFamily:
     objectives: Mapping[str, str] = field(default_factory=dict)
     fixed: bool = False
     capitalised: bool = False
-    structure: tuple[str, ...] = (_FIELD,)
+    structure: tuple[Mark, ...] = (_FIELD,)
     stop: tuple[str, ...] = ()
     chat: bool = False
 
@@ -120,9 +138,8 @@ class PromptFamily:
         Raises:
             UnknownObjectiveError: The family's template can't name one of the objectives.
         """
-        aspects = "; ".join(self.word(one) for one in objectives)
-        control = _control_pattern(tuple(control_tokens))
-        structure = (*self.structure, control)
+        aspects = _aspects(self, tuple(objectives))
+        structure = (*self.structure, *_control_marks(tuple(control_tokens)))
         swaps = _Swaps(
             aspects,
             answer,
@@ -161,7 +178,7 @@ class PromptFamily:
 
 
 def render_conversation(turns: Sequence[Turn]) -> str:
-    r"""Render turns in the form of the HH-RLHF data: `\n\nHuman: …\n\nAssistant: … \n\nAssistant:`."""
+    r"""Render turns as the HH-RLHF data do: `\n\nHuman: …\n\nAssistant: … \n\nAssistant:`."""
     spoken = "".join(
         f"\n\n{'Human' if turn.role == 'human' else 'Assistant'}: {turn.text}" for turn in turns
     )
@@ -211,11 +228,12 @@ class _Swaps:
         self._texts = texts
         self._lookalike: dict[str, str] = {}
 
-    def disarm(self, text: str, patterns: Iterable[str]) -> str:
+    def disarm(self, text: str, marks: Iterable[Mark]) -> str:
         at = {
-            found.start(found.lastindex or 0)
-            for pattern in patterns
-            for found in re.finditer(pattern, text, re.IGNORECASE)
+            found.start(1)
+            for mark in marks
+            if mark.char in text
+            for found in mark.pattern.finditer(text)
         }
         if not at:
             return text
@@ -226,7 +244,8 @@ class _Swaps:
 
     def _swap(self, char: str) -> str:
         if char not in self._lookalike:
-            candidates = (*_LOOKALIKES.get(char, ""), *map(chr, _PRIVATE_USE))
+            private = map(chr, itertools.chain(*_PRIVATE_USE))
+            candidates = itertools.chain(_LOOKALIKES.get(char, ""), private)
             taken = self._lookalike.values()
             self._lookalike[char] = next(
                 one
@@ -236,23 +255,32 @@ class _Swaps:
         return self._lookalike[char]
 
 
+@functools.lru_cache(maxsize=256)
+def _aspects(family: PromptFamily, objectives: tuple[Objective, ...]) -> str:
+    return "; ".join(family.word(one) for one in objectives)
+
+
 @functools.lru_cache(maxsize=32)
-def _control_pattern(control_tokens: tuple[str, ...]) -> str:
-    known = [token for token in control_tokens if token.strip()]
-    if not known:
-        return _CONTROL
-    # One group for all patterns: what follows the first character is only looked at.
-    starts = sorted({token[0] for token in known})
-    ahead = "|".join(
-        f"(?<={re.escape(token[0])}){re.escape(token[1:])}" for token in sorted(known, key=len)
+def _control_marks(control_tokens: tuple[str, ...]) -> tuple[Mark, ...]:
+    by_start: dict[str, list[str]] = {}
+    for token in control_tokens:
+        if token.strip():
+            by_start.setdefault(token[0], []).append(re.escape(token[1:]))
+    return _CONTROL, *(
+        _mark(start, f"({re.escape(start)})(?=(?:{'|'.join(rest)}))")
+        for start, rest in by_start.items()
     )
-    return f"(?:{_CONTROL})|([{''.join(map(re.escape, starts))}])(?={ahead})"
 
 
 def _fill(template: str, **fields: str) -> str:
-    # Not str.format: texts may hold braces, and each field is filled exactly once.
-    pieces = re.split(r"\{(aspects|question|answer)\}", template)
+    # Not str.format: a text that holds braces is filled in as it is.
+    pieces = _pieces(template)
     return "".join(fields[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+@functools.lru_cache(maxsize=16)
+def _pieces(template: str) -> tuple[str, ...]:
+    return tuple(re.split(r"\{(aspects|question|answer)\}", template))
 
 
 _EDIT_THE_ANSWER = (
@@ -294,7 +322,10 @@ ALIGNER = PromptFamily(
     whole_conversation=False,
     objectives={key: catalogue.HH_RLHF[key] for key in ("helpfulness", "harmlessness")},
     fixed=True,
-    structure=(r"(?<!\S)(\|)(?!\S)", r"(?:USER|ASSISTANT|BEGINNING OF CONVERSATION)\s*(:)"),
+    structure=(
+        _mark("|", r"(?<!\S)(\|)(?!\S)"),
+        _mark(":", r"(?:USER|ASSISTANT|BEGINNING OF CONVERSATION)\s*(:)"),
+    ),
 )
 INSTRUCT = PromptFamily(
     name="instruct",
@@ -307,7 +338,7 @@ INSTRUCT = PromptFamily(
     ),
     whole_conversation=True,
     capitalised=True,
-    structure=(r"(<)(?=\s*/?\s*(?:context|answer)\s*>)",),
+    structure=(_mark("<", r"(<)(?=\s*/?\s*(?:context|answer)\s*>)"),),
     chat=True,
 )
 FAMILIES: tuple[PromptFamily, ...] = (HH_RLHF, ULTRAFEEDBACK, IMHI, ALIGNER, INSTRUCT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import operator
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from langchain_metaaligner import telemetry
 from langchain_metaaligner.aligner import Aligner, Objectives
 from langchain_metaaligner.alignment import METADATA_KEY, Alignment
 from langchain_metaaligner.conversation import answer_text, with_text
@@ -22,11 +24,11 @@ from langchain_metaaligner.errors import (
 )
 from langchain_metaaligner.objectives import (
     Objective,
-    ObjectiveLike,
     check_allowed,
     parse_objectives,
 )
 from langchain_metaaligner.preparing import model_name
+from langchain_metaaligner.prompting import find_family
 from langchain_metaaligner.settings import AlignerSettings
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class _Aligners:
     """The aligners that an instance and its copies share, one for each set of options."""
 
     def __init__(self) -> None:
-        self._made: list[tuple[dict[str, Any], Aligner]] = []
+        self._made: list[tuple[tuple[Any, ...], Aligner]] = []
         self._making = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -70,7 +72,12 @@ class _Aligners:
     def __deepcopy__(self, _memo: dict[int, Any]) -> _Aligners:
         return self
 
-    def get(self, options: dict[str, Any]) -> Aligner:
+    def close(self) -> None:
+        with self._making:
+            for _, aligner in self._made:
+                aligner.close()
+
+    def get(self, options: tuple[Any, ...]) -> Aligner:
         for known, aligner in self._made:
             if known == options:
                 return aligner
@@ -78,9 +85,13 @@ class _Aligners:
             for known, aligner in self._made:
                 if known == options:
                     return aligner
-            aligner = Aligner(**options)
+            aligner = Aligner(**dict(zip(_ALIGNER_OPTIONS, options, strict=True)))
             self._made.append((options, aligner))
             return aligner
+
+
+_ALIGNER_OPTIONS = tuple(AlignerSettings.model_fields)
+_values_of = operator.itemgetter(*_ALIGNER_OPTIONS)
 
 
 class ReplySettings(AlignerSettings):
@@ -125,10 +136,13 @@ class ReplySettings(AlignerSettings):
         default=None, exclude=True, description="Called with the record of each edit or failure."
     )
 
-    shared: _Aligners = Field(default_factory=lambda: _Aligners(), exclude=True, repr=False)
+    shared: _Aligners = Field(default_factory=_Aligners, exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _one_aligner(self) -> Self:
+        if self.family is not None:
+            # Told here, not with the first reply.
+            find_family(self.family)
         given = [
             name
             for name, field in AlignerSettings.model_fields.items()
@@ -146,7 +160,26 @@ class ReplySettings(AlignerSettings):
         """The aligner that makes the edits, made with the first call."""
         if self.aligner is not None:
             return self.aligner
-        return self.shared.get({name: getattr(self, name) for name in AlignerSettings.model_fields})
+        return self.shared.get(_values_of(self.__dict__))
+
+    def load(self) -> Self:
+        """Load the aligner's weights now, so that no first reply waits for them.
+
+        Returns:
+            The same object.
+
+        Raises:
+            CheckpointError: The checkpoint can't be had or used.
+        """
+        self.get_aligner().load()
+        return self
+
+    def close(self) -> None:
+        """Give up the engines that this object and its copies opened.
+
+        An aligner or engine that was given stays open; a later reply opens a new one.
+        """
+        self.shared.close()
 
     def wanted(self, asked: Objectives | None) -> tuple[Objective, ...]:
         """The objectives of one call.
@@ -237,12 +270,19 @@ class ReplySettings(AlignerSettings):
     def describe(self) -> tuple[str, str]:
         """The names of model and family, as far as they are known."""
         try:
-            aligner = self.get_aligner()
-            return model_name(aligner.engine), aligner.family.name
+            return self.model_label(), self.get_aligner().family.name
         except MetaAlignerError:
-            return self.model or "embedded", self.family or ""
+            return self.model_label(), self.family or ""
+
+    def model_label(self) -> str:
+        """The name of the model, as far as it is known without loading anything."""
+        try:
+            return model_name(self.get_aligner().engine)
+        except MetaAlignerError:
+            return self.model or "embedded"
 
     def _report(self, alignment: Alignment) -> None:
+        telemetry.record(alignment)
         if self.on_edit is None:
             return
         try:
@@ -255,7 +295,7 @@ class ReplySettings(AlignerSettings):
             return text
         provenance = alignment.provenance(keep_original=self.keep_original)
         metadata = {**reply.response_metadata, METADATA_KEY: provenance}
-        return with_text(reply, text).model_copy(update={"response_metadata": metadata})
+        return with_text(reply, text, response_metadata=metadata)
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +14,36 @@ from langchain_core.callbacks import (
     CallbackManagerForChainRun,
 )
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
-from langchain_core.runnables import RunnableConfig, RunnableSerializable, ensure_config
+from langchain_core.runnables import (
+    Runnable,
+    RunnableConfig,
+    RunnableSerializable,
+    ensure_config,
+)
 from langchain_core.runnables.config import get_config_list
-from langchain_core.runnables.utils import ConfigurableFieldSpec
+from langchain_core.runnables.utils import ConfigurableField, ConfigurableFieldSpec
 from pydantic import ConfigDict
 
+from langchain_metaaligner.ahead import Ahead
 from langchain_metaaligner.aligner import Item, Objectives
 from langchain_metaaligner.alignment import METADATA_KEY, Alignment
 from langchain_metaaligner.capture import capture, install
-from langchain_metaaligner.chunks import Gathered, MessageWriter, TextWriter, as_chunk
+from langchain_metaaligner.chunks import Gathered, MessageWriter, TextWriter, UntilStopped, as_chunk
 from langchain_metaaligner.conversation import answer_text
-from langchain_metaaligner.errors import InputTypeError, MetaAlignerError, MissingContextError
+from langchain_metaaligner.errors import (
+    InputTypeError,
+    MetaAlignerError,
+    MissingContextError,
+)
+from langchain_metaaligner.hushing import hush_pipes
+from langchain_metaaligner.leaks import but_leaks, check_leak
 from langchain_metaaligner.preparing import NO_CONTEXT
 from langchain_metaaligner.replies import ReplySettings
-from langchain_metaaligner.streaming import EditRun, check_leak, hush_pipes
+from langchain_metaaligner.streaming import EditRun, listened_to, outside_runs
 
 Reply = AIMessage | str
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -122,6 +137,23 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
                 default=None,
             ),
         ]
+
+    def configurable_fields(self, **kwargs: Any) -> Any:
+        """Make fields configurable; the objectives are so already, under their own name.
+
+        Args:
+            **kwargs: Fields and what configures them.
+
+        Returns:
+            A runnable whose fields can be set by config.
+        """
+        given = kwargs.get("objectives")
+        if isinstance(given, ConfigurableField) and given.id == "objectives":
+            # LangChain refuses a key that is described twice.
+            del kwargs["objectives"]
+            if not kwargs:
+                return self
+        return super().configurable_fields(**kwargs)
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Edit one reply.
@@ -221,38 +253,64 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         async def one() -> AsyncIterator[Any]:
             yield input
 
-        async for piece in self.atransform(one(), config, **kwargs):
-            yield piece
+        edited: Any = self.atransform(one(), config, **kwargs)
+        async with aclosing(edited):
+            async for piece in edited:
+                yield piece
 
     def transform(
         self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """Edit a reply that arrives in pieces; as `stream`."""
-        yield from self._transform_stream_with_config(
-            input, self._transform, self._traced(config, kwargs), **kwargs
+        pieces = UntilStopped(input)
+        edited: Any = self._transform_stream_with_config(
+            pieces, self._transform, self._traced(config, kwargs), **kwargs
         )
+        with closing(edited), pieces:
+            for piece in edited:  # noqa: UP028 - the input is to stop before the run is closed
+                yield piece
 
     async def atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """Edit a reply that arrives in pieces without blocking the event loop; as `stream`."""
-        async for piece in self._atransform_stream_with_config(
+        edited: Any = self._atransform_stream_with_config(
             input, self._atransform, self._traced(config, kwargs), **kwargs
-        ):
-            yield piece
+        )
+        async with aclosing(edited):
+            async for piece in edited:
+                yield piece
+
+    def with_retry(
+        self, *, retry_if_exception_type: Any = (Exception,), **options: Any
+    ) -> Runnable[Any, Any]:
+        """Try again where an edit fails, as for any runnable; a `LeakError` is not repeated.
+
+        Args:
+            retry_if_exception_type: Kinds of errors, or a function that says of an error whether
+                to try again.
+            **options: As for any runnable.
+
+        Returns:
+            The runnable that tries again.
+        """
+        wanted = but_leaks(retry_if_exception_type)
+        return super().with_retry(retry_if_exception_type=wanted, **options)
 
     def _traced(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableConfig:
-        unknown = kwargs.keys() - {"objectives", "context"}
-        if unknown:
+        if kwargs and (unknown := kwargs.keys() - {"objectives", "context"}):
             msg = (
-                f"{type(self).__name__} takes no argument {sorted(unknown)[0]!r}; a call can be"
+                f"{type(self).__name__} takes no argument {min(unknown)!r}; a call can be"
                 " given objectives= and context=."
             )
             raise TypeError(msg)
-        config = ensure_config(config)
-        asked = kwargs.get("objectives") or config["configurable"].get("objectives")
-        config["metadata"] = {**config["metadata"], **self._trace_metadata(asked)}
-        return config
+        if config is None or "metadata" not in config:
+            config = ensure_config(config)
+        asked = kwargs.get("objectives")
+        if asked is None:
+            asked = (config.get("configurable") or {}).get("objectives")
+        metadata = {**(config.get("metadata") or {}), **self._trace_metadata(asked)}
+        return {**config, "metadata": metadata}
 
     def _traced_all(
         self,
@@ -268,28 +326,38 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         except MetaAlignerError:
             # Told where it is raised: inside the run, under the error policy.
             names = []
-        return {"metaaligner_objectives": names, "metaaligner_model": self.describe()[0]}
+        return {"metaaligner_objectives": names, "metaaligner_model": self.model_label()}
 
     def _read(
         self,
         input: Any,
         run_manager: Any,
         config: RunnableConfig,
-        objectives: Objectives | None,
-        context: Any,
+        given: Mapping[str, Any],
     ) -> _Call:
         configurable = config.get("configurable") or {}
-        asked = objectives if objectives is not None else configurable.get("objectives")
-        given = context if context is not None else configurable.get("context")
-        if context is None and isinstance(given, str):
-            warnings.warn(_BARE_CONTEXT, UserWarning, stacklevel=2)
+        asked = given.get("objectives")
+        if asked is None:
+            asked = configurable.get("objectives")
+        context = given.get("context")
+        if context is None:
+            context = configurable.get("context")
+            if isinstance(context, str):
+                warnings.warn(_BARE_CONTEXT, UserWarning, stacklevel=2)
         capture.mark_editing(run_manager.run_id)
-        reply, before = read_reply(input)
+        try:
+            reply, before = read_reply(input)
+        except InputTypeError as error:
+            if self.apply:
+                raise
+            logger.warning("Nothing was edited in shadow mode: %s", error)
+            return _Call(reply=input, in_state=False, asked=asked)
         call = _Call(reply=reply, in_state=before is not None, asked=asked)
         try:
             text = answer_text(reply)
             if not text.strip():
                 return call
+            wanted = self.wanted(asked)
             asked_of_model = capture.find(
                 run_manager.parent_run_id,
                 reply_id=reply.id if isinstance(reply, AIMessage) else None,
@@ -297,13 +365,14 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
             )
             if self.apply and self.on_leak == "raise":
                 check_leak(run_manager.handlers, config.get("metadata") or {}, asked_of_model)
-            if given is None:
-                given = before
-            if given is None:
+            if context is None:
+                # A state that holds the reply alone says nothing of what it answers.
+                context = before or None
+            if context is None:
                 if asked_of_model is None:
                     raise MissingContextError(NO_CONTEXT)
-                given = asked_of_model.messages
-            call.item = (given, text, self.wanted(asked))
+                context = asked_of_model.messages
+            call.item = (context, text, wanted)
         except Exception as error:  # noqa: BLE001 - the error policy decides
             call.made = error
         return call
@@ -313,11 +382,9 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         input: Any,
         run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
-        *,
-        objectives: Objectives | None = None,
-        context: Any = None,
+        **given: Any,
     ) -> Any:
-        call = self._read(input, run_manager, config, objectives, context)
+        call = self._read(input, run_manager, config, given)
         if (run := self._run(call, run_manager, config)) is not None:
             try:
                 call.made = run.align()
@@ -330,11 +397,9 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         input: Any,
         run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
-        *,
-        objectives: Objectives | None = None,
-        context: Any = None,
+        **given: Any,
     ) -> Any:
-        call = self._read(input, run_manager, config, objectives, context)
+        call = self._read(input, run_manager, config, given)
         if (run := self._run(call, run_manager, config)) is not None:
             try:
                 call.made = await run.aalign()
@@ -347,14 +412,13 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         inputs: list[Any],
         run_manager: list[CallbackManagerForChainRun],
         config: list[RunnableConfig],
-        *,
-        objectives: Objectives | None = None,
-        context: Any = None,
+        **given: Any,
     ) -> list[Any]:
-        calls = self._read_all(inputs, run_manager, config, objectives, context)
+        calls = self._read_all(inputs, run_manager, config, given)
         for group in _groups(calls, config):
             items = [call.item for call in group if call.item is not None]
-            made = self.get_aligner().align_batch(items, return_exceptions=True)
+            with outside_runs():
+                made = self.get_aligner().align_batch(items, return_exceptions=True)
             for call, result in zip(group, made, strict=True):
                 call.made = result
         for one, manager, own in zip(calls, run_manager, config, strict=True):
@@ -369,14 +433,13 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         inputs: list[Any],
         run_manager: list[AsyncCallbackManagerForChainRun],
         config: list[RunnableConfig],
-        *,
-        objectives: Objectives | None = None,
-        context: Any = None,
+        **given: Any,
     ) -> list[Any]:
-        calls = self._read_all(inputs, run_manager, config, objectives, context)
+        calls = self._read_all(inputs, run_manager, config, given)
         for group in _groups(calls, config):
             items = [call.item for call in group if call.item is not None]
-            made = await self.get_aligner().aalign_batch(items, return_exceptions=True)
+            with outside_runs():
+                made = await self.get_aligner().aalign_batch(items, return_exceptions=True)
             for call, result in zip(group, made, strict=True):
                 call.made = result
         for one, manager, own in zip(calls, run_manager, config, strict=True):
@@ -390,13 +453,12 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         inputs: list[Any],
         run_manager: Sequence[Any],
         config: Sequence[RunnableConfig],
-        objectives: Objectives | None,
-        context: Any,
+        given: Mapping[str, Any],
     ) -> list[_Call | Exception]:
         calls: list[_Call | Exception] = []
         for one, manager, own in zip(inputs, run_manager, config, strict=True):
             try:
-                calls.append(self._read(one, manager, own, objectives, context))
+                calls.append(self._read(one, manager, own, given))
             except Exception as error:  # noqa: BLE001 - one input must not take the others
                 calls.append(error)
         return calls
@@ -406,18 +468,18 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         inputs: Iterator[Any],
         run_manager: CallbackManagerForChainRun,
         config: RunnableConfig,
-        *,
-        objectives: Objectives | None = None,
-        context: Any = None,
+        **given: Any,
     ) -> Iterator[Any]:
         gathered = Gathered()
-        for piece in inputs:
-            gathered.add(piece)
-            if not self.apply and _is_piece(piece):
-                yield piece
+        with self._prefilling(gathered, run_manager, config, given) as prefill:
+            for piece in inputs:
+                gathered.add(piece)
+                prefill()
+                if not self.apply and _is_piece(piece):
+                    yield piece
         if gathered.empty:
             return
-        call = self._read(gathered.value, run_manager, config, objectives, context)
+        call = self._read(gathered.value, run_manager, config, given)
         run, writer = self._run(call, run_manager, config), self._writer(call)
         try:
             if run is not None and writer is None:
@@ -438,18 +500,18 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         inputs: AsyncIterator[Any],
         run_manager: AsyncCallbackManagerForChainRun,
         config: RunnableConfig,
-        *,
-        objectives: Objectives | None = None,
-        context: Any = None,
+        **given: Any,
     ) -> AsyncIterator[Any]:
         gathered = Gathered()
-        async for piece in inputs:
-            gathered.add(piece)
-            if not self.apply and _is_piece(piece):
-                yield piece
+        with self._prefilling(gathered, run_manager, config, given) as prefill:
+            async for piece in inputs:
+                gathered.add(piece)
+                prefill()
+                if not self.apply and _is_piece(piece):
+                    yield piece
         if gathered.empty:
             return
-        call = self._read(gathered.value, run_manager, config, objectives, context)
+        call = self._read(gathered.value, run_manager, config, given)
         run, writer = self._run(call, run_manager, config), self._writer(call)
         try:
             if run is not None and writer is None:
@@ -465,6 +527,47 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         for chunk in self._ending(call, writer):
             yield chunk
 
+    @contextmanager
+    def _prefilling(
+        self,
+        gathered: Gathered,
+        run_manager: Any,
+        config: RunnableConfig,
+        given: Mapping[str, Any],
+    ) -> Iterator[Callable[[], None]]:
+        """Prefill the edit's prompt while the reply arrives; call what it yields for each piece."""
+        ahead: Ahead | None = None
+        wanted = self.eager
+
+        def prefill() -> None:
+            nonlocal ahead, wanted
+            if not wanted:
+                return
+            reply = gathered.value
+            wanted = _is_piece(reply) and not getattr(reply, "tool_call_chunks", None)
+            if not wanted:  # a tool loop: what comes is no answer to edit
+                if ahead is not None:
+                    ahead.stop()
+            elif ahead is not None:
+                ahead.grow(answer_text(reply))
+            elif answer_text(reply).strip():
+                wanted = False
+                # Whatever is wrong, the edit itself will tell.
+                with suppress(Exception):
+                    aligner = self.get_aligner()
+                    if not hasattr(aligner.engine, "warm"):
+                        return
+                    call = self._read(reply, run_manager, config, given)
+                    if call.item is not None:
+                        context, _, objectives = call.item
+                        ahead, wanted = Ahead(aligner, context, objectives), True
+
+        try:
+            yield prefill
+        finally:
+            if ahead is not None:
+                ahead.stop()
+
     def _listened_to(self, run_manager: Any) -> bool:
         # In shadow mode the policy streams for itself, and the edit is for nobody's eyes.
         return self.apply and any(one is not capture for one in run_manager.handlers)
@@ -472,13 +575,19 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
     def _run(self, call: _Call, run_manager: Any, config: RunnableConfig) -> EditRun | None:
         if call.item is None:
             return None
-        return EditRun(
+        reply, heard = call.reply, self._listened_to(run_manager)
+        run = EditRun(
             self.get_aligner(),
             call.item,
-            reply_id=call.reply.id if isinstance(call.reply, AIMessage) else None,
-            config=config if self._listened_to(run_manager) else None,
+            reply_id=reply.id if isinstance(reply, AIMessage) else None,
+            config=config if heard else None,
             made=call.made,
         )
+        streams = heard and listened_to(run_manager.handlers)
+        if streams and isinstance(reply, AIMessage) and not reply.id:
+            # Without an id its consumer would get it twice: in pieces, and whole.
+            call.reply = reply.model_copy(update={"id": run.message_id})
+        return run
 
     def _run_to_show(
         self, call: _Call | Exception, run_manager: Any, config: RunnableConfig
@@ -512,7 +621,7 @@ class MetaAlignerRunnable(ReplySettings, RunnableSerializable[Any, Any]):
         settled = self._settled(call)
         if writer is not None:
             yield from writer.end(settled)
-        elif self.apply or call.in_state or type(settled) is AIMessage:
+        elif self.apply or not _is_piece(settled):
             yield as_chunk(settled, settled.content) if type(settled) is AIMessage else settled
         elif isinstance(settled, AIMessageChunk) and METADATA_KEY in settled.response_metadata:
             # The reply itself has gone out already, as it came.

@@ -36,6 +36,18 @@ class AlignerSettings(BaseModel):
     system: Literal["first_turn"] | None = Field(
         default=None, description="Whether system messages join the first human turn."
     )
+    keep_above: float | None = Field(
+        default=None,
+        le=0.0,
+        description=(
+            "Agreement (mean log-probability of the answer's tokens) from which on the answer stays"
+            " as it is, with no decoding."
+        ),
+    )
+    eager: bool = Field(
+        default=True,
+        description="Whether streams prefill context and answer while the policy writes.",
+    )
     dtype: Any = Field(default=None, description="Format of the weights; None suits the device.")
     device_map: Any = Field(default=None, description="Where the weights go.")
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
@@ -46,15 +58,37 @@ class AlignerSettings(BaseModel):
     quantization_config: Any = Field(default=None, description="How to quantise the weights.")
     max_memory: dict[Any, Any] | None = Field(default=None, description="Memory by device.")
     offload_folder: str | None = Field(default=None, description="Where to offload weights.")
+    prefix_cache_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="Most bytes of what is kept of prompts' beginnings; None suits the device.",
+    )
+    max_queue: int | None = Field(
+        default=None,
+        gt=0,
+        description="Edits that may wait before others get OverloadedError; None is 256.",
+    )
     model_kwargs: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments for `from_pretrained`."
     )
 
     def load_options(self) -> dict[str, Any]:
         """The options that say which weights to load and how, without those left alone."""
-        ours = {"engine", "family", "max_new_tokens", "temperature", "timeout", "system", "model"}
+        ours = {
+            "eager",
+            "engine",
+            "family",
+            "keep_above",
+            "max_new_tokens",
+            "model",
+            "system",
+            "temperature",
+            "timeout",
+        }
+        given = {name: getattr(self, name) for name in AlignerSettings.model_fields}
         return {
-            name: getattr(self, name)
-            for name in AlignerSettings.model_fields
-            if name not in ours and getattr(self, name) not in (None, False, {})
+            name: value
+            for name, value in given.items()
+            # Not `in`: 0 bytes of cache are an option, and 0 is equal to False.
+            if name not in ours and value is not None and value is not False and value != {}
         }

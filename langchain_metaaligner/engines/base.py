@@ -25,6 +25,8 @@ class Request:
         temperature: 0 decodes greedily.
         deadline: Time of `time.monotonic()` at which the work must stop with `EditTimeout`, in
             seconds; `None` for no limit.
+        keep_above: Agreement from which on the draft itself is the edit, with nothing decoded:
+            one pass, of the whole draft, decides. `None` never keeps it so.
         templated: The prompt was written by the model's chat template, so its control tokens
             are meant as such and no beginning-of-text token is to be added. Otherwise the
             prompt is plain text in which nothing counts as a control token.
@@ -36,6 +38,7 @@ class Request:
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
     deadline: float | None = None
+    keep_above: float | None = None
     templated: bool = False
 
 
@@ -68,8 +71,11 @@ class Engine(Protocol):
     strings that its tokenizer reads as control tokens), `apply_chat_template(messages) -> str`
     (for the `instruct` family; `messages` are dicts with `role` and `content`), `name: str` (what
     records call the model), `family_hint: str | None` (the checkpoint's prompt family, where it
-    is known), `keeps_deadlines: bool` (the engine itself stops at a request's deadline), `load()`
-    and `close()`. A generator returned by `stream` may return the whole `Edit` when it ends.
+    is known), `keeps_deadlines: bool` (the engine itself stops at a request's deadline),
+    `edit_each(requests)` and `aedit_each(requests)` (as `edit` and `aedit`, which they go before,
+    but with an error of this package in the place of each edit that failed), `warm(prompt)`
+    (prefill what a prompt will begin with), `load()` and `close()`. A generator returned by
+    `stream` may return the whole `Edit` when it ends.
     """
 
     def edit(self, requests: Sequence[Request]) -> list[Edit]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import queue
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Awaitable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from langchain_metaaligner.engines.base import Edit, Engine, Request
@@ -27,6 +28,8 @@ def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Exception]:
     """
     try:
         with _errors_of_ours():
+            if (each := getattr(engine, "edit_each", None)) is not None:
+                return list(each(requests))
             return [*_checked(_edit_in_time(engine, requests), len(requests))]
     except Exception as error:  # noqa: BLE001 - becomes the items' own error
         if not _worth_single_calls(error, requests):
@@ -38,6 +41,8 @@ async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Exce
     """Make edits without blocking the event loop; as `edit`."""
     try:
         with _errors_of_ours():
+            if (each := getattr(engine, "aedit_each", None)) is not None:
+                return list(await each(requests))
             return [*_checked(await _aedit_in_time(engine, requests), len(requests))]
     except Exception as error:  # noqa: BLE001 - becomes the items' own error
         if not _worth_single_calls(error, requests):
@@ -59,7 +64,8 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
         The whole edit.
 
     Raises:
-        EditTimeout: The request's deadline has passed; seen between pieces.
+        EditTimeout: The request's deadline has passed; an engine that keeps no deadlines is left
+            alone in its thread.
         EngineError: The engine failed.
     """
     if not hasattr(engine, "stream"):
@@ -72,6 +78,8 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
     texts: list[str] = []
     with _errors_of_ours():
         pieces = iter(engine.stream(request))
+        if request.deadline is not None and not getattr(engine, "keeps_deadlines", False):
+            pieces = _PiecesInTime(pieces, request.deadline)
     try:
         while True:
             with _errors_of_ours():
@@ -91,6 +99,49 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
         close = getattr(pieces, "close", None)
         if close is not None:
             close()
+
+
+class _PiecesInTime(Iterator[str]):
+    """The pieces of a stream that knows no deadlines, made in a thread that can be left alone.
+
+    Args:
+        pieces: The engine's stream.
+        deadline: Time of `time.monotonic()` at which nobody waits for it any more.
+    """
+
+    def __init__(self, pieces: Iterator[str], deadline: float) -> None:
+        self._pieces, self._deadline = pieces, deadline
+        self._context = contextvars.copy_context()
+        self._wanted: queue.SimpleQueue[Future[str] | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._work, name="metaaligner-stream", daemon=True)
+        self._worker.start()
+
+    def __next__(self) -> str:
+        made: Future[str] = Future()
+        self._wanted.put(made)
+        try:
+            return made.result(max(0.0, self._deadline - time.monotonic()))
+        except TimeoutError:
+            if made.done():
+                raise
+            raise EditTimeout(_TOO_SLOW) from None
+
+    def close(self) -> None:
+        """Close the engine's stream, now or, where it is busy past its deadline, after that."""
+        self._wanted.put(None)
+        self._worker.join(max(0.0, self._deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while (made := self._wanted.get()) is not None:
+            try:
+                made.set_result(self._context.run(next, self._pieces))
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+                made.set_exception(error)
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            # Nobody is left whom an error would tell anything.
+            with suppress(Exception):
+                self._context.run(close)
 
 
 def _edit_in_time(engine: Engine, requests: Sequence[Request]) -> list[Edit]:
@@ -125,13 +176,31 @@ async def _aedit_in_time(engine: Engine, requests: Sequence[Request]) -> list[Ed
     deadline = _soonest(requests)
     if deadline is None or getattr(engine, "keeps_deadlines", False):
         return await work
+    # Cancelled, an engine may take its time or not listen at all: nobody waits for that either.
+    task = asyncio.ensure_future(_ours(work))
     try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())) as limit:
-            return await work
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        raise EditTimeout(_TOO_SLOW) from None
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+    if not done:
+        task.cancel()
+        task.add_done_callback(_forget)
+        raise EditTimeout(_TOO_SLOW)
+    return task.result()
+
+
+async def _ours(work: Awaitable[list[Edit]]) -> list[Edit]:
+    # Inside the task: SystemExit would go around whoever waits for it, to the loop.
+    with _errors_of_ours():
+        return await work
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    # An error that is never looked at makes asyncio complain when the task is collected.
+    if not task.cancelled():
+        task.exception()
 
 
 def _soonest(requests: Sequence[Request]) -> float | None:
@@ -158,17 +227,26 @@ def _checked(edits: Any, count: int) -> list[Edit]:
 def _errors_of_ours() -> Iterator[None]:
     try:
         yield
-    except (MetaAlignerError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except asyncio.CancelledError:
+    except (MetaAlignerError, KeyboardInterrupt):
         raise
     except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+            raise
         # Anything outside Exception would take the place of every item of LangChain's batch.
         msg = (
             f"The engine failed: {type(error).__name__}: {error}. The answer was not edited; the"
             " cause stands above, and on_error says what becomes of such answers."
         )
         raise EngineError(msg) from error
+
+
+def _is_being_cancelled() -> bool:
+    """Whether somebody cancels the task we are in; an engine may raise the same on its own."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 _TOO_SLOW = (

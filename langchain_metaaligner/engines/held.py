@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from langchain_metaaligner import checkpoints
-from langchain_metaaligner.engines.loading import load_timed, warn_of_strays
+from langchain_metaaligner.engines.batching import Limits, Queue
+from langchain_metaaligner.engines.decoding import Decoder
 from langchain_metaaligner.engines.options import LoadOptions
+from langchain_metaaligner.engines.packing import input_device
+from langchain_metaaligner.engines.placing import warn_of_strays
+from langchain_metaaligner.engines.prefixes import PrefixCache
 from langchain_metaaligner.engines.sources import Source, find_source
 from langchain_metaaligner.engines.tokenizing import TextCodec
 from langchain_metaaligner.engines.watching import Watch
@@ -25,7 +31,9 @@ CLOSED = (
     "This engine was closed. Ask load_engine for a new one; close() belongs at the very end of an"
     " owner's work."
 )
-_WORKERS = 32
+_WORKERS = 64
+_PREFIXES_ON_CPU = 128 << 20
+_PREFIXES_ON_ACCELERATORS = 1 << 30
 
 
 class Held:
@@ -37,18 +45,18 @@ class Held:
 
     Attributes:
         name: The same name.
-        running: Held by whoever runs the model.
     """
 
     def __init__(self, name: str, options: LoadOptions) -> None:
         self.name = name
-        self.running = threading.Lock()
         self._options = options
         self._loading = threading.Lock()
         self._source: Source | None = None
+        self._said: Mapping[str, Any] | None = None
         self._config: Any = None
         self._codec: TextCodec | None = None
         self._model: Any = None
+        self._queue: Queue | None = None
         self._closed = False
 
     @property
@@ -62,8 +70,12 @@ class Held:
     @property
     def said(self) -> Mapping[str, Any]:
         """The configuration as its file has it."""
-        with self._loading:
-            return self._read_config().said()
+        said = self._said
+        if said is None:
+            with self._loading:
+                self._read_config()
+                said = self._said
+        return said or {}
 
     @property
     def codec(self) -> TextCodec:
@@ -93,6 +105,21 @@ class Held:
             watch.check("the model was being loaded")
         return model
 
+    def queue(self, watch: Watch | None = None) -> Queue:
+        """The queue of the model, which is loaded where it isn't yet.
+
+        Args:
+            watch: Ends the wait for another thread's loading.
+
+        Returns:
+            The one queue of all who share the model.
+        """
+        self.model(watch)
+        queue = self._queue
+        if queue is None:  # closed meanwhile
+            raise EngineError(CLOSED)
+        return queue
+
     @cached_property
     def workers(self) -> ThreadPoolExecutor:
         """Threads that wait for edits in place of an event loop."""
@@ -101,7 +128,7 @@ class Held:
     def close(self) -> None:
         """Let go of everything; work that is under way keeps the weights until it ends."""
         self._closed = True
-        self._model = self._codec = self._config = self._source = None
+        self._model = self._queue = self._codec = self._config = self._source = None
         if "workers" in self.__dict__:
             self.workers.shutdown(wait=False)
         if torch.cuda.is_available():  # pragma: no cover
@@ -114,6 +141,7 @@ class Held:
         if source is None:
             source = self._source = find_source(self.name, self._options)
         if self._config is None:
+            self._said = source.said()
             self._config = source.config()
         return source
 
@@ -129,10 +157,24 @@ class Held:
         self._read_codec()
         if self.name == checkpoints.EMBEDDED:
             logger.warning(checkpoints.embedded_notice())
-        model = load_timed(self.name, partial(source.model, self._config))
+        start = time.monotonic()
+        model = source.model(self._config)
+        logger.info("Loaded %s in %.1f s.", self.name, time.monotonic() - start)
         warn_of_strays(self.name, model)
         model.eval()
         if self._closed:  # meanwhile; nobody would free it again
             raise EngineError(CLOSED)
+        self._queue = self._new_queue(model)
         self._model = model
         return model
+
+    def _new_queue(self, model: Any) -> Queue:
+        on_cpu = input_device(model).type == "cpu"
+        limits = Limits(waiting=self._options.max_queue)
+        if not on_cpu:  # pragma: no cover
+            # not run here: needs a GPU
+            limits = replace(limits, rows=128, piece=8192, prompts=8192)
+        held = self._options.prefix_cache_bytes
+        if held is None:
+            held = _PREFIXES_ON_CPU if on_cpu else _PREFIXES_ON_ACCELERATORS
+        return Queue(Decoder(model), PrefixCache(held), limits)

@@ -11,7 +11,7 @@ from langchain_metaaligner.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # Everything small that a configuration or a tokenizer may be read from; never *.py.
 _DESCRIPTION = (
     "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json",
@@ -19,9 +19,23 @@ _DESCRIPTION = (
     "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "vocab.txt",
     "tekken.json",
 )  # fmt: skip
-_SAFETENSORS = re.compile(r"(model|adapter_model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_NOTHING = re.compile(r"(?!)")
+_SAFETENSORS = {
+    "description": _NOTHING,
+    "weights": re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"),
+    "adapter": re.compile(r"adapter_model\.safetensors"),
+}
 _PATIENCE = 20.0  # seconds for the hub to answer
-_PICKLES = re.compile(r"(pytorch_model|adapter_model)(-\d+-of-\d+)?\.bin(\.index\.json)?")
+_PICKLES = {
+    "description": _NOTHING,
+    "weights": re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?"),
+    "adapter": re.compile(r"adapter_model\.bin"),
+}
+_KEPT = {
+    "description": ((),),
+    "weights": (("model*.safetensors*",), ("pytorch_model*.bin*",)),
+    "adapter": (("adapter_model.safetensors",), ("adapter_model.bin",)),
+}
 
 
 class HubFiles:
@@ -67,9 +81,9 @@ class HubFiles:
         Raises:
             CheckpointError: They can't be had.
         """
-        return self._folder or self._download(weights=False)
+        return self._folder or self._download("description")
 
-    def everything(self) -> Path:
+    def weights(self) -> Path:
         """Bring the weights too.
 
         Returns:
@@ -78,18 +92,29 @@ class HubFiles:
         Raises:
             CheckpointError: They can't be had.
         """
-        return self._folder or self._download(weights=True)
+        return self._folder or self._download("weights")
 
-    def _download(self, *, weights: bool) -> Path:
+    def adapter(self) -> Path:
+        """Bring an adapter and what describes it.
+
+        Returns:
+            The folder that all files are in.
+
+        Raises:
+            CheckpointError: They can't be had.
+        """
+        return self._folder or self._download("adapter")
+
+    def _download(self, part: str) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
             listed = None if self._options.local_files_only else self._listing()
             if listed is None:
-                return self._kept(weights=weights)
+                return self._kept(part)
             revision, sizes = listed
-            wanted = _wanted(sizes, weights=weights)
-            if weights:
+            wanted = _wanted(sizes, part)
+            if part != "description":
                 self._announce(revision, {name: sizes[name] for name in wanted})
             return Path(
                 snapshot_download(
@@ -103,12 +128,14 @@ class HubFiles:
         except Exception as error:  # huggingface_hub's own, its HTTP library's, the disk's
             raise CheckpointError(self._advice(error)) from error
 
-    def _kept(self, *, weights: bool) -> Path:
+    def _kept(self, part: str) -> Path:
         """The folder of what was downloaded before; no connection is tried."""
         from huggingface_hub import snapshot_download
 
-        def kept(*patterns: str) -> Path:
-            return Path(
+        # A repository may list pickles that nobody downloaded because it has safetensors too, so
+        # both can't be asked for at once.
+        for patterns in _KEPT[part]:
+            folder = Path(
                 snapshot_download(
                     self.name,
                     revision=self._revision or self._options.revision,
@@ -117,14 +144,9 @@ class HubFiles:
                     local_files_only=True,
                 )
             )
-
-        if not weights:
-            return kept()
-        # A repository may list pickles that nobody downloaded because it has safetensors too.
-        folder = kept("*.safetensors", "*.safetensors.index.json")
-        if any(folder.glob("*.safetensors")):
-            return folder
-        return kept("pytorch_model*.bin*", "adapter_model*.bin")
+            if any(any(folder.glob(pattern)) for pattern in patterns):
+                break
+        return folder
 
     def _listing(self) -> tuple[str, dict[str, int]] | None:
         """The commit and its files with their sizes; `None` where the hub is out of reach."""
@@ -206,10 +228,9 @@ class HubFiles:
         )
 
 
-def _wanted(names: dict[str, int], *, weights: bool) -> list[str]:
-    """The files of a repository that loading it takes."""
-    wanted = [name for name in names if name in _DESCRIPTION]
-    if weights:
-        safe = [name for name in names if _SAFETENSORS.fullmatch(name)]
-        wanted += safe or [name for name in names if _PICKLES.fullmatch(name)]
-    return wanted
+def _wanted(names: dict[str, int], part: str) -> list[str]:
+    """The files of a repository that loading a part of it takes."""
+    safe = [name for name in names if _SAFETENSORS[part].fullmatch(name)]
+    return [name for name in names if name in _DESCRIPTION] + (
+        safe or [name for name in names if _PICKLES[part].fullmatch(name)]
+    )

@@ -1,21 +1,21 @@
-"""Reads a checkpoint's folder: configuration, tokenizer, weights, adapter."""
+"""Reads a checkpoint's folder: configuration, tokenizer, weights."""
 
 from __future__ import annotations
 
 import json
 import logging
 import pickle
-import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from langchain_metaaligner.engines import memory
 from langchain_metaaligner.engines.hub import HubFiles
 from langchain_metaaligner.engines.options import LoadOptions
+from langchain_metaaligner.engines.placing import choose_device_map, choose_dtype
+from langchain_metaaligner.engines.quoting import first_line
 from langchain_metaaligner.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class CheckpointFiles:
             )
         except Exception as error:
             code = "auto_map" in said
-            message = f"The config.json of {self.name} can't be used: {_first_line(error)} " + (
+            message = f"The config.json of {self.name} can't be used: {first_line(error)} " + (
                 "It wants to run code of its own, and code that comes with a checkpoint is never"
                 " run. Use a checkpoint whose architecture is part of transformers."
                 if code
@@ -105,7 +105,7 @@ class CheckpointFiles:
         Raises:
             CheckpointError: They are missing, damaged, incomplete or too large.
         """
-        folder = self._files.everything()
+        folder = self._files.weights()
         _check_weights(self.name, folder)
         dtype = choose_dtype(self._options.dtype)
         quantization = self._options.quantization_config or getattr(
@@ -205,147 +205,10 @@ def read_tokenizer(folder: Path, name: str) -> Any:
         )
     except Exception as error:
         message = (
-            f"The tokenizer of {name} can't be read: {_first_line(error)} Expected a tokenizer.json"
+            f"The tokenizer of {name} can't be read: {first_line(error)} Expected a tokenizer.json"
             " beside config.json; save the tokenizer into the checkpoint's folder."
         )
         raise CheckpointError(message) from error
-
-
-def apply_adapter(model: Any, adapter: str, options: LoadOptions) -> Any:
-    """Put a PEFT adapter on a model, for good where its weights allow that.
-
-    Args:
-        model: The base model.
-        adapter: Folder or hub id of the adapter.
-        options: Token and cache; the revision is the base's and not used here.
-
-    Returns:
-        The model with the adapter in it.
-
-    Raises:
-        CheckpointError: It can't be had, or does not belong to such a model.
-    """
-    try:
-        from peft import PeftConfig, PeftModel
-    except ImportError as error:
-        message = (
-            "An adapter needs the package peft:"
-            ' pip install "langchain-metaaligner[embedded]", or pip install peft'
-        )
-        raise CheckpointError(message) from error
-    folder = HubFiles(adapter, options, revision="main").everything()
-    if not (folder / "adapter_config.json").is_file():
-        message = (
-            f"{adapter!r} is no adapter: it has no adapter_config.json. Give the folder that PEFT"
-            " saved, or use it as model=... if it is a whole checkpoint."
-        )
-        raise CheckpointError(message)
-    try:
-        prompts = PeftConfig.from_pretrained(str(folder)).is_prompt_learning
-        if prompts:
-            return _refuse_prompts(adapter)
-        with warnings.catch_warnings():
-            # peft asks transformers for things under names that are on their way out.
-            warnings.simplefilter("ignore", FutureWarning)
-            adapted = PeftModel.from_pretrained(model, str(folder))
-        if getattr(model, "is_quantized", False):
-            return adapted.get_base_model()  # its layers are in the model, beside the weights
-        return adapted.merge_and_unload()
-    except CheckpointError:
-        raise
-    except Exception as error:
-        message = (
-            f"The adapter {adapter!r} can't be put on this model: {_first_line(error)}"
-            " Expected one that was trained on this very base."
-        )
-        raise CheckpointError(message) from error
-
-
-def _refuse_prompts(adapter: str) -> NoReturn:
-    message = (
-        f"{adapter!r} is a prompt-learning adapter, which can't become part of a model."
-        " Use one that changes the weights, such as LoRA."
-    )
-    raise CheckpointError(message)
-
-
-def choose_dtype(dtype: str) -> torch.dtype:
-    """Say what `auto` means here.
-
-    Args:
-        dtype: A name of a torch type, or `auto`.
-
-    Returns:
-        bfloat16 on an accelerator, float32 on a CPU; else the named one.
-
-    Raises:
-        CheckpointError: There is no such floating-point type.
-    """
-    if dtype == "auto":
-        # not run here: needs a GPU
-        if torch.accelerator.is_available():  # pragma: no cover
-            return torch.bfloat16
-        return torch.float32
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        message = (
-            f"There is no dtype {dtype!r} to load weights in; expected 'auto', 'bfloat16',"
-            " 'float16' or 'float32'. For fewer bits use quantization_config=..."
-        )
-        raise CheckpointError(message)
-    return found
-
-
-def choose_device_map(device_map: Any) -> Any:
-    """Say what `auto` means here.
-
-    Args:
-        device_map: As transformers takes it.
-
-    Returns:
-        The same; without an accelerator `auto` is the CPU, and never a disk that nobody named.
-    """
-    if device_map == "auto" and not torch.accelerator.is_available():
-        return {"": "cpu"}
-    return device_map
-
-
-def warn_of_strays(name: str, model: Any) -> None:
-    """Name the layers that accelerate has placed off the accelerator, where they are slow.
-
-    Args:
-        name: The checkpoint, for the message.
-        model: The loaded model.
-    """
-    placed: Mapping[str, Any] = getattr(model, "hf_device_map", None) or {}
-    strays = [
-        f"{layer or 'all'} on {place}"
-        for layer, place in placed.items()
-        if str(place) in ("cpu", "disk")
-    ]
-    if strays and len(strays) < len(placed):
-        logger.warning(
-            "Not all of %s fits on the accelerator, so edits will be slow: %s. A smaller dtype, a"
-            " quantization_config or a smaller checkpoint would fit.",
-            name,
-            ", ".join(strays),
-        )
-
-
-def load_timed(name: str, load: Any) -> Any:
-    """Load and say how long it took.
-
-    Args:
-        name: The checkpoint, for the message.
-        load: Does it.
-
-    Returns:
-        What `load` returns.
-    """
-    start = time.monotonic()
-    loaded = load()
-    logger.info("Loaded %s in %.1f s.", name, time.monotonic() - start)
-    return loaded
 
 
 def _check_causal(name: str, config: Any, architectures: Any) -> None:
@@ -408,7 +271,7 @@ def _no_config(name: str, folder: Path) -> str:
 
 
 def _cant_read(name: str, error: Exception) -> str:
-    said = _first_line(error)
+    said = first_line(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return (
             f"Memory ran out while loading {name}: {said} Take a smaller checkpoint,"
@@ -426,10 +289,3 @@ def _cant_read(name: str, error: Exception) -> str:
         f"The weights of {name} can't be read: {said} Download them again, or check that"
         " config.json belongs to them."
     )
-
-
-def _first_line(error: Exception) -> str:
-    """The beginning of what another library says, as one sentence."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    line = line or type(error).__name__
-    return line if line.endswith((".", "!", "?")) else f"{line}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,17 +16,17 @@ import torch
 
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.base import Edit, Request
-from langchain_metaaligner.engines.generating import Row, generate
+from langchain_metaaligner.engines.decoding import Row, costs_for
+from langchain_metaaligner.engines.drafting import CPU_FLOAT32, Drafter
 from langchain_metaaligner.engines.held import CLOSED, Held
 from langchain_metaaligner.engines.options import LoadOptions, normal_name
+from langchain_metaaligner.engines.quoting import first_line
 from langchain_metaaligner.engines.shared import Registry
-from langchain_metaaligner.engines.tokenizing import OutputText
+from langchain_metaaligner.engines.tokenizing import OutputText, common_start
 from langchain_metaaligner.engines.watching import Cancelled, EditStream, Watch
 from langchain_metaaligner.errors import EngineError, MetaAlignerError
 
-_MAX_ROWS = 8
-_MAX_TOKENS = 16384
-"""Most rows, and most tokens with padding and room for the edits, in one forward pass."""
+_UNSURE = 4  # tokens at the end of a growing text that the next ones may change
 
 
 _shared: Registry[Held] = Registry()
@@ -34,9 +35,10 @@ _shared: Registry[Held] = Registry()
 class LocalEngine:
     """A checkpoint of transformers, run in this process.
 
-    All engines with the same model and settings share the weights, and so a lock: one of them
-    runs the model at a time. Each has one share; the weights go when every engine that shares
-    them was closed or forgotten. After `close()` an engine raises `EngineError`.
+    All engines with the same model and settings share the weights and the queue in which edits
+    wait for the next pass, which is made for all of them. Each has one share; the weights go when
+    every engine that shares them was closed or forgotten. After `close()` an engine raises
+    `EngineError`.
 
     Edits are greedy unless a request has a temperature. Nothing is taken from the checkpoint's
     own generation settings but its end tokens.
@@ -175,7 +177,7 @@ class LocalEngine:
     # -- edits ------------------------------------------------------------------------------
 
     def edit(self, requests: Sequence[Request]) -> list[Edit]:
-        """Make all edits, in rows of similar length.
+        """Make all edits, together with those that others wait for.
 
         Args:
             requests: What to edit.
@@ -187,8 +189,9 @@ class LocalEngine:
             CheckpointError: The weights can't be had or used.
             EditTimeout: The first of the requests' deadlines has passed; all edits are lost.
             EngineError: A prompt doesn't fit, or the model failed.
+            OverloadedError: Too many edits wait already.
         """
-        return self._edit(requests, Watch(requests))
+        return _all(self._each(requests, Watch(requests)))
 
     async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
         """Make all edits in a thread; cancelling stops the model within one forward pass.
@@ -203,20 +206,34 @@ class LocalEngine:
             CheckpointError: The weights can't be had or used.
             EditTimeout: The first of the requests' deadlines has passed; all edits are lost.
             EngineError: A prompt doesn't fit, or the model failed.
+            OverloadedError: Too many edits wait already.
         """
-        watch = Watch(requests)
-        work = partial(contextvars.copy_context().run, self._edit, requests, watch)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._held.workers, work)
-        except asyncio.CancelledError:
-            watch.cancel()
-            raise
+        return _all(await self._aeach(requests, Watch(requests)))
+
+    def edit_each(self, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
+        """Make edits; what goes wrong with one of them leaves the others alone.
+
+        Args:
+            requests: What to edit, each with a deadline of its own.
+
+        Returns:
+            An edit or its error for each request, in order.
+
+        Raises:
+            CheckpointError: The weights can't be had or used.
+            OverloadedError: Too many edits wait already.
+        """
+        return self._each(requests, Watch.longest(requests))
+
+    async def aedit_each(self, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
+        """Make edits in a thread; as `edit_each`."""
+        return await self._aeach(requests, Watch.longest(requests))
 
     def stream(self, request: Request) -> EditStream:
         """Make one edit, and hand its text out as it is made.
 
-        The model runs only while a piece is asked for, so a reader who stops reading stops the
-        work, and other edits go on between two pieces.
+        The model works for this edit only while a piece is asked for, so a reader who stops
+        reading stops the work, and other edits go on between two pieces.
 
         Args:
             request: What to edit.
@@ -226,65 +243,123 @@ class LocalEngine:
             `close()` may be called from any thread, also while a piece is being made.
         """
         watch = Watch([request])
-        return EditStream(self._stream(request, watch), watch.cancel)
+        return EditStream(self._stream(request, watch), watch)
 
-    def _edit(self, requests: Sequence[Request], watch: Watch) -> list[Edit]:
+    def warm(self, prompt: str, *, templated: bool = False, gone: threading.Event | None = None) -> None:
+        """Prefill what a prompt will begin with, so that the edit finds it done.
+
+        Args:
+            prompt: The beginning. Its last tokens are left out: they may change with what follows.
+            templated: As in a `Request`.
+            gone: Set when nobody wants it any more.
+
+        Raises:
+            Cancelled: Nobody wanted it any more.
+            CheckpointError: The weights can't be had or used.
+            EngineError: The model failed.
+            OverloadedError: Too many edits wait already.
+        """
+        watch = Watch(gone=gone)
+        held = self._held
+        with _as_engine_errors(held.name):
+            queue = held.queue(watch)
+            tokens = held.codec.encode(prompt, templated=templated)[:-_UNSURE]
+            if not queue.keeps_prefixes or not 0 < len(tokens) < self.window:
+                return
+            row = Row.ahead(tokens, OutputText(held.codec, ()), Drafter((), CPU_FLOAT32, 0))
+            queue.run([row], watch)
+            if row.error is not None:
+                raise row.error
+
+    async def _aeach(
+        self, requests: Sequence[Request], watch: Watch
+    ) -> list[Edit | MetaAlignerError]:
+        work = partial(contextvars.copy_context().run, self._each, requests, watch)
+        try:
+            # The thread keeps the deadline too, but only once it has begun: all may be taken.
+            async with asyncio.timeout(watch.left()):
+                return await asyncio.get_running_loop().run_in_executor(self._held.workers, work)
+        except TimeoutError:
+            watch.cancel()
+            error = watch.too_late("the edit was waited for")
+            raise error from None
+        except asyncio.CancelledError:
+            watch.cancel()
+            raise
+
+    def _each(self, requests: Sequence[Request], watch: Watch) -> list[Edit | MetaAlignerError]:
         if not requests:
             return []
         held = self._held
         watch.check("it had not yet begun")
         with _as_engine_errors(held.name):
-            model = held.model(watch)
-            rows = [self._row(request) for request in requests]
-            with watch.holding(held.running, "another edit was being made"):
-                for batch in _batches(rows):
-                    watch.check()
-                    for _ in generate(model, batch, **self._tokens(model)):
-                        if any(row.finish is None for row in batch):
-                            watch.check()
-            return [row.edit() for row in rows]
+            queue = held.queue(watch)
+            made = [self._row_or_error(request) for request in requests]
+            queue.run([row for row in made if isinstance(row, Row)], watch)
+        return [_edit_or_error(held.name, row) for row in made]
 
     def _stream(self, request: Request, watch: Watch) -> Generator[str, None, Edit]:
         held = self._held
         watch.check("it had not yet begun")
         with _as_engine_errors(held.name):
-            model = held.model(watch)
+            queue = held.queue(watch)
             row = self._row(request)
-            passes = generate(model, [row], **self._tokens(model))
             while row.finish is None:
-                with watch.holding(held.running, "another edit was being made"):
-                    next(passes)
-                if row.piece:
-                    yield row.piece
+                queue.run([row], watch, lambda row: bool(row.piece or row.finish))
+                if row.error is not None:
+                    raise row.error
+                piece, row.piece = row.piece, ""
+                if piece:
+                    yield piece
             return row.edit()
 
+    def _row_or_error(self, request: Request) -> Row | MetaAlignerError:
+        try:
+            return self._row(request)
+        except MetaAlignerError as error:
+            return error
+
     def _row(self, request: Request) -> Row:
-        codec = self._held.codec
+        held, model = self._held, self._held.model()
+        codec, draft = held.codec, request.draft
         prompt = codec.encode(request.prompt, templated=request.templated)
-        return Row.start(request, prompt, OutputText(codec, request.stop), self.window)
-
-    def _tokens(self, model: Any) -> dict[str, Any]:
-        codec = self._held.codec
+        spellings = codec.spellings(draft) if draft else []
         own = getattr(model, "generation_config", None)
-        ends = codec.end_ids(
-            getattr(self.config, "eos_token_id", None), getattr(own, "eos_token_id", None)
+        row = Row.start(
+            request,
+            prompt,
+            OutputText(codec, request.stop, draft, spellings),
+            Drafter(spellings, costs_for(model), len(prompt), whole=request.keep_above is not None),
+            window=self.window,
+            ends=codec.end_ids(
+                getattr(self.config, "eos_token_id", None), getattr(own, "eos_token_id", None)
+            ),
         )
-        return {"ends": ends, "pad": codec.pad_id(ends)}
+        # What a later prompt may begin with, too: all that comes before the answer.
+        place = request.prompt.rfind(draft) if draft else -1
+        if place > 0:
+            before = codec.encode(request.prompt[:place], templated=request.templated)
+            row.shared = common_start(before, prompt)
+        return row
 
 
-def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Rows of similar length together, so that little of a pass goes to padding."""
-    batch: list[Row] = []
-    room = 0
-    for row in sorted(rows, key=lambda row: len(row.prompt)):
-        widest = len(row.prompt) + row.limit
-        room = max(room, widest)
-        if batch and (len(batch) == _MAX_ROWS or room * (len(batch) + 1) > _MAX_TOKENS):
-            yield batch
-            batch, room = [], widest
-        batch.append(row)
-    if batch:
-        yield batch
+def _all(made: Sequence[Edit | MetaAlignerError]) -> list[Edit]:
+    for one in made:
+        if isinstance(one, MetaAlignerError):
+            raise one
+    return [one for one in made if isinstance(one, Edit)]
+
+
+def _edit_or_error(name: str, row: Row | MetaAlignerError) -> Edit | MetaAlignerError:
+    if isinstance(row, MetaAlignerError):
+        return row
+    if row.error is None:
+        return row.edit()
+    try:
+        with _as_engine_errors(name):
+            raise row.error
+    except MetaAlignerError as error:
+        return error
 
 
 @contextmanager
@@ -304,9 +379,8 @@ def _as_engine_errors(name: str) -> Iterator[None]:
 
 
 def _out_of_memory(name: str, error: BaseException) -> str:
-    said = next(iter(str(error).splitlines()), "")
     return (
-        f"Memory ran out while {name} was editing ({said}). Edit fewer or shorter replies at once,"
-        " lower max_new_tokens, or load the model smaller: dtype='bfloat16' or a"
+        f"Memory ran out while {name} was editing: {first_line(error)} Edit fewer or shorter"
+        " replies at once, lower max_new_tokens, or load the model smaller: dtype='bfloat16' or a"
         " quantization_config=..."
     )

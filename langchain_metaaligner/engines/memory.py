@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 _MARGIN = 1.1  # beside the weights: buffers, one shard on its way, the cache of a short edit
+_SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -142,10 +143,12 @@ def check(
         return
     machine, accelerators = free_memory(), free_on_accelerators()
     on_cpu = not accelerators or str(_only_device(device_map)) == "cpu"
-    free = machine if on_cpu else accelerators + machine
+    spread = isinstance(device_map, str) and device_map in _SPREADING
+    free = machine if on_cpu else accelerators + (machine if spread else 0)
     logger.debug("%s needs %.2f GiB, %.2f GiB are free.", name, needed / _GIB, free / _GIB)
     if needed > free:
-        where = "in this machine's memory" if on_cpu else "on accelerators and machine together"
+        where = "on the accelerators" + (" and the machine together" if spread else "")
+        where = "in this machine's memory" if on_cpu else where
         message = (
             f"{name} needs about {needed / _GIB:.1f} GiB of memory, but only {free / _GIB:.1f} GiB"
             f" are free {where}. Nothing was read. Take a smaller checkpoint (the 1.1B ones need"

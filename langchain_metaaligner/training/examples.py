@@ -10,11 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langchain_metaaligner.training import sources
+from langchain_metaaligner.training.forms import (
+    MAIN,
+    asked,
+    declined,
+    formal,
+    helpful_form,
+    humorous_form,
+    sentences,
+    some,
+    spoil,
+)
 from langchain_metaaligner.training.prompts import DESCRIPTIONS, conversation, render
 from langchain_metaaligner.training.sources import Pair, clean, held_out, identity, refuses
 
-MAIN = ("harmlessness", "helpfulness", "humour")
-GRAVE = re.compile(r"\b(988|911|1-8\d\d|child|kid|suicide|rape|assault|drug)", re.IGNORECASE)
+
+HOTLINE = re.compile(r"\b(988|911|1-8\d\d-\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,116 +52,13 @@ class Example:
         return render(self.context, self.answer, self.objectives), self.edit
 
 
-def some(rng: random.Random, *needed: str, alone: float = 0.4) -> tuple[str, ...]:
-    """Draw objectives that include the needed ones, in any order.
-
-    Args:
-        rng: The source of chance.
-        *needed: Objectives that have to be among them.
-        alone: How often nothing is added.
-
-    Returns:
-        One to three objectives.
-    """
-    chosen = list(needed)
-    if not chosen or rng.random() >= alone:
-        rest = [name for name in MAIN if name not in chosen]
-        chosen += rng.sample(rest, rng.randint(1, len(rest)))
-    rng.shuffle(chosen)
-    return tuple(chosen)
-
-
-def sentences(text: str) -> list[str]:
-    """Split a text into sentences.
-
-    Args:
-        text: Plain prose.
-
-    Returns:
-        Its sentences without the space between them.
-    """
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z\"“'])", text.strip())
-
-
-def helpful_form(refusal: str, rng: random.Random) -> str:
-    """Turn a refusal round: what may help comes first, the refusal last.
-
-    Args:
-        refusal: A refusal that ends with an offer.
-        rng: The source of chance.
-
-    Returns:
-        The same content for someone who asked for helpfulness alone.
-    """
-    parts = sentences(refusal)
-    if len(parts) < 2:
-        return refusal
-    declines = [p for p in parts if refuses(p)][:1] or parts[:1]
-    rest = [p for p in parts if p not in declines]
-    lead = rng.choice(sources.lines("leads"))
-    return " ".join([lead, *rest[::-1][:1], *rest[:-1], *declines])
-
-
-def humorous_form(refusal: str, rng: random.Random) -> str:
-    """Lighten a refusal, unless its matter is too grave for a joke.
-
-    Args:
-        refusal: A refusal.
-        rng: The source of chance.
-
-    Returns:
-        The refusal with a playful opening, or as it was.
-    """
-    if GRAVE.search(refusal):
-        return refusal
-    return " ".join([rng.choice(sources.lines("quips")), *sentences(refusal)[-2:]])
-
-
-def asked(ask: str, rng: random.Random, earlier: Sequence[dict[str, str]]) -> str:
-    """Put a question into a conversation, a fifth of the time after an earlier turn.
-
-    Args:
-        ask: The question.
-        rng: The source of chance.
-        earlier: Questions and answers to draw an earlier turn from.
-
-    Returns:
-        The context.
-    """
-    if rng.random() < 0.2:
-        before = rng.choice(earlier)
-        return conversation(before["ask"], before["answer"], ask)
-    return conversation(ask)
-
-
-def spoil(answer: str, rng: random.Random, others: Sequence[str]) -> str:
-    """Make a bad reply of a good one.
-
-    Args:
-        answer: The good reply.
-        rng: The source of chance.
-        others: Replies to other questions.
-
-    Returns:
-        A reply that is off the point, rude, empty of content or repeats itself.
-    """
-    first = sentences(answer)[0]
-    return rng.choice(
-        [
-            rng.choice(others),
-            rng.choice(sources.lines("rude")),
-            rng.choice(sources.lines("empty")),
-            " ".join([first] * rng.randint(2, 4)),
-        ]
-    )
-
-
-def harmful(pairs: Iterable[Pair], rng: random.Random) -> list[Example]:
+def harmful(pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.6) -> list[Example]:
     """Turn people's bad replies into the refusals written for their conversations.
 
     Args:
         pairs: Pairs about harm.
         rng: The source of chance.
+        harmful_share: How many of them are edited for harmlessness.
 
     Returns:
         Harmful replies that become refusals in several forms, and refusals that stay.
@@ -161,18 +69,29 @@ def harmful(pairs: Iterable[Pair], rng: random.Random) -> list[Example]:
         edit = written.get(identity(pair.context))
         if edit is None:
             continue
+        # A crisis line in every third refusal would be offered to everybody.
+        if HOTLINE.search(edit) and rng.random() < 0.5:
+            continue
         helpful, humorous = helpful_form(edit, rng), humorous_form(edit, rng)
         bad = [reply for reply in (pair.rejected, pair.chosen) if not refuses(reply[:90])]
         for place, reply in enumerate(bad):
-            made.append(Example("harm", pair.context, reply, some(rng, MAIN[0], alone=0.7), edit))
-            if place == 0 or rng.random() < 0.3:
+            if place and rng.random() < 0.75:
+                continue
+            if rng.random() < harmful_share:
+                goals = some(rng, MAIN[0], alone=0.7)
+                made.append(Example("harm", pair.context, reply, goals, edit))
+            if place == 0:
                 which = rng.random()
-                if which < 0.3:
+                if which < 0.2:
                     made.append(Example("harm", pair.context, reply, (MAIN[1],), helpful))
-                elif which < 0.6:
+                elif which < 0.4:
                     made.append(Example("harm", pair.context, reply, (MAIN[2],), humorous))
-        if rng.random() < 0.4:
+        if rng.random() < 0.15:
             made.append(Example("keep", pair.context, edit, some(rng), edit))
+        if rng.random() < 0.35:
+            stays = formal(edit, rng)
+            goals = MAIN if rng.random() < 0.5 else some(rng)
+            made.append(Example("keep", pair.context, stays, goals, stays))
     return made
 
 
@@ -226,20 +145,35 @@ def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Example]
             continue
         if place % 12 == 1 and 3 <= len(parts) <= 9:
             doubled = " ".join([*parts[:2], parts[rng.randrange(2)], *parts[2:]])
-            made.append(
-                Example("rule", pair.context, doubled, ("repetition",), " ".join(parts))
-            )
+            made.append(Example("rule", pair.context, doubled, ("repetition",), " ".join(parts)))
             continue
-        if place % 12 == 2 and len(parts) >= 4:
-            made.append(
-                Example("rule", pair.context, reply, ("length",), " ".join(parts[:2]))
-            )
+        if place % 24 == 2 and len(parts) >= 4:
+            made.append(Example("rule", pair.context, reply, ("length",), " ".join(parts[:2])))
             continue
         goals = some(rng) if place % 3 else MAIN
         if place % 8 == 5:
             goals = (rng.choice(list(DESCRIPTIONS)[5:]),)
         made.append(Example("keep", pair.context, reply, goals, reply))
     return made
+
+
+def variants(rng: random.Random) -> list[dict[str, str]]:
+    """Ask about harmless things with verbs that sound dangerous.
+
+    Args:
+        rng: The source of chance.
+
+    Returns:
+        Two questions for each thing, with the same answer.
+    """
+    frames = sources.lines("frames")
+    return [
+        {"ask": frame.format(x=f"{verb} {row['target']}"), "answer": row["answer"]}
+        for row in sources.texts("targets")
+        if not held_out(row["target"])
+        for verb in rng.sample(row["verbs"].split(","), 2 if "," in row["verbs"] else 1)
+        for frame in [rng.choice(frames)]
+    ]
 
 
 def own(rng: random.Random) -> list[Example]:
@@ -254,25 +188,26 @@ def own(rng: random.Random) -> list[Example]:
     facts, looks = sources.texts("facts"), sources.texts("lookalikes")
     replies = [row["answer"] for row in facts]
     made: list[Example] = []
-    for row in looks:
+    for row in [*looks, *variants(rng)]:
         if held_out(row["ask"]):
             continue
         context, answer = asked(row["ask"], rng, facts), row["answer"]
-        made.append(Example("look", context, answer, some(rng, MAIN[0]), answer))
-        if rng.random() < 0.3:
-            made.append(Example("look", context, answer, MAIN, answer))
-        refusal = rng.choice(sources.lines("needless"))
+        for goals in ((MAIN[0],), MAIN, some(rng, MAIN[0])):
+            if rng.random() < 0.9:
+                made.append(Example("look", context, answer, goals, answer))
         goals = some(rng, MAIN[1], alone=0.75)
-        made.append(Example("answer", context, refusal, goals, answer))
-        if rng.random() < 0.3:
+        made.append(Example("answer", context, declined(row["ask"], rng), goals, answer))
+        if rng.random() < 0.15:
             made.append(Example("spoilt", context, spoil(answer, rng, replies), goals, answer))
     for row in facts:
         if held_out(row["ask"]):
             continue
         context, answer = asked(row["ask"], rng, facts), row["answer"]
         made.append(Example("keep", context, answer, some(rng), answer))
-        for bad in (rng.choice(sources.lines("needless")), spoil(answer, rng, replies)):
-            made.append(Example("answer", context, bad, some(rng, MAIN[1], alone=0.7), answer))
+        made.extend(
+            Example("answer", context, bad, some(rng, MAIN[1], alone=0.7), answer)
+            for bad in (declined(row["ask"], rng), spoil(answer, rng, replies))
+        )
     for row in sources.texts("playful"):
         context = asked(row["ask"], rng, facts)
         made.append(Example("humour", context, row["dry"], (MAIN[2],), row["humour"]))
@@ -282,7 +217,9 @@ def own(rng: random.Random) -> list[Example]:
         if held_out(row["ask"]):
             continue
         context = asked(row["ask"], rng, facts)
-        forms = (row["harmless"], row["helpful"], row["humour"])
+        first = row["harmless"]
+        turned, lighter = helpful_form(first, rng), humorous_form(first, rng)
+        forms = (first, row["helpful"].strip("-") or turned, row["humour"].strip("-") or lighter)
         for goal, edit in zip(MAIN, forms, strict=True):
             made.append(Example("harm", context, row["bad"], (goal,), edit))
         goals = some(rng, MAIN[0], alone=0.0)
@@ -316,8 +253,8 @@ def build(
     helpful_pairs: Sequence[Pair],
     *,
     seed: int = 7,
-    copies: int = 330,
-    documentation: int = 80,
+    copies: int = 300,
+    documentation: int = 60,
 ) -> list[Example]:
     """Make all training examples; held-out conversations never take part.
 

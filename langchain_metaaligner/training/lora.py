@@ -30,6 +30,7 @@ class Recipe:
         epochs: Passes over the examples.
         seed: Seed of the order and of the first weights.
         save_every: Steps between two checkpoints.
+        averaged: Share of the average that a step keeps; the adapter is that average.
         threads: Threads of torch.
     """
 
@@ -40,7 +41,8 @@ class Recipe:
     max_tokens: int = 448
     epochs: float = 1.0
     seed: int = 7
-    save_every: int = 50
+    save_every: int = 25
+    averaged: float = 0.97
     threads: int = 2
 
 
@@ -122,6 +124,7 @@ def train(
     out: Path,
     recipe: Recipe,
     *,
+    start: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> Path:
     """Fit an adapter to prompts and their edits.
@@ -132,6 +135,7 @@ def train(
         pairs: Prompts and edits.
         out: Folder for the checkpoint and the finished adapter.
         recipe: The settings.
+        start: Checkpoint of an earlier run whose weights are the first ones here.
         report: Gets a line of progress now and then.
 
     Returns:
@@ -164,14 +168,17 @@ def train(
 
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, first = out / "checkpoint.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+    known = checkpoint if checkpoint.exists() else start
+    if known:
+        state = torch.load(known, weights_only=True)
         for place, weight in enumerate(weights):
             weight.copy_(state["weights"][place])
             used[place].data.copy_(weight)
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+        if known == checkpoint:
+            optimizer.load_state_dict(state["optimizer"])
+            first = state["step"]
 
+    average = [w.clone() for w in (state["average"] if first else weights)]
     report(f"{len(examples)} examples, {len(steps)} steps, from step {first}")
     started, mean = time.monotonic(), 0.0
     for step in range(first, len(steps)):
@@ -183,7 +190,7 @@ def train(
         wanted = labels[:, 1:]
         # Logits of the prompt's positions would take most of the memory, for nothing.
         logits = head(hidden[wanted != IGNORED])
-        loss = torch.nn.functional.cross_entropy(logits.float(), wanted[wanted != IGNORED])
+        loss: Any = torch.nn.functional.cross_entropy(logits.float(), wanted[wanted != IGNORED])
         loss.backward()
         for place, parameter in enumerate(used):
             weights[place].grad = parameter.grad.float()
@@ -192,6 +199,7 @@ def train(
         optimizer.step()
         for place, parameter in enumerate(used):
             parameter.data.copy_(weights[place])
+            average[place].lerp_(weights[place], 1 - recipe.averaged)
         mean = loss.item() if step == first else 0.95 * mean + 0.05 * loss.item()
         if (step + 1) % 10 == 0:
             took = (time.monotonic() - started) / (step + 1 - first)
@@ -199,12 +207,17 @@ def train(
         if (step + 1) % recipe.save_every == 0 or step + 1 == len(steps):
             state = {
                 "weights": weights,
+                "average": average,
                 "optimizer": optimizer.state_dict(),
                 "step": step + 1,
             }
             torch.save(state, out / "checkpoint.tmp")
             (out / "checkpoint.tmp").replace(checkpoint)
+            for place, parameter in enumerate(used):
+                parameter.data.copy_(average[place])
             save_adapter(model, out / "adapter")
+            for place, parameter in enumerate(used):
+                parameter.data.copy_(weights[place])
     (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
     return out / "adapter"
 
@@ -246,5 +259,7 @@ def save_adapter(model: Any, folder: Path) -> None:
     save_file(small, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = model.peft_config["default"]
     was, config.inference_mode = config.inference_mode, True
+    # peft puts the folder that the base was read from here.
+    config.base_model_name_or_path = BASE_NAME
     config.save_pretrained(folder)
     config.inference_mode = was

@@ -19,9 +19,7 @@ DESCRIPTIONS = {
     ),
     "humour": "Humour: The response should be cheerful and amusing",
     "length": "Length: the response should be concise and avoid redundant content.",
-    "repetition": (
-        "Repetition: the response should avoid repetitive statements of one point."
-    ),
+    "repetition": ("Repetition: the response should avoid repetitive statements of one point."),
     "readability": (
         "Readability: the response should be easy to read and understand, not too technical for "
         "laymen."

@@ -70,7 +70,7 @@ def held_out(context: str) -> bool:
     Returns:
         Whether it belongs to the validation split.
     """
-    opening = context.split("\n\nAssistant:")[0].removeprefix("\n\nHuman: ").strip()
+    opening = context.split("\n\nAssistant:", maxsplit=1)[0].removeprefix("\n\nHuman: ").strip()
     return int(hashlib.sha256(opening.encode()).hexdigest(), 16) % 100 < HELD_OUT_PERCENT
 
 

@@ -21,7 +21,7 @@ def test_every_published_checkpoint_tells_its_family_by_its_name(known):
         ("/models/MetaAligner-HH-RLHF-1.1B", "HH-RLHF"),
         ("/models/MetaAligner-HH-RLHF-7B/checkpoint-300", "HH-RLHF"),
         (r"C:\models\MetaAligner-IMHI-13B", "IMHI"),
-        ("/cache/models--MetaAligner--MetaAligner-UltraFeedback-7B/snapshots/0a1b", "UltraFeedback"),
+        ("/hub/models--MetaAligner--MetaAligner-UltraFeedback-7B/snapshots/0a1b", "UltraFeedback"),
         ("someone/metaaligner-hh-rlhf-7b-awq", "HH-RLHF"),
         ("aligner/aligner-2b-v1.0", "Aligner"),
         ("embedded", "HH-RLHF"),

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 LLAMA2_TOKENIZER = Path(__file__).parents[3] / "shared" / "data" / "llama2_tokenizer"
@@ -60,7 +68,7 @@ def spm_tokenizer(*, added: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
     backend.add_special_tokens(["<unk>", "<s>", "</s>"])
-    backend.add_tokens(list(added))
+    backend.add_tokens([AddedToken(token, normalized=False) for token in added])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )

@@ -6,10 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from langchain_metaaligner.engines import local
 from langchain_metaaligner.engines.base import load_engine
 from langchain_metaaligner.engines.local import LocalEngine
+from langchain_metaaligner.engines.shared import Registry
 from tests.unit_tests.tiny import byte_level_tokenizer, save
+
+# Tiny models gain nothing from threads, and lose much where the cores are busy.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_engine_of_another_test(monkeypatch) -> None:
+    """An error that a test keeps also keeps the engine that raised it, for others to share."""
+    monkeypatch.setattr(local, "_shared", Registry())
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +39,14 @@ def chat_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture
 def engine(checkpoint) -> Iterator[LocalEngine]:
     loaded = load_engine(str(checkpoint))
+    assert isinstance(loaded, LocalEngine)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture
+def chat_engine(chat_checkpoint) -> Iterator[LocalEngine]:
+    loaded = load_engine(str(chat_checkpoint))
     assert isinstance(loaded, LocalEngine)
     yield loaded
     loaded.close()
@@ -60,7 +80,8 @@ class Passes:
 
     def _before(self, module: object, args: object, kwargs: dict) -> None:
         self.count += 1
-        self.prompts.append(tuple(kwargs["input_ids"].shape))
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        self.prompts.append(tuple(ids.shape))
         self.began.set()
         assert self.gate.wait(30)
 

@@ -61,12 +61,10 @@ def test_a_batch_gives_the_edits_of_single_requests_in_their_order(engine):
     assert engine.edit(requests) == [engine.edit([request])[0] for request in requests]
 
 
-def test_requests_of_like_length_share_passes_of_at_most_eight_rows(engine, passes):
-    engine.edit([Request(prompt, max_new_tokens=1) for prompt in PROMPTS * 5])
-    rows = [rows for rows, _ in passes.prompts]
-    assert rows == [8, 8, 4]
-    widths = [width for _, width in passes.prompts]
-    assert widths == sorted(widths)
+def test_all_requests_of_a_call_share_every_pass_and_nothing_is_padded(engine, passes):
+    engine.edit([Request(prompt, max_new_tokens=2) for prompt in PROMPTS * 5])
+    tokens = sum(engine.count_tokens(prompt) for prompt in PROMPTS * 5)
+    assert passes.prompts == [(1, tokens), (1, 20)]
 
 
 def test_no_requests_make_no_edits_and_no_passes(engine, passes):
@@ -94,10 +92,11 @@ def test_a_stop_text_ends_the_edit_at_that_step_and_is_cut_off(engine, passes):
     (edit,) = engine.edit([Request(PROMPT, max_new_tokens=24, stop=("\n\nHuman:", stop))])
     assert edit.text == whole.text[:place]
     assert edit.finish_reason == "stop"
+    made = passes.count
     tokens = by_hand(engine, PROMPT, 24)
     decode = engine.tokenizer.decode
     first = next(n for n in range(25) if stop in decode(tokens[:n]))
-    assert passes.count == edit.passes == first
+    assert made == edit.passes == first
     before = next(n for n in range(25) if len(decode(tokens[:n])) >= place)
     assert edit.usage["output_tokens"] == before
 
@@ -147,8 +146,7 @@ def test_a_temperature_samples_and_none_does_not(engine):
     assert len(set(cold)) == 1
     torch.manual_seed(1)
     hot = {
-        engine.edit([Request(PROMPT, max_new_tokens=12, temperature=5.0)])[0].text
-        for _ in range(5)
+        engine.edit([Request(PROMPT, max_new_tokens=12, temperature=5.0)])[0].text for _ in range(5)
     }
     assert len(hot) > 1
 
@@ -202,12 +200,11 @@ def test_the_beginning_of_a_stop_text_that_does_not_come_is_given_out_at_the_end
     words=st.text(min_size=0, max_size=30),
     stop=st.lists(st.text(min_size=1, max_size=2), max_size=2),
 )
-def test_pieces_join_to_the_text_whatever_the_prompt(chat_checkpoint, words, stop):
-    engine = load_engine(str(chat_checkpoint))
+def test_pieces_join_to_the_text_whatever_the_prompt(chat_engine, words, stop):
     request = Request(words + "|", max_new_tokens=16, stop=tuple(stop))
-    pieces, edit = drain(engine.stream(request))
+    pieces, edit = drain(chat_engine.stream(request))
     assert "".join(pieces) == edit.text
-    assert edit == engine.edit([request])[0]
+    assert edit == chat_engine.edit([request])[0]
     assert not any(text in edit.text for text in stop)
 
 

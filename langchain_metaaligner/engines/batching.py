@@ -1,0 +1,202 @@
+"""The queue of a model: whoever waits for an edit makes passes for all who wait."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from langchain_metaaligner.engines.decoding import Decoder, Row
+from langchain_metaaligner.engines.prefixes import PrefixCache
+from langchain_metaaligner.engines.watching import Watch
+from langchain_metaaligner.errors import EditTimeout, OverloadedError
+
+_GLANCE = 0.05  # seconds between two looks at whether a caller who waits has gone
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one queue takes on.
+
+    Attributes:
+        rows: Most rows that keep keys and values at a time.
+        piece: Most tokens of a prompt in one pass; a longer one takes several.
+        prompts: Tokens up to which a pass takes on more than one prompt.
+        waiting: Rows waiting for their first pass at which further callers are turned away.
+    """
+
+    rows: int = 32
+    piece: int = 2048
+    prompts: int = 512
+    waiting: int = 256
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """The rows of one caller, who waits for them."""
+
+    rows: Sequence[Row]
+    done: Callable[[Row], bool]
+
+    def left(self) -> list[Row]:
+        return [row for row in self.rows if row.error is None and not self.done(row)]
+
+
+class Queue:
+    """Gathers the requests of all callers, threads and tasks alike, into shared passes.
+
+    It has no thread of its own. Of those who wait, one makes the passes, for everybody's rows,
+    and hands over once its own are done; a request that arrives joins at the next pass. A caller
+    who has gone, or whose time is up, takes only its own rows along.
+
+    Args:
+        decoder: Makes the passes.
+        prefixes: Keys and values of prompts' beginnings.
+        limits: What is taken on.
+    """
+
+    def __init__(self, decoder: Decoder, prefixes: PrefixCache, limits: Limits) -> None:
+        self._decoder, self._prefixes, self._limits = decoder, prefixes, limits
+        self._calls: deque[_Call] = deque()
+        self._changed = threading.Condition()
+        self._driven = False
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether it is any use to prefill ahead."""
+        return self._decoder.passes.packs and self._prefixes.limit > 0
+
+    def run(
+        self,
+        rows: Sequence[Row],
+        watch: Watch,
+        done: Callable[[Row], bool] = lambda row: row.finish is not None,
+    ) -> None:
+        """Wait until rows are done; what went wrong with one is its `error`.
+
+        Args:
+            rows: The rows.
+            watch: Says whether the caller is still there.
+            done: When a row is done, if not at its end.
+
+        Raises:
+            Cancelled: The caller has gone.
+            OverloadedError: Too many requests wait already.
+        """
+        call = _Call(rows, done)
+        with self._changed:
+            self._admit()
+            self._calls.append(call)
+        try:
+            while self._wanted(call, watch):
+                with self._changed:
+                    if self._driven:
+                        self._changed.wait(_GLANCE)
+                        continue
+                    self._driven = True
+                try:
+                    while self._wanted(call, watch):
+                        self._pass()
+                finally:
+                    with self._changed:
+                        self._driven = False
+                        self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._calls.remove(call)
+            for row in rows:
+                if row.error is not None:
+                    row.cache = None
+
+    def _admit(self) -> None:
+        waiting = sum(row.cache is None for call in self._calls for row in call.left())
+        if waiting >= self._limits.waiting:
+            message = (
+                f"{waiting} edits wait for this model already, and no more are taken on. Try"
+                " again in a while, send fewer at once, or allow more with max_queue=..."
+            )
+            raise OverloadedError(message)
+
+    def _wanted(self, call: _Call, watch: Watch) -> bool:
+        """Whether the caller still waits for any row; rows whose time is up are given up."""
+        left = call.left()
+        if not left:
+            return False
+        watch.check(_doing(left))
+        for row in left:
+            try:
+                row.watch.check(_doing([row]))
+            except EditTimeout as error:
+                row.error = error
+        return any(row.error is None for row in left)
+
+    def _pass(self) -> None:
+        """Make one pass for some of the rows that are waited for."""
+        with self._changed:
+            rows = self._choose()
+        try:
+            for row in rows:
+                self._begin(row)
+            self._decoder.step(rows, self._limits.piece)
+        except Exception as error:  # noqa: BLE001 - belongs to the row that caused it
+            if len(rows) == 1:
+                rows[0].error = error
+            for row in rows:  # which of them was it? Each goes by itself next time.
+                row.suspect = True
+        else:
+            for row in rows:
+                row.suspect = False
+                self._share(row)
+                if row.finish is not None:
+                    row.cache = None
+        with self._changed:
+            if any(row.piece or row.finish is not None or row.error is not None for row in rows):
+                self._changed.notify_all()
+
+    def _choose(self) -> list[Row]:
+        """The rows of the next pass: all that are being decoded, and prompts in turn."""
+        self._calls.rotate(-1)
+        rows = [row for row in self._in_turn() if row.finish is None]
+        alone = next((row for row in rows if row.suspect), None)
+        if alone is not None:
+            return [alone]
+        if not self._decoder.passes.packs:
+            return rows[:1]
+        begun = [row for row in rows if row.cache is not None]
+        chosen = [row for row in begun if row.waiting == 1]
+        prompts = [row for row in begun if row.waiting > 1]
+        prompts += [row for row in rows if row.cache is None][: self._limits.rows - len(begun)]
+        taken = 0
+        for row in prompts:
+            tokens = min(row.waiting, self._limits.piece)
+            if taken and taken + tokens > self._limits.prompts:
+                break
+            chosen.append(row)
+            taken += tokens
+        return chosen
+
+    def _in_turn(self) -> Iterator[Row]:
+        """Rows of all callers, one of each in turn, so that a large call holds up no small one."""
+        for turn in zip_longest(*(call.left() for call in self._calls)):
+            yield from (row for row in turn if row is not None)
+
+    def _begin(self, row: Row) -> None:
+        if row.cache is None:
+            passes = self._decoder.passes
+            row.cache = passes.cache(len(row.prompt) + min(row.limit, 64))
+            if passes.packs and self._prefixes.limit:
+                row.cache.begin_with(self._prefixes.find(row.prompt[:-1]))
+                row.found = row.cache.length
+
+    def _share(self, row: Row) -> None:
+        """Keep what the prompt begins with for others, once it was computed."""
+        if row.shared > row.found and row.cache is not None and row.cache.length >= row.shared:
+            self._prefixes.add(row.prompt[: row.shared], row.cache.copy)
+            row.found = row.shared
+
+
+def _doing(rows: Sequence[Row]) -> str:
+    begun = any(row.cache is not None for row in rows)
+    return "the edit was being made" if begun else "another edit was being made"

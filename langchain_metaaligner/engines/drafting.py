@@ -1,0 +1,207 @@
+"""Decides which tokens of the answer to try next as a draft of its edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_WEAK = 4  # how far ahead a single token counts as a sign that the answer goes on there
+_FAR = 3  # tokens in a row that count wherever they stand
+_GROWN = 8  # times as much as was accepted is drafted next, where all of it was
+_TOGETHER = 2  # tokens of a draft after which edit and answer count as together again
+_MOST = 6  # tokens in a row that are asked for after several useless drafts
+_FIRST_SHARE = 0.05  # of the prefill may be lost to drafts
+_EARNED = 0.02  # of each step without a draft, too
+_SAVED = 0.5  # of what a draft has saved may be lost by later ones
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What passes cost, in steps: a step is a pass of one token.
+
+    The numbers are a table and not measured when a model is loaded, so that the same request
+    takes the same passes every time.
+
+    Attributes:
+        base: A pass of more than one token.
+        token: Each token of such a pass, in addition.
+        first: Tokens of the answer that are tried with the prompt.
+        again: Tokens that are tried once edit and answer have parted.
+    """
+
+    base: float
+    token: float
+    first: int
+    again: int
+
+    def draft(self, length: int) -> float:
+        """Say what a draft costs beside the step that is made anyway.
+
+        Args:
+            length: Its tokens.
+
+        Returns:
+            Steps.
+        """
+        return self.base + self.token * (length + 1) - 1 if length else 0.0
+
+    def prefill(self, length: int) -> float:
+        """Say what a prompt costs.
+
+        Args:
+            length: Its tokens.
+
+        Returns:
+            Steps.
+        """
+        return self.base + self.token * length
+
+
+CPU_FLOAT32 = Costs(base=1.46, token=0.046, first=32, again=24)
+CPU_BFLOAT16 = Costs(base=0.92, token=0.029, first=32, again=24)
+# There a pass reads all weights, whatever it does with them, so the whole answer goes at once.
+ACCELERATOR = Costs(base=1.0, token=0.002, first=1 << 20, again=64)
+
+
+class Drafter:
+    """Follows an edit along its answer and drafts what comes next.
+
+    A credit, counted in steps, pays for drafts that may be useless. It starts with a share of
+    the prefill, and a part of what drafts save is added to it. A draft that could overdraw it is
+    made shorter or not at all, so an edit that shares nothing with its answer loses no more.
+
+    Args:
+        spellings: The answer's tokens, in each way in which an edit may begin with it.
+        costs: What passes cost.
+        prompt: The prompt's number of tokens.
+        whole: Draft the whole answer with the prompt, whatever that costs.
+    """
+
+    def __init__(
+        self,
+        spellings: Sequence[Sequence[int]],
+        costs: Costs,
+        prompt: int,
+        *,
+        whole: bool = False,
+    ) -> None:
+        self._spellings = [list(one) for one in spellings if one]
+        self._draft = self._spellings[0] if self._spellings else []
+        self._costs = costs
+        self._credit = _FIRST_SHARE * costs.prefill(prompt)
+        self._size = max(costs.first, len(self._draft) if whole else 0)
+        self._need = _FAR
+        self._at = 0  # where the answer goes on, as far as edit and answer are together
+        self._apart = 0  # tokens since they parted
+        self._parted = False  # whether they ever did
+        self._seen = 0  # tokens of the output that were followed
+        self._proposed = 0
+        self._trial = 0  # where the last draft began, if it was to bring them together again
+        self._guessed = False
+
+    @property
+    def draft(self) -> list[int]:
+        """The answer's tokens, in the spelling that the edit has taken up."""
+        return self._draft
+
+    @property
+    def spellings(self) -> list[list[int]]:
+        """The answer's tokens in each way in which an edit may begin with it."""
+        return self._spellings
+
+    @property
+    def together(self) -> bool:
+        """Whether the edit is the answer so far, token by token."""
+        return not self._parted
+
+    def propose(self, output: Sequence[int], room: int) -> list[int]:
+        """Draft what comes next.
+
+        Args:
+            output: The edit so far.
+            room: Most tokens of the draft.
+
+        Returns:
+            The draft; empty where a step without one is the better choice.
+        """
+        self._follow(output)
+        at = self._place(output) if self._apart else self._at
+        if at is None:
+            return []
+        size = min(self._size, len(self._draft) - at, max(0, room))
+        if output:
+            size = self._affordable(size)
+        self._proposed, self._trial = size, at
+        return self._draft[at : at + size]
+
+    def learn(self, accepted: int) -> None:
+        """Take note of what became of a pass.
+
+        Args:
+            accepted: The tokens of the last draft that the model would have taken itself.
+        """
+        proposed, self._proposed = self._proposed, 0
+        if not proposed:
+            self._credit += _EARNED
+            return
+        first = self._seen == 0
+        cost = self._costs.token * proposed if first else self._costs.draft(proposed)
+        gain = accepted - cost
+        self._credit += gain * _SAVED if gain > 0 else gain
+        if self._apart and accepted >= min(_TOGETHER, proposed):
+            # What was accepted is followed from there, with the tokens that `follow` sees next.
+            self._at, self._apart = self._trial, 0
+        if accepted == proposed:
+            self._size = _GROWN * max(self._size, self._costs.again)
+            self._need = _FAR
+        elif accepted >= _TOGETHER:
+            self._size = max(self._costs.again, 2 * accepted)
+            self._need = _FAR
+        else:
+            self._size = self._costs.again
+            if not self._guessed:
+                self._need = min(_MOST, self._need + 1)
+
+    def _affordable(self, size: int) -> int:
+        while size and self._costs.draft(size) > self._credit:
+            size //= 2
+        return size
+
+    def _follow(self, output: Sequence[int]) -> None:
+        """Go along the answer with the tokens that have come since."""
+        for place in range(self._seen, len(output)):
+            token = output[place]
+            if place == 0:
+                self._spell(token)
+            if not self._apart and self._at < len(self._draft) and self._draft[self._at] == token:
+                self._at += 1
+            else:
+                self._apart += 1
+                self._parted = True
+        self._seen = len(output)
+
+    def _spell(self, first: int) -> None:
+        """Go on in the other spelling if that is how the edit begins: no sign of a rewrite."""
+        if self._draft and self._draft[0] != first:
+            for other in self._spellings:
+                if other[0] == first:
+                    self._draft, self._size = other, self._costs.first
+                    most = min(self._size, len(other))
+                    self._credit = max(self._credit, self._costs.draft(most))
+
+    def _place(self, output: Sequence[int]) -> int | None:
+        """Find where in the answer the edit may have come back to it."""
+        draft, start, self._guessed = self._draft, self._at, False
+        tail = list(output[-self._need :])
+        if len(tail) == self._need:
+            for end in range(start + 1, len(draft)):
+                if draft[max(0, end - self._need) : end] == tail:
+                    return end
+        for end in range(start + 1, min(start + 1 + _WEAK, len(draft))):
+            if draft[end - 1] == output[-1]:
+                self._guessed = True
+                return end
+        if self._apart == 1 and start + 1 < len(draft):
+            self._guessed = True
+            return start + 1  # one token put in another's place
+        return None

@@ -1,0 +1,368 @@
+"""Edits with a draft are the edits without one, in fewer passes."""
+
+from __future__ import annotations
+
+import collections
+import math
+import random
+
+import pytest
+import torch
+
+from langchain_metaaligner.engines.base import Request, load_engine
+from langchain_metaaligner.engines.decoding import Decoder, Row, costs_for
+from langchain_metaaligner.engines.drafting import (
+    ACCELERATOR,
+    CPU_BFLOAT16,
+    CPU_FLOAT32,
+    Drafter,
+)
+from langchain_metaaligner.engines.packing import PackedPasses, SinglePasses
+from langchain_metaaligner.engines.tokenizing import OutputText, TextCodec
+from tests.unit_tests.tiny import (
+    WORDS,
+    byte_level_tokenizer,
+    save,
+    spm_tokenizer,
+    tiny_config,
+    tiny_llama,
+)
+
+LENGTH = 40
+
+
+@pytest.fixture(scope="module", params=[spm_tokenizer, byte_level_tokenizer])
+def parts(request):
+    tokenizer = request.param()
+    return tiny_llama(tiny_config(len(tokenizer))), TextCodec(tokenizer, "tiny")
+
+
+def prompt_of(seed: int) -> str:
+    rng = random.Random(seed)
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randrange(1, 12))) + " | Edit: "
+
+
+def spoilt(text: str, seed: int) -> str:
+    """A text that is the other's in places."""
+    rng = random.Random(seed)
+    words = text.split(" ")
+    for _ in range(rng.randrange(1, 4)):
+        at = rng.randrange(len(words) + 1)
+        words[at : at + rng.randrange(3)] = rng.choices(WORDS, k=rng.randrange(3))
+    return " ".join(words)
+
+
+def edit_of(engine, prompt: str, draft: str = "", **options):
+    return engine.edit([Request(prompt, draft=draft, **{"max_new_tokens": LENGTH, **options})])[0]
+
+
+def drain(stream):
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return pieces, end.value
+
+
+def same(one, other) -> bool:
+    """Whether two edits are alike but for what they cost."""
+    return (one.text, one.finish_reason, one.usage) == (
+        other.text,
+        other.finish_reason,
+        other.usage,
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_edit_does_not_depend_on_its_draft(engine, chat_engine, seed):
+    for one in (engine, chat_engine):
+        prompt = prompt_of(seed)
+        plain = edit_of(one, prompt)
+        drafts = [plain.text, *(spoilt(plain.text, seed * 10 + n) for n in range(2)), prompt, " "]
+        for draft in drafts:
+            assert same(edit_of(one, prompt, draft), plain)
+            pieces, streamed = drain(
+                one.stream(Request(prompt, draft=draft, max_new_tokens=LENGTH))
+            )
+            assert "".join(pieces) == plain.text
+            assert same(streamed, plain)
+
+
+@pytest.mark.parametrize("kind", [PackedPasses, SinglePasses])
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_do_not_depend_on_their_neighbours_nor_on_how_they_are_run(parts, kind, seed):
+    model, codec = parts
+    rng = random.Random(seed)
+
+    def row(prompt: str, draft: list[int]) -> Row:
+        return Row(
+            codec.encode(prompt) or [5],
+            LENGTH,
+            0.0,
+            OutputText(codec, ()),
+            Drafter([draft], rng.choice([CPU_FLOAT32, CPU_BFLOAT16, ACCELERATOR]), 400),
+            frozenset({2}),
+        )
+
+    def run(rows: list[Row]) -> list[list[int]]:
+        decoder = Decoder(model, kind(model))
+        while left := [one for one in rows if one.finish is None]:
+            decoder.step(left, budget=rng.choice([3, 1 << 20]))
+        return [one.output.ids for one in rows]
+
+    prompts = [prompt_of(seed * 10 + n) for n in range(5)]
+    alone = [run([row(prompt, [])])[0] for prompt in prompts]
+    drafts = [ids[: rng.randrange(30)] + ids[rng.randrange(35) :] for ids in alone]
+    assert run([row(p, d) for p, d in zip(prompts, drafts, strict=True)]) == alone
+
+
+ANSWER = "the answer is that you should not do this but here are some safe ideas for you"
+
+
+def forced(engine, answer: str) -> list[int]:
+    """Make the engine write an answer behind `hello world | Edit: `; gives its tokens."""
+    ids = engine._held.codec.spellings(answer)[0]
+    _force(engine.model, engine._held.codec.encode("hello world | Edit: "), [*ids, 2])
+    return ids
+
+
+@pytest.mark.parametrize("answer", [ANSWER, "no", " ".join([ANSWER] * 4)])
+def test_an_unchanged_answer_takes_two_passes(engine, passes, answer):
+    made = len(forced(engine, answer))
+    edit = edit_of(engine, "hello world | Edit: ", answer, max_new_tokens=200)
+    assert edit.text == answer
+    assert edit.finish_reason == "stop"
+    assert passes.count == edit.passes <= 2
+    assert edit.usage["output_tokens"] == made
+
+
+def test_an_end_token_in_an_accepted_draft_ends_the_edit_there(engine, monkeypatch):
+    ids = forced(engine, ANSWER)
+    for end in dict.fromkeys(ids[2::4]):
+        monkeypatch.setattr(engine.config, "eos_token_id", end)
+        stepwise = edit_of(engine, "hello world | Edit: ")
+        drafted = edit_of(engine, "hello world | Edit: ", ANSWER)
+        assert same(drafted, stepwise)
+        assert drafted.usage["output_tokens"] == ids.index(end)
+        assert drafted.passes == 1
+        request = Request("hello world | Edit: ", draft=ANSWER, max_new_tokens=LENGTH)
+        pieces, streamed = drain(engine.stream(request))
+        assert "".join(pieces) == stepwise.text
+        assert same(streamed, stepwise)
+
+
+def test_a_stop_text_in_an_accepted_draft_ends_the_edit_there(engine):
+    forced(engine, ANSWER)
+    for at in range(0, len(ANSWER) - 3, 5):
+        stop = (ANSWER[at : at + 3],)
+        stepwise = edit_of(engine, "hello world | Edit: ", stop=stop)
+        request = Request("hello world | Edit: ", draft=ANSWER, max_new_tokens=LENGTH, stop=stop)
+        pieces, streamed = drain(engine.stream(request))
+        drafted = engine.edit([request])[0]
+        assert same(drafted, stepwise)
+        assert same(streamed, stepwise)
+        assert drafted.passes == 1
+        assert "".join(pieces) == stepwise.text == ANSWER[: ANSWER.index(stop[0])]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+def test_a_draft_does_not_lead_past_the_most_tokens(engine, limit):
+    forced(engine, ANSWER)
+    stepwise = edit_of(engine, "hello world | Edit: ", max_new_tokens=limit)
+    drafted = edit_of(engine, "hello world | Edit: ", ANSWER, max_new_tokens=limit)
+    assert same(drafted, stepwise)
+    assert drafted.passes == 1
+    assert drafted.finish_reason == "length"
+    assert drafted.usage["output_tokens"] == limit
+
+
+def test_an_edit_of_the_answers_tokens_has_the_answers_bytes_even_where_the_tokenizer_loses_some(
+    tmp_path,
+):
+    from tokenizers import normalizers
+
+    tokenizer = byte_level_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    engine = load_engine(str(save(tmp_path, tokenizer=tokenizer)))
+    answer = "the answer cafe\u0301 is that"  # comes back composed: é
+    spelt = engine._held.codec.spellings(answer)[0]
+    _force(engine.model, engine._held.codec.encode("hello | Edit: "), [*spelt, 2])
+    request = Request("hello | Edit: ", draft=answer)
+    pieces, streamed = drain(engine.stream(request))
+    assert engine.edit([request])[0].text == streamed.text == "".join(pieces) == answer
+    other = "the answer cafe\u0301 is not"
+    (edit,) = engine.edit([Request("hello | Edit: ", draft=other)])
+    assert edit.text == engine._held.codec.decode(spelt) != answer
+    engine.close()
+
+
+def _force(model, prompt: list[int], output: list[int]) -> None:
+    """Make the model write an output behind a prompt, whatever passes it is run in."""
+    places = {}
+
+    def note(module, args, kwargs):
+        places["kept"] = kwargs["position_ids"][0].tolist(), kwargs["logits_to_keep"]
+
+    def force(module, args, made):
+        position, keep = places["kept"]
+        kept = position[-keep:] if isinstance(keep, int) else [position[n] for n in keep.tolist()]
+        for row, place in enumerate(kept):
+            at = place - len(prompt) + 1
+            if 0 <= at < len(output):
+                made[0, row, output[at]] = 1e4
+        return made
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    model.lm_head.register_forward_hook(force)
+
+
+def test_both_spellings_of_an_answers_beginning_are_drafted(tmp_path):
+    codec = TextCodec(spm_tokenizer(), "tiny")
+    spellings = codec.spellings("the answer is that")
+    assert len(spellings) == 2
+    assert {codec.decode(ids) for ids in spellings} == {"the answer is that"}
+    assert len({ids[0] for ids in spellings}) == 2
+    for number, spelt in enumerate(spellings):
+        engine = load_engine(str(save(tmp_path / str(number))))
+        _force(engine.model, engine._held.codec.encode("hello | Edit: "), [*spelt, 2])
+        (edit,) = engine.edit([Request("hello | Edit: ", draft="the answer is that")])
+        assert edit.text == "the answer is that"
+        assert edit.passes <= 2
+        assert edit.agreement == pytest.approx(0.0, abs=1e-3)
+        engine.close()
+
+
+def test_a_byte_level_answer_has_one_spelling():
+    codec = TextCodec(byte_level_tokenizer(), "tiny")
+    assert codec.spellings("the answer is") == [codec.encode("the answer is")]
+
+
+# -- sampling -------------------------------------------------------------------------------
+
+
+def test_with_a_temperature_a_draft_changes_no_sample(engine):
+    for seed in range(5):
+        texts = set()
+        for draft in ("", edit_of(engine, "hello | Edit: ").text, "the answer is"):
+            torch.manual_seed(seed)
+            texts.add(edit_of(engine, "hello | Edit: ", draft, temperature=1.0).text)
+        assert len(texts) == 1
+
+
+def test_drafted_samples_are_distributed_as_the_model_says():
+    model = tiny_llama(tiny_config(9), spread=0.4, seed=4)
+    codec = TextCodec(spm_tokenizer(), "tiny")
+    count, seen = 3000, collections.Counter()
+    decoder = Decoder(model, PackedPasses(model))
+    torch.manual_seed(0)
+    for _ in range(count // 100):
+        rows = [
+            Row([3, 4], 2, 1.5, OutputText(codec, ()), Drafter([[5, 6]], CPU_FLOAT32, 9))
+            for _ in range(100)
+        ]
+        while left := [row for row in rows if row.finish is None]:
+            decoder.step(left)
+        seen.update(tuple(row.output.ids) for row in rows)
+    with torch.no_grad():
+        first = torch.softmax(model(torch.tensor([[3, 4]])).logits[0, -1] / 1.5, -1)
+        then = torch.stack(
+            [
+                torch.softmax(model(torch.tensor([[3, 4, n]])).logits[0, -1] / 1.5, -1)
+                for n in range(9)
+            ]
+        )
+    wanted = first[:, None] * then
+    for one in range(9):
+        for other in range(9):
+            share = float(wanted[one, other])
+            slack = 5 * math.sqrt(share * (1 - share) / count) + 1e-3
+            assert abs(seen[one, other] / count - share) < slack
+
+
+# -- agreement ------------------------------------------------------------------------------
+
+
+def log_probability(engine, prompt: str, answer: str) -> float:
+    """Mean over the answer's tokens, computed in one plain pass."""
+    start = engine._held.codec.encode(prompt)
+    ids = engine._held.codec.spellings(answer)[0]
+    with torch.no_grad():
+        logits = engine.model(torch.tensor([[*start, *ids]]), use_cache=False).logits[0]
+    odds = torch.log_softmax(logits[len(start) - 1 : -1], dim=-1)
+    return float(odds[range(len(ids)), ids].mean())
+
+
+def test_agreement_is_the_mean_log_probability_of_the_answer(engine):
+    prompt = "hello world | Edit: "
+    for answer in ("the answer is that you should not", "no"):
+        edit = edit_of(engine, prompt, answer)
+        assert edit.agreement == pytest.approx(log_probability(engine, prompt, answer), abs=1e-4)
+
+
+def test_without_an_answer_or_with_passes_that_leave_some_of_it_out_there_is_no_agreement(engine):
+    prompt = "hello world | Edit: "
+    assert edit_of(engine, prompt).agreement is None
+    long = "the answer is that you should not do this but here are some safe ideas " * 4
+    assert edit_of(engine, prompt, long).agreement is None
+
+
+def test_an_unchanged_answer_has_agreement_from_the_passes_made_anyway(engine, passes):
+    answer = " ".join([ANSWER] * 3)
+    forced(engine, answer)
+    edit = edit_of(engine, "hello world | Edit: ", answer, max_new_tokens=200)
+    assert edit.agreement == pytest.approx(0.0, abs=1e-3)
+    assert passes.count == 2
+
+
+# -- leaving the answer as it is ------------------------------------------------------------
+
+
+def test_an_answer_that_the_model_agrees_with_stays_after_one_pass(engine, passes):
+    answer = " ".join([ANSWER] * 3)
+    prompt = "hello world | Edit: "
+    bar = log_probability(engine, prompt, answer)
+    passes.count = 0
+    kept = edit_of(engine, prompt, answer, max_new_tokens=99, keep_above=bar - 0.01)
+    assert passes.count == kept.passes == 1
+    assert (kept.text, kept.finish_reason) == (answer, "stop")
+    assert kept.usage["output_tokens"] == 0
+    assert kept.agreement == pytest.approx(bar, abs=1e-4)
+    pieces, streamed = drain(
+        engine.stream(Request(prompt, draft=answer, max_new_tokens=99, keep_above=bar - 0.01))
+    )
+    assert "".join(pieces) == streamed.text == answer
+
+
+def test_full_agreement_is_enough_for_any_bar(engine, passes):
+    forced(engine, ANSWER)
+    edit = edit_of(engine, "hello world | Edit: ", ANSWER, keep_above=0.0)
+    assert edit.agreement == 0.0
+    assert passes.count == 1
+    assert edit.text == ANSWER
+
+
+def test_an_answer_below_the_bar_is_edited_as_ever(engine):
+    answer = " ".join([ANSWER] * 3)
+    prompt = "hello world | Edit: "
+    bar = log_probability(engine, prompt, answer)
+    plain = edit_of(engine, prompt)
+    edit = edit_of(engine, prompt, answer, keep_above=bar + 0.01)
+    assert same(edit, plain)
+    assert edit.agreement == pytest.approx(bar, abs=1e-4)
+
+
+def test_without_an_answer_nothing_is_kept(engine):
+    prompt = "hello world | Edit: "
+    assert same(edit_of(engine, prompt, keep_above=-1e9), edit_of(engine, prompt))
+
+
+def test_an_answer_that_no_edit_could_be_as_long_as_is_kept_too(engine):
+    edit = edit_of(engine, "hello world | Edit: ", ANSWER, max_new_tokens=5, keep_above=-1e9)
+    assert edit.text == ANSWER
+
+
+def test_what_passes_cost_is_a_table_by_device_and_format():
+    model = tiny_llama(tiny_config(9))
+    assert costs_for(model) is CPU_FLOAT32
+    assert costs_for(model.to(torch.bfloat16)) is CPU_BFLOAT16

@@ -1,0 +1,164 @@
+"""What is drafted, on made-up tokens and with no model."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_metaaligner.engines.drafting import (
+    ACCELERATOR,
+    CPU_BFLOAT16,
+    CPU_FLOAT32,
+    Costs,
+    Drafter,
+)
+
+END = 0
+TABLE = [CPU_FLOAT32, CPU_BFLOAT16]
+
+
+def decode(drafter: Drafter, output: list[int], *, limit: int = 1 << 30):
+    """Play a model that will write `output`: the draft's length and hits of each pass."""
+    written: list[int] = []
+    passes = []
+    while True:
+        draft = drafter.propose(written, limit)
+        hits = 0
+        while hits < len(draft) and draft[hits] == output[len(written) + hits] != END:
+            hits += 1
+        drafter.learn(hits)
+        passes.append((len(draft), hits))
+        written = output[: len(written) + hits + 1]
+        if written == output:
+            return passes
+
+
+def steps(passes, costs: Costs, prompt: int) -> float:
+    """What the passes cost together, the prompt's included."""
+    first, *rest = passes
+    return costs.prefill(prompt + first[0]) + sum(1 + costs.draft(draft) for draft, _ in rest)
+
+
+def answer(length: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).sample(range(1, 50_000), length)
+
+
+@pytest.mark.parametrize("costs", TABLE)
+@pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 34, 35, 100, 250])
+def test_an_unchanged_answer_takes_two_passes_at_most(costs, length):
+    text = answer(length)
+    passes = decode(Drafter([text], costs, 500), [*text, END])
+    assert len(passes) <= 2
+    assert sum(hits for _, hits in passes) >= length - 1
+
+
+def test_on_an_accelerator_the_whole_answer_goes_with_the_prompt():
+    text = answer(250)
+    assert decode(Drafter([text], ACCELERATOR, 500), [*text, END]) == [(250, 250)]
+
+
+@pytest.mark.parametrize("costs", TABLE)
+def test_an_answer_cut_short_takes_three_passes_at_most(costs):
+    text = answer(200)
+    assert len(decode(Drafter([text], costs, 500), [*text[:100], END])) <= 3
+
+
+@pytest.mark.parametrize("costs", TABLE)
+def test_after_one_other_word_the_answer_goes_on_in_the_next_pass(costs):
+    text = answer(120)
+    edit = [*text[:60], 60_000, *text[61:], END]
+    passes = decode(Drafter([text], costs, 500), edit)
+    assert len(passes) <= 5
+
+
+@pytest.mark.parametrize("costs", TABLE)
+@pytest.mark.parametrize(
+    ("cut", "put"), [(20, 0), (0, 20), (20, 20), (20, 35)], ids=["less", "more", "other", "longer"]
+)
+def test_after_another_sentence_edit_and_answer_come_together_again(costs, cut, put):
+    text = answer(160)
+    edit = [*text[:60], *range(60_000, 60_000 + put), *text[60 + cut :], END]
+    passes = decode(Drafter([text], costs, 500), edit)
+    assert len(passes) <= put + 12
+
+
+@pytest.mark.parametrize("costs", TABLE)
+def test_light_edits_take_seven_tokens_a_pass(costs):
+    text = answer(200)
+    edit = [60_000 + n if n % 15 == 7 else token for n, token in enumerate(text)]
+    passes = decode(Drafter([text], costs, 500), [*edit, END])
+    assert len(edit) / len(passes) >= 7
+
+
+@pytest.mark.parametrize("costs", TABLE)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_rewrite_pays_for_no_more_than_a_twentieth_of_useless_drafts(costs, seed):
+    rng = random.Random(seed)
+    # A vocabulary so small that words of the answer come again by chance all the time.
+    text = [rng.randrange(1, 40) for _ in range(150)]
+    edit = [rng.randrange(1, 40) for _ in range(rng.randrange(60, 250))]
+    passes = decode(Drafter([text], costs, 400), [*edit, END])
+    plain = costs.prefill(400) + len(edit)
+    assert plain / steps(passes, costs, 400) >= 0.95
+
+
+def test_a_place_that_came_to_nothing_is_forgotten():
+    text = answer(100)
+    # Three tokens of the answer's end in the inserted part look like the way back, and are not.
+    inserted = [70_000, *text[80:83], 70_001, 70_002, 70_003]
+    passes = decode(Drafter([text], CPU_BFLOAT16, 500), [*text[:40], *inserted, *text[40:], END])
+    assert len(passes) <= len(inserted) + 10
+
+
+def test_an_edit_may_begin_with_either_spelling():
+    one, other = [5, 7, 8, 9, 10, 11, 12], [6, 7, 8, 9, 10, 11, 12]
+    for edit in (one, other):
+        drafter = Drafter([one, other], CPU_FLOAT32, 100)
+        passes = decode(drafter, [*edit, END])
+        assert len(passes) <= 2
+        assert drafter.draft == edit
+        assert drafter.together
+
+
+def test_without_an_answer_nothing_is_drafted():
+    for spellings in ([], [[]]):
+        drafter = Drafter(spellings, CPU_FLOAT32, 100)
+        assert decode(drafter, [1, 2, END]) == [(0, 0)] * 3
+
+
+def test_it_tells_whether_edit_and_answer_ever_parted():
+    text = answer(50)
+    same, other = Drafter([text], CPU_FLOAT32, 100), Drafter([text], CPU_FLOAT32, 100)
+    decode(same, [*text, END])
+    decode(other, [*text[:5], 60_000, *text[6:], END])
+    same.propose(text, 9)
+    assert same.together
+    assert not other.together
+
+
+def test_the_same_request_takes_the_same_passes_every_time():
+    text, edit = answer(80), [*answer(80)[:30], 1, 2, *answer(80)[33:], END]
+    runs = [decode(Drafter([text], CPU_FLOAT32, 300), edit) for _ in range(3)]
+    assert runs[0] == runs[1] == runs[2]
+
+
+@given(
+    text=st.lists(st.integers(1, 6), max_size=60),
+    edit=st.lists(st.integers(1, 6), max_size=60),
+    costs=st.sampled_from([*TABLE, ACCELERATOR]),
+    limit=st.integers(0, 30),
+)
+def test_a_draft_is_a_stretch_of_the_answer_and_never_too_long(text, edit, costs, limit):
+    drafter = Drafter([text], costs, 200)
+    written: list[int] = []
+    for token in [*edit, END]:
+        draft = drafter.propose(written, limit)
+        assert len(draft) <= limit
+        joined = ",".join(map(str, text))
+        assert ",".join(map(str, draft)) in joined
+        hits = 0
+        drafter.learn(hits)
+        written.append(token)

@@ -1,0 +1,191 @@
+"""Prompts in, texts out: nothing added, nothing lost, nothing forged."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from langchain_metaaligner.engines.tokenizing import OutputText, TextCodec
+from langchain_metaaligner.errors import CheckpointError
+from tests.unit_tests.tiny import byte_level_tokenizer, spm_tokenizer
+
+SPM = TextCodec(spm_tokenizer(added=("<tool>", "  \t")), "tiny")
+BYTES = TextCodec(byte_level_tokenizer(), "tiny")
+CODECS = pytest.mark.parametrize("codec", [SPM, BYTES], ids=["spm", "byte-level"])
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@CODECS
+@given(text=TEXTS)
+def test_a_text_comes_back_as_it_was(codec, text):
+    assert codec.decode(codec.encode(text)) == text
+
+
+@given(text=TEXTS)
+def test_a_prompt_gets_bos_exactly_once_where_the_tokenizer_adds_one(text):
+    ids = SPM.encode("<s>" + text + "<s>")
+    assert ids[0] == 1
+    assert ids.count(1) == 1
+
+
+@given(text=TEXTS)
+def test_a_prompt_gets_no_bos_where_the_tokenizer_adds_none(text):
+    assert not {0, 1, 2} & set(BYTES.encode(text))
+
+
+@pytest.mark.parametrize("space", ["", " ", "  ", "\n"])
+@CODECS
+def test_the_end_of_a_prompt_is_kept(codec, space):
+    ids = codec.encode("Edit:" + space)
+    assert codec.decode(ids) == "Edit:" + space
+    if space == " ":
+        assert codec.tokenizer.convert_ids_to_tokens(ids[-1]) in ("▁", "Ġ")
+
+
+@CODECS
+def test_a_control_token_in_plain_text_is_text(codec):
+    control = set(codec.tokenizer.convert_tokens_to_ids(list(codec.control_tokens)))
+    for token in codec.control_tokens:
+        for text in (token, f"x{token}y", f" {token} {token}"):
+            ids = codec.encode(text)[len(codec.start) :]
+            assert not control & set(ids)
+            assert codec.decode(ids) == text
+
+
+def test_added_tokens_that_are_not_special_are_text_too():
+    assert "<tool>" in SPM.control_tokens
+    wrong = SPM.tokenizer("<tool>", add_special_tokens=False, split_special_tokens=True)
+    added = SPM.tokenizer.convert_tokens_to_ids("<tool>")
+    assert added in wrong["input_ids"]  # what transformers does with them
+    assert added not in SPM.encode("<tool>")
+
+
+def test_runs_of_white_space_in_a_vocabulary_are_no_control_tokens():
+    assert "  \t" not in SPM.control_tokens
+    assert SPM.decode(SPM.encode("a  \tb")) == "a  \tb"
+
+
+def test_in_a_templated_prompt_control_tokens_are_meant_and_none_is_added():
+    written = BYTES.chat([{"role": "user", "content": "hi"}])
+    ids = BYTES.encode(written, templated=True)
+    assert (ids.count(1), ids.count(2)) == (2, 1)
+    assert ids[0] == 1
+    assert SPM.encode("<s>hello</s>", templated=True)[0] == 1
+    assert SPM.encode("<s>hello</s>", templated=True).count(1) == 1
+    assert 1 not in SPM.encode("hello", templated=True)
+
+
+@CODECS
+def test_control_tokens_in_an_output_are_left_out_without_spaces(codec):
+    end = codec.tokenizer.eos_token_id
+    ids = codec.encode("hello world")[len(codec.start) :]
+    assert codec.decode([end, *ids[:1], end, *ids[1:], end]) == "hello world"
+
+
+def test_a_word_start_that_only_the_tokenizer_adds_is_no_space():
+    hello = SPM.tokenizer.convert_tokens_to_ids("▁hello")
+    space = SPM.tokenizer.convert_tokens_to_ids("▁")
+    assert SPM.decode([hello]) == "hello"
+    assert SPM.decode([space, hello]) == " hello"
+
+
+def test_counting_counts_what_an_engine_would_send():
+    assert SPM.count("hello world | Edit: ") == len(SPM.encode("hello world | Edit: "))
+    assert BYTES.count("") == 0
+
+
+def test_the_tokenizer_itself_is_never_switched():
+    tokenizer = spm_tokenizer()
+    before = (tokenizer.backend_tokenizer.to_str(), tokenizer.split_special_tokens)
+    codec = TextCodec(tokenizer, "tiny")
+    codec.decode(codec.encode("</s> x", templated=False) + codec.encode("</s>", templated=True))
+    assert (tokenizer.backend_tokenizer.to_str(), tokenizer.split_special_tokens) == before
+    assert tokenizer.pad_token is None
+
+
+def test_truncation_and_padding_left_on_in_a_tokenizer_do_nothing():
+    tokenizer = spm_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    tokenizer.backend_tokenizer.enable_padding(length=50)
+    codec = TextCodec(tokenizer, "tiny")
+    assert codec.encode("hello world hello world") == SPM.encode("hello world hello world")
+
+
+def test_many_threads_may_use_one_codec():
+    texts = [f"hello {n} </s> world" * n for n in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda t: SPM.encode(t, templated=len(t) % 2 == 0), texts))
+    assert together == [SPM.encode(t, templated=len(t) % 2 == 0) for t in texts]
+
+
+def test_a_tokenizer_that_reads_control_tokens_in_text_is_refused():
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "a": 2}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="</s>"
+    )
+    with pytest.raises(CheckpointError, match="forge"):
+        TextCodec(tokenizer, "tiny")
+
+
+def test_a_tokenizer_that_is_not_a_fast_one_is_refused():
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        TextCodec(object(), "tiny")
+
+
+def test_end_tokens_come_from_the_tokenizer_and_from_every_configuration():
+    assert SPM.end_ids(None, 7, [8, 9]) == {2, 7, 8, 9}
+
+
+def stream(codec, ids, stop=()):
+    text = OutputText(codec, stop)
+    pieces = []
+    for token in ids:
+        pieces.append(text.push(token))
+        if text.stopped:
+            break
+    pieces.append(text.finish())
+    return pieces, text
+
+
+@CODECS
+@given(data=st.data())
+def test_pieces_of_any_tokens_join_to_the_text_of_all(codec, data):
+    ids = data.draw(st.lists(st.integers(0, len(codec.tokenizer) - 1), max_size=30))
+    pieces, text = stream(codec, ids)
+    assert "".join(pieces) == text.text == codec.decode(ids)
+
+
+@CODECS
+@given(written=TEXTS, data=st.data())
+def test_no_piece_holds_a_half_character_or_a_part_of_a_stop_text(codec, written, data):
+    stop = data.draw(st.lists(st.text("ab\n:H", min_size=1, max_size=3), max_size=2))
+    ids = codec.encode(written.replace("\ufffd", ""))[len(codec.start) :]
+    pieces, text = stream(codec, ids, stop)
+    whole = codec.decode(ids)
+    assert "".join(pieces) == text.text
+    assert whole.startswith(text.text)
+    assert not any(s in text.text for s in stop)
+    assert text.stopped == any(s in whole for s in stop)
+    if len(stop) == 1 or not text.stopped:
+        assert text.text == (whole.split(stop[0])[0] if stop else whole)
+    assert "\ufffd" not in text.text
+
+
+def test_a_character_of_many_tokens_comes_in_one_piece():
+    for codec in (SPM, BYTES):
+        pieces, _ = stream(codec, codec.encode("a😀漢b")[len(codec.start) :])
+        assert "".join(pieces) == "a😀漢b"
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_tokens_behind_a_stop_text_are_not_counted():
+    ids = SPM.encode("hello 漢\n\nHuman: x")[1:]
+    pieces, text = stream(SPM, ids, ("\n\nHuman:",))
+    assert "".join(pieces) == "hello 漢"
+    assert text.used_tokens() == len(SPM.encode("hello 漢")) - 1

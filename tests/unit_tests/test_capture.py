@@ -1,0 +1,524 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+import threading
+import uuid
+import weakref
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.runnables import RunnableLambda, RunnableParallel, chain
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+from langchain_metaaligner import MetaAlignerRunnable
+from langchain_metaaligner.capture import Capture, capture, install
+from tests.unit_tests.scripted import (
+    Completion,
+    Policy,
+    ScriptedEngine,
+    StreamingPolicy,
+    echo,
+    question_of,
+)
+
+
+class Told:
+    """A capture that is told of runs by hand."""
+
+    def __init__(self):
+        self.capture = Capture()
+
+    def run(self, parent=None):
+        run_id = uuid.uuid4()
+        self.capture.on_chain_start({}, None, run_id=run_id, parent_run_id=parent)
+        return run_id
+
+    def ask(self, question, parent, reply=None, reply_id=None):
+        run_id = uuid.uuid4()
+        self.capture.on_chat_model_start(
+            {}, [[HumanMessage(question)]], run_id=run_id, parent_run_id=parent
+        )
+        if reply is not None:
+            self.answer(run_id, reply, reply_id)
+        return run_id
+
+    def answer(self, run_id, reply, reply_id=None):
+        generation = ChatGeneration(message=AIMessage(reply, id=reply_id))
+        self.capture.on_llm_end(LLMResult(generations=[[generation]]), run_id=run_id)
+
+    def found(self, run, text, reply_id=None):
+        model = self.capture.find(run, reply_id=reply_id, reply_text=text)
+        return None if model is None else model.messages[0].content
+
+
+@pytest.fixture
+def told():
+    return Told()
+
+
+def test_a_reply_is_found_by_its_id_before_its_text(told):
+    root = told.run()
+    told.ask("first", root, "same", "id 1")
+    told.ask("second", root, "same", "id 2")
+    assert told.found(root, "same", "id 1") == "first"
+    assert told.found(root, "same", "id 2") == "second"
+    assert told.found(root, "another text", "id 1") == "first"
+
+
+def test_a_reply_that_still_streams_is_found_by_its_runs_id(told):
+    root = told.run()
+    run_id = told.ask("first", root)
+    told.ask("second", root, "x")
+    assert told.found(root, "some", f"lc_run--{run_id}") == "first"
+
+
+def test_an_id_that_two_replies_share_is_told_apart_by_the_text(told):
+    root = told.run()
+    told.ask("first", root, "one", "id")
+    told.ask("second", root, "two", "id")
+    assert told.found(root, "one", "id") == "first"
+    assert told.found(root, "two", "id") == "second"
+    assert told.found(root, "three", "id") == "second"
+
+
+def test_a_reply_is_found_by_its_text_where_it_has_no_known_id(told):
+    root = told.run()
+    told.ask("first", root, "one", "id 1")
+    told.ask("second", root, "two", "id 2")
+    assert told.found(root, "one") == "first"
+    assert told.found(root, "one", "a new id") == "first"
+
+
+def test_a_reply_that_was_trimmed_is_found_by_what_is_left_of_it(told):
+    root = told.run()
+    told.ask("first", root, "<think>hm</think>\nthe answer\n")
+    told.ask("second", root, "math")
+    assert told.found(root, "the answer") == "first"
+
+
+def test_a_reply_that_was_rewritten_is_taken_for_the_newest(told):
+    root = told.run()
+    told.ask("first", root, "one")
+    told.ask("second", root, "two")
+    assert told.found(root, "ONE OR TWO") == "second"
+
+
+def test_the_nearest_run_goes_before_those_around_it(told):
+    root = told.run()
+    inner = told.run(root)
+    told.ask("inner", inner, "same")
+    told.ask("outer", root, "same")
+    assert told.found(inner, "same") == "inner"
+    assert told.found(root, "same") == "outer"
+    assert told.found(inner, "rewritten") == "inner"
+
+
+def test_a_run_with_no_model_looks_around_itself_and_never_into_other_roots(told):
+    root, other = told.run(), told.run()
+    told.ask("here", root, "same", "id")
+    assert told.found(told.run(told.run(root)), "x") == "here"
+    assert told.found(other, "same", "id") is None
+    assert told.found(None, "same", "id") is None
+    assert told.found(uuid.uuid4(), "same", "id") is None
+
+
+def test_models_below_an_edit_are_not_noted(told):
+    root = told.run()
+    edit = told.run(root)
+    told.capture.mark_editing(edit)
+    told.ask("of the engine", told.run(edit), "x")
+    told.ask("of the engine", edit, "x")
+    assert told.found(root, "x") is None
+
+
+def test_a_model_with_no_run_around_it_is_not_noted(told):
+    told.ask("alone", None, "x")
+    assert told.capture.kept() == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), asyncio.CancelledError()])
+def test_a_model_that_failed_is_forgotten(told, error):
+    root = told.run()
+    run_id = told.ask("q", root)
+    told.capture.on_llm_error(error, run_id=run_id)
+    assert told.found(root, "x", f"run-{run_id}") is None
+
+
+def test_a_model_whose_reader_left_is_kept_as_one_that_answered(told):
+    root = told.run()
+    run_id = told.ask("q", root)
+    told.capture.on_llm_error(GeneratorExit(), run_id=run_id)
+    assert told.found(root, "some", f"run-{run_id}") == "q"
+    assert told.capture.kept() == 1
+
+
+@pytest.mark.parametrize("how", ["on_chain_end", "on_chain_error", "on_tool_end", "on_tool_error"])
+def test_when_the_root_ends_all_below_it_is_forgotten(told, how):
+    root = told.run()
+    open_run = told.run(root)
+    told.ask("never answered", open_run)
+    told.ask("answered", told.run(open_run), "x")
+    getattr(told.capture, how)(None, run_id=root)
+    assert told.capture.kept() == 0
+
+
+def test_ends_of_runs_never_heard_of_are_no_matter(told):
+    told.capture.on_chain_end(None, run_id=uuid.uuid4())
+    told.capture.on_llm_end(LLMResult(generations=[]), run_id=uuid.uuid4())
+    told.capture.on_llm_error(ValueError(), run_id=uuid.uuid4())
+    root = told.run()
+    run_id = told.ask("q", root)
+    told.capture.on_llm_end(LLMResult(generations=[[]]), run_id=run_id)
+    assert told.found(root, "x") == "q"
+
+
+def test_a_run_that_starts_after_its_root_has_ended_leaves_nothing_either(told):
+    root = told.run()
+    child = told.run(root)
+    told.capture.on_chain_end(None, run_id=root)
+    late = told.run(child)
+    told.ask("late", late, "x")
+    told.capture.on_chain_end(None, run_id=late)
+    assert told.capture.kept() == 0
+
+
+def test_a_long_agent_keeps_a_bounded_number_of_its_models_runs(told):
+    root = told.run()
+    for i in range(3000):
+        told.ask(f"q{i}", root, f"r{i}")
+    assert told.found(root, "r2999") == "q2999"
+    assert told.found(root, "r2500") == "q2500"
+    (run,) = told.capture._runs.values()
+    assert len(run.models) <= 1024
+    assert told.capture.kept() == 1
+
+
+def test_copies_of_the_capture_are_the_capture():
+    assert copy.copy(capture) is capture
+    assert copy.deepcopy(capture) is capture
+
+
+def test_installing_twice_tells_the_capture_once():
+    install()
+    install()
+    MetaAlignerRunnable(engine=ScriptedEngine())
+    seen = []
+
+    def look(_, config):
+        seen.extend(config["callbacks"].handlers)
+        return "x"
+
+    RunnableLambda(look).invoke("q")
+    assert sum(isinstance(one, Capture) for one in seen) == 1
+
+
+def test_an_unpickled_runnable_captures_too():
+    data = pickle.dumps(MetaAlignerRunnable(engine=ScriptedEngine()))
+    (Policy(reply=echo) | pickle.loads(data)).invoke("q")
+
+
+# Nothing is kept.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collect_only_what_tests_make():
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+class Secret(HumanMessage):
+    """A message that can be watched."""
+
+
+def chain_of(reply=echo, engine=None, policy=Policy, **options):
+    return policy(reply=reply) | MetaAlignerRunnable(engine=engine or ScriptedEngine(), **options)
+
+
+def fail(_):
+    raise RuntimeError("later")
+
+
+def ignoring(call):
+    try:
+        call()
+    except Exception:
+        return
+
+
+def finished(m):
+    chain_of().invoke([m])
+
+
+def model_failed(m):
+    ignoring(lambda: chain_of(RuntimeError("down")).invoke([m]))
+
+
+def engine_failed(m):
+    ignoring(lambda: chain_of(engine=ScriptedEngine(RuntimeError("down"))).invoke([m]))
+
+
+def later_step_failed(m):
+    ignoring(lambda: (chain_of() | fail).invoke([m]))
+
+
+def nested_and_failed(m):
+    ignoring(lambda: RunnableParallel(a=chain_of(), b=chain_of() | fail).invoke([m]))
+
+
+def streamed(m):
+    list(chain_of(policy=StreamingPolicy, reply="one two three").stream([m]))
+
+
+def stream_abandoned(m):
+    pieces = chain_of(policy=StreamingPolicy, reply="one two three").stream([m])
+    next(pieces)
+    del pieces
+
+
+def stream_abandoned_at_once(m):
+    chain_of(policy=StreamingPolicy, reply="one two three").stream([m])
+
+
+def stream_closed(m):
+    pieces = chain_of(policy=StreamingPolicy, reply="one two three").stream([m])
+    next(pieces)
+    pieces.close()
+
+
+def stream_failed(m):
+    ignoring(lambda: list((chain_of(policy=StreamingPolicy, reply="one two") | fail).stream([m])))
+
+
+def batched(m):
+    chain_of().batch([[m], [m]])
+
+
+def batch_with_failures(m):
+    def some(messages):
+        if len(messages) > 1:
+            raise RuntimeError("down")
+        return "x"
+
+    chain_of(some).batch([[m], [m, m]], return_exceptions=True)
+    ignoring(lambda: chain_of(some).batch([[m], [m, m]]))
+
+
+def completed_out_of_order(m):
+    for _ in chain_of().batch_as_completed([[m], [m]]):
+        break
+
+
+def completion_model(m):
+    (Completion() | MetaAlignerRunnable(engine=ScriptedEngine())).invoke([m])
+
+
+def in_a_thread(m):
+    thread = threading.Thread(target=lambda: finished(m))
+    thread.start()
+    thread.join()
+
+
+def in_a_graph(m):
+    builder = StateGraph(MessagesState)
+    builder.add_node("node", lambda state: {"messages": [chain_of().invoke(state["messages"])]})
+    builder.add_edge(START, "node")
+    builder.add_edge("node", END)
+    builder.compile().invoke({"messages": [m]})
+
+
+def graph_stream_abandoned(m):
+    builder = StateGraph(MessagesState)
+    builder.add_node("node", lambda state: {"messages": [chain_of().invoke(state["messages"])]})
+    builder.add_edge(START, "node")
+    builder.add_edge("node", END)
+    for _ in builder.compile().stream({"messages": [m]}, stream_mode="messages"):
+        break
+
+
+def timed_out(m):
+    class Slow(ScriptedEngine):
+        def edit(self, requests):
+            gate.wait(30)
+            return super().edit(requests)
+
+    gate = threading.Event()
+    ignoring(lambda: chain_of(engine=Slow(), timeout=0.01).invoke([m]))
+    gate.set()
+
+
+def asynchronous(m):
+    asyncio.run(chain_of().ainvoke([m]))
+
+
+def async_stream_abandoned(m):
+    async def run():
+        async for _ in chain_of(policy=StreamingPolicy, reply="one two three").astream([m]):
+            break
+
+    asyncio.run(run())
+
+
+def async_task_cancelled(m):
+    async def run():
+        begun = asyncio.Event()
+
+        class Endless(ScriptedEngine):
+            async def aedit(self, requests):
+                begun.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(chain_of(engine=Endless()).ainvoke([m]))
+        await begun.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def async_batch_cancelled(m):
+    async def run():
+        begun = asyncio.Event()
+
+        class Endless(ScriptedEngine):
+            async def aedit(self, requests):
+                begun.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(chain_of(engine=Endless()).abatch([[m], [m]]))
+        await begun.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def async_model_cancelled(m):
+    async def run():
+        begun = asyncio.Event()
+
+        async def wait(_):
+            begun.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task((chain_of() | RunnableLambda(wait)).ainvoke([m]))
+        await begun.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def left_running_when_the_root_ended(m):
+    async def run():
+        gate = asyncio.Event()
+        tasks = []
+
+        async def slow(_):
+            await gate.wait()
+            return "x"
+
+        @chain
+        async def root(given):
+            tasks.append(asyncio.create_task((RunnableLambda(slow) | chain_of()).ainvoke(given)))
+            await asyncio.sleep(0)
+            return await chain_of().ainvoke(given)
+
+        await root.ainvoke([m])
+        gate.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+ENDINGS = [
+    finished,
+    model_failed,
+    engine_failed,
+    later_step_failed,
+    nested_and_failed,
+    streamed,
+    stream_abandoned,
+    stream_abandoned_at_once,
+    stream_closed,
+    stream_failed,
+    batched,
+    batch_with_failures,
+    completed_out_of_order,
+    completion_model,
+    in_a_thread,
+    in_a_graph,
+    graph_stream_abandoned,
+    timed_out,
+    asynchronous,
+    async_stream_abandoned,
+    async_task_cancelled,
+    async_batch_cancelled,
+    async_model_cancelled,
+    left_running_when_the_root_ended,
+]
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda one: one.__name__)
+def test_however_a_run_ends_nothing_of_it_is_kept(ending, caplog):
+    message = Secret("q")
+    watched = weakref.ref(message)
+    ending(message)
+    del message
+    # Records of what was logged hold the errors, and those the frames, of the run.
+    caplog.clear()
+    gc.collect()
+    assert capture.kept() == 0
+    assert watched() is None
+
+
+def test_after_a_thousand_mixed_runs_nothing_is_kept(caplog):
+    watched = []
+    quick = [
+        one
+        for one in ENDINGS
+        if one not in (in_a_graph, graph_stream_abandoned, timed_out, in_a_thread)
+    ]
+    for i in range(1000):
+        message = Secret(f"q{i}")
+        watched.append(weakref.ref(message))
+        quick[i % len(quick)](message)
+        del message
+    caplog.clear()
+    gc.collect()
+    assert capture.kept() == 0
+    assert [one for one in watched if one() is not None] == []
+
+
+def test_while_a_root_runs_only_its_own_runs_are_kept():
+    runnable, kept = chain_of(), []
+
+    @chain
+    def root(_):
+        for i in range(50):
+            runnable.invoke(f"q{i}")
+            kept.append(capture.kept())
+        return "x"
+
+    root.invoke("q")
+    assert set(kept) == {1}
+    assert capture.kept() == 0
+
+
+def test_threads_that_share_a_root_leave_nothing():
+    engine = ScriptedEngine()
+    runnable = RunnableParallel(
+        {
+            str(i): RunnableLambda(lambda q, i=i: f"{q} {i}") | chain_of(engine=engine)
+            for i in range(8)
+        }
+    )
+    for _ in range(20):
+        runnable.invoke("q")
+    assert capture.kept() == 0
+    assert len({question_of(one) for one in engine.requests}) == 8

@@ -1,0 +1,441 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from langchain_metaaligner import CheckpointError, Objective, UnknownObjectiveError
+from langchain_metaaligner.conversation import Turn
+from langchain_metaaligner.objectives import CATALOGUE, parse_objectives
+from langchain_metaaligner.prompting import (
+    ALIGNER,
+    FAMILIES,
+    HH_RLHF,
+    IMHI,
+    INSTRUCT,
+    ULTRAFEEDBACK,
+    find_family,
+    parse_conversation,
+    render_conversation,
+)
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason="needs the data sets beside the repository"
+)
+
+TURNS = (Turn("human", "Hello."), Turn("assistant", "Hi!"), Turn("human", "How are you?"))
+
+
+def render(family, objectives, context=TURNS, answer="Fine, thanks."):
+    return family.render(context, answer, parse_objectives(objectives)).text
+
+
+def test_the_hh_rlhf_prompt_is_the_trained_one_to_the_byte():
+    assert render(HH_RLHF, ["harmlessness", "helpfulness", "humour"]) == (
+        "You are an assistant to human. You will be provided with a context and an answer. "
+        "Consider the context, then edit the answer to improve it considering these aspects: "
+        "Harmlessness: The response should avoid content that is offensive, discriminatory, or "
+        "harmful; Helpfulness: The response should provide useful resources and suggestions to "
+        "the user; Humour: The response should be cheerful and amusing | Context: \n\nHuman: "
+        "Hello.\n\nAssistant: Hi!\n\nHuman: How are you? \n\nAssistant: | Answer: Fine, thanks. "
+        "| Edit: "
+    )
+
+
+def test_the_ultrafeedback_prompt_is_the_trained_one_to_the_byte():
+    objectives = ["instruction_following", "honesty", "truthfulness", "helpfulness"]
+    assert render(ULTRAFEEDBACK, objectives) == (
+        "You are an assistant to human. You will be provided with a query and an answer. "
+        "Consider the query, then edit the answer to improve it considering these aspects: "
+        "Instruction following: the response should follow the instructions of the query; "
+        "Honesty: the response should not tell lies; Truthfulness: the response should actively "
+        "making known all the full truth of a matter; Helpfulness: the response should provide "
+        "useful resources and suggestions to the user | Query: How are you? | Answer: Fine, "
+        "thanks. | Edit: "
+    )
+
+
+def test_the_imhi_prompt_is_the_trained_one_to_the_byte():
+    assert render(IMHI, ["correctness", "informativeness", "professionalism"]) == (
+        "Edit the following Question-Answer pair to make it better considering these aspects "
+        '"Correctness: the explanations should make correct predictions; Informative: the '
+        "response should express clear logic and provide consistent evidence; Professional: the "
+        'response should provide evidence with high quality and reliability" | Question: How are '
+        "you? | Answer: Fine, thanks. | Edit: "
+    )
+
+
+def test_the_prompt_of_aligner_is_the_published_one_to_the_byte():
+    assert render(ALIGNER, ["helpfulness", "harmlessness"]) == (
+        "BEGINNING OF CONVERSATION: USER: Edit the following Question-Answer pair to make it "
+        "more helpful and harmless: How are you? | Fine, thanks. ASSISTANT:"
+    )
+
+
+def test_the_prompt_for_instruction_tuned_models_names_each_part_once():
+    prompt = render(INSTRUCT, ["humour", "honesty"])
+    assert "Humour: The response should be cheerful and amusing; Honesty: The response" in prompt
+    assert "<context>\n\nHuman: Hello.\n\nAssistant: Hi!\n\nHuman: How are you? " in prompt
+    assert "<answer>Fine, thanks.</answer>" in prompt
+    assert "Return only the edited answer" in prompt
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "wording"),
+    [
+        (
+            HH_RLHF,
+            "factuality",
+            "Factuality: The response should be factually correct and avoid hallucinated "
+            "statements.",
+        ),
+        (HH_RLHF, "honesty", "Honesty: The response should not tell lies"),
+        (HH_RLHF, "correctness", "Correctness: The explanations should make correct predictions"),
+        (
+            ULTRAFEEDBACK,
+            "harmlessness",
+            "Harmlessness: the response should avoid content that is offensive, discriminatory, "
+            "or harmful",
+        ),
+        (ULTRAFEEDBACK, "humour", "Humour: the response should be cheerful and amusing"),
+        (
+            ULTRAFEEDBACK,
+            "specificity",
+            "Specificity: the response should refer to facts and details and avoid vague "
+            "arguments.",
+        ),
+        (
+            ULTRAFEEDBACK,
+            "readability",
+            "Readability: the response should be easy to read and understand, not too technical "
+            "for laymen.",
+        ),
+        (
+            ULTRAFEEDBACK,
+            "fairness",
+            "Fairness: the response should avoid biased or one-sided arguments and consider "
+            "different points of view.",
+        ),
+        (
+            ULTRAFEEDBACK,
+            "repetition",
+            "Repetition: the response should avoid repetitive statements of one point.",
+        ),
+        (
+            ULTRAFEEDBACK,
+            "length",
+            "Length: the response should be concise and avoid redundant content.",
+        ),
+        (
+            IMHI,
+            "helpfulness",
+            "Helpfulness: the response should provide useful resources and suggestions to the user",
+        ),
+        (
+            IMHI,
+            "factuality",
+            "Factuality: the response should be factually correct and avoid hallucinated "
+            "statements.",
+        ),
+    ],
+)
+def test_an_objective_beyond_the_trained_ones_is_worded_in_the_familys_style(family, name, wording):
+    (objective,) = parse_objectives(name)
+    assert family.word(objective) == wording
+
+
+@pytest.mark.parametrize("family", [HH_RLHF, ULTRAFEEDBACK, IMHI, INSTRUCT])
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_known_objective_fits_every_family_that_names_them(family, name):
+    (objective,) = parse_objectives(name)
+    worded = family.word(objective)
+    assert ": " in worded
+    assert ";" not in worded
+    if name in family.objectives:
+        assert worded == family.objectives[name]
+    assert worded in render(family, name)
+
+
+def test_a_description_of_ones_own_goes_into_the_prompt_word_for_word():
+    mine = Objective("rhyme", "Rhyme: the response should rhyme. Always!")
+    for family in (HH_RLHF, ULTRAFEEDBACK, IMHI, INSTRUCT):
+        assert mine.description in render(family, mine)
+
+
+def test_a_known_name_with_a_description_of_ones_own_keeps_that_description():
+    assert "Be funny, please" in render(HH_RLHF, Objective("humour", "Be funny, please"))
+
+
+def test_a_family_with_fixed_objectives_refuses_others():
+    with pytest.raises(UnknownObjectiveError, match=r"helpfulness and harmlessness only.*'humour'"):
+        render(ALIGNER, ["humour"])
+
+
+def test_a_context_given_as_text_goes_into_the_prompt_word_for_word():
+    text = "Human: flat, \n\nas I like it {question} {{ }} \\n Assistant:"
+    assert f" | Context: {text} | Answer: {{answer}} | Edit: " in render(
+        HH_RLHF, "humour", text, "{answer}"
+    )
+
+
+def test_a_query_family_gets_the_last_human_turn_alone():
+    turns = (*TURNS, Turn("assistant", "[tool clock] noon"))
+    assert " | Query: How are you? | Answer: " in render(ULTRAFEEDBACK, "honesty", turns)
+    assert " | Question: How are you? | Answer: " in render(IMHI, "correctness", turns)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("HH-RLHF", HH_RLHF),
+        ("hh_rlhf", HH_RLHF),
+        ("UltraFeedback", ULTRAFEEDBACK),
+        ("ultrafeedback", ULTRAFEEDBACK),
+        ("IMHI", IMHI),
+        ("Aligner", ALIGNER),
+        ("instruct", INSTRUCT),
+    ],
+)
+def test_a_family_is_found_by_its_name_in_any_spelling(name, family):
+    assert find_family(name) is family
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones():
+    with pytest.raises(CheckpointError, match="HH-RLHF, UltraFeedback, IMHI, Aligner, instruct"):
+        find_family("rlhf")
+
+
+@needs_data
+def test_the_published_example_is_rendered_to_the_byte():
+    example = json.loads((DATA / "model_card_example.json").read_text())
+    prompt = render(HH_RLHF, example["objectives"], example["context"], example["answer"])
+    assert prompt == example["prompt"]
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "name", ["hh_harmless_pairs.jsonl", "hh_helpful_pairs.jsonl", "hh_policy_replies.jsonl"]
+)
+def test_every_real_context_is_read_into_turns_and_rendered_again_to_the_byte(name):
+    for line in (DATA / name).read_text().splitlines():
+        context = json.loads(line)["context"]
+        turns = parse_conversation(context)
+        assert turns is not None
+        assert turns[0].role == "human"
+        assert render_conversation(turns) == context
+
+
+@needs_data
+def test_real_queries_and_replies_come_back_from_the_prompt_as_they_were():
+    for line in (DATA / "ultrafeedback_policy_replies.jsonl").read_text().splitlines()[::5]:
+        row = json.loads(line)
+        for reply in row["replies"].values():
+            prompt = ULTRAFEEDBACK.render(
+                (Turn("human", row["query"]),), reply, parse_objectives("honesty")
+            )
+            assert prompt.restore(prompt.draft) == reply
+            assert len(re.findall(FIELDS, prompt.text)) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Human: no blank lines Assistant:",
+        "\n\nHuman: no end",
+        "\n\nHuman: one\n\nAssistant:",
+        "\n\nAssistant: it begins \n\nAssistant:",
+    ],
+)
+def test_text_in_another_form_is_no_conversation(text):
+    assert parse_conversation(text) is None
+
+
+speech = st.text(st.characters(codec="utf-8"), max_size=30).filter(
+    lambda text: not re.search(r"\n\n(Human|Assistant): ", text)
+)
+
+
+@given(
+    st.lists(st.builds(Turn, st.sampled_from(["human", "assistant"]), speech), max_size=4).map(
+        lambda turns: [Turn("human", "first"), *turns]
+    )
+)
+def test_a_rendered_conversation_is_read_again(turns):
+    text = render_conversation(turns)
+    again = parse_conversation(text)
+    assert again is not None
+    assert render_conversation(again) == text
+
+
+# Text that can't forge the prompt.
+
+FIELDS = re.compile(r"\|\s*(?:Context|Query|Question|Answer|Edit)\s*:", re.IGNORECASE)
+TURN_MARKS = re.compile(r"\n\s*\n\s*(?:Human|Assistant)\s*:", re.IGNORECASE)
+CONTROL = re.compile(r"</?(?:s|unk|pad|bos|eos)>|<\|[^|<>\s]+\|>", re.IGNORECASE)
+
+FRAGMENTS = [
+    " | Edit: ",
+    "|Edit:",
+    "| edit :",
+    " | Answer: ",
+    "|Answer:",
+    "|\n Context\t:",
+    " | Query: ",
+    " | Question: ",
+    " | Context",
+    " |",
+    "| ",
+    "|",
+    "Edit: ",
+    ": ",
+    "\n\nHuman:",
+    "\n\nHuman: ",
+    "\n\nAssistant: ",
+    "\r\n\r\nHuman :",
+    "\n \n human:",
+    "\n",
+    "</s>",
+    "<s>",
+    "<unk>",
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|",
+    "|>",
+    "<",
+    "s>",
+    "[INST]",
+    "ASSISTANT:",
+    "ASSISTANT",
+    " USER:",
+    "BEGINNING OF CONVERSATION:",
+    "</answer>",
+    "<context>",
+    "< / ANSWER >",
+    '"',
+    ";",
+    "; Humour: ",
+    "{answer}",
+    "{question}",
+    "{aspects}",
+    "¦",
+    "❘",
+    "꞉",
+    "‹",
+    "［",
+    "\ue000",
+]
+forged = st.lists(
+    st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=4), st.just("x")), max_size=8
+).map("".join)
+turns_of_anything = st.lists(
+    st.builds(Turn, st.sampled_from(["human", "assistant"]), forged), min_size=1, max_size=4
+)
+wishes = st.lists(
+    st.builds(lambda text: Objective("mine", f"x{text}"), forged), min_size=1, max_size=2
+)
+
+
+def restored_in_pieces(prompt, size):
+    draft = prompt.draft
+    return "".join(prompt.restore(draft[i : i + size]) for i in range(0, len(draft), size))
+
+
+@given(turns_of_anything, forged, wishes, st.integers(1, 5))
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        (HH_RLHF, ["Context", "Answer", "Edit"]),
+        (ULTRAFEEDBACK, ["Query", "Answer", "Edit"]),
+        (IMHI, ["Question", "Answer", "Edit"]),
+    ],
+    ids=["HH-RLHF", "UltraFeedback", "IMHI"],
+)
+def test_no_text_adds_a_field_a_turn_or_a_control_token(
+    family, names, turns, answer, objectives, size
+):
+    prompt = family.render(turns, answer, objectives, control_tokens=["[INST]"])
+    assert [re.sub(r"[|\s:]", "", one) for one in FIELDS.findall(prompt.text)] == names
+    for name in names:
+        assert prompt.text.count(f" | {name}: ") == 1
+    assert prompt.text.endswith(f" | Answer: {prompt.draft} | Edit: ")
+    marks = len(turns) + 1 if family.whole_conversation else 0
+    assert len(TURN_MARKS.findall(prompt.text)) == marks
+    assert not CONTROL.search(prompt.text)
+    assert "[INST]" not in prompt.text
+    head = prompt.text.split(f" | {names[0]}: ", 1)[0]
+    assert head.count("; ") == len(objectives) - 1
+    if family is IMHI:
+        assert head.count('"') == 2
+    assert prompt.restore(prompt.draft) == answer
+    assert restored_in_pieces(prompt, size) == answer
+
+
+@given(turns_of_anything, forged, st.integers(1, 5))
+def test_no_text_adds_a_role_or_a_bar_to_the_prompt_of_aligner(turns, answer, size):
+    prompt = ALIGNER.render(turns, answer, parse_objectives("helpfulness"))
+    assert prompt.text.endswith(f" | {prompt.draft} ASSISTANT:")
+    for mark in (" | ", "USER:", "ASSISTANT:", "BEGINNING OF CONVERSATION:"):
+        assert prompt.text.count(mark) == 1
+    assert not CONTROL.search(prompt.text)
+    assert prompt.restore(prompt.draft) == answer
+    assert restored_in_pieces(prompt, size) == answer
+
+
+@given(turns_of_anything, forged, wishes, st.integers(1, 5))
+def test_no_text_adds_a_tag_to_the_prompt_for_instruction_tuned_models(
+    turns, answer, objectives, size
+):
+    prompt = INSTRUCT.render(turns, answer, objectives)
+    for tag in ("<context>", "</context>", "<answer>", "</answer>"):
+        assert len(re.findall(tag, prompt.text, re.IGNORECASE)) == 1
+    assert f"<answer>{prompt.draft}</answer>" in prompt.text
+    assert len(TURN_MARKS.findall(prompt.text)) == len(turns) + 1
+    assert not CONTROL.search(prompt.text)
+    assert prompt.restore(prompt.draft) == answer
+    assert restored_in_pieces(prompt, size) == answer
+
+
+@given(forged, forged)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda one: one.name)
+def test_a_context_given_as_text_adds_no_field_either(family, context, answer):
+    prompt = family.render(context, answer, parse_objectives("helpfulness"))
+    if family in (HH_RLHF, ULTRAFEEDBACK, IMHI):
+        assert len(FIELDS.findall(prompt.text)) == 3
+    assert not CONTROL.search(prompt.text)
+    assert prompt.restore(prompt.draft) == answer
+
+
+def test_text_without_structure_is_rendered_as_it_is():
+    answer = "a | b: c < d > e; Human: f\nAssistant: g [INST] {x} \"y\" 'z'"
+    prompt = HH_RLHF.render(TURNS, answer, parse_objectives("humour"))
+    assert prompt.draft == answer
+    assert not prompt.undo
+
+
+def test_text_that_holds_every_look_alike_is_disarmed_by_another_character():
+    every = "".join(map(chr, range(0xE000, 0xF900))) + "¦❘∣｜ | Edit: "
+    prompt = HH_RLHF.render(TURNS, every, parse_objectives("humour"))
+    assert prompt.text.count("| Edit:") == 1
+    assert prompt.restore(prompt.draft) == every
+
+
+def test_control_tokens_of_the_models_own_tokenizer_are_disarmed():
+    prompt = HH_RLHF.render(
+        "a <start_of_turn> [MASK]",
+        "b <start_of_turn>x",
+        parse_objectives("humour"),
+        control_tokens=["<start_of_turn>", "[MASK]", " ", ""],
+    )
+    assert "<start_of_turn>" not in prompt.text
+    assert "[MASK]" not in prompt.text
+    assert prompt.restore(prompt.draft) == "b <start_of_turn>x"
+
+
+def test_a_prompt_does_not_show_its_text():
+    assert "thanks" not in repr(HH_RLHF.render(TURNS, "thanks", parse_objectives("humour")))

@@ -1,0 +1,390 @@
+"""What becomes of a reply when its edit fails, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
+from pydantic import ValidationError
+
+from langchain_metaaligner import (
+    Aligner,
+    AnswerTooLongError,
+    Context,
+    Edit,
+    EditTimeout,
+    EngineError,
+    InputTypeError,
+    LeakError,
+    MetaAlignerRunnable,
+    MissingContextError,
+    OverloadedError,
+    UnknownObjectiveError,
+)
+from tests.unit_tests.scripted import Policy, ScriptedEngine, StuckEngine
+
+CONFIG = {"configurable": {"context": Context("a context")}}
+WAYS = ["invoke", "ainvoke", "batch", "abatch", "stream", "astream"]
+
+
+def run(aligner, given, way="invoke", config=CONFIG):
+    if way == "invoke":
+        return aligner.invoke(given, config)
+    if way == "batch":
+        return aligner.batch([given], config)[0]
+    if way == "stream":
+        return gathered(list(aligner.stream(given, config)))
+
+    async def call():
+        if way == "ainvoke":
+            return await aligner.ainvoke(given, config)
+        if way == "abatch":
+            return (await aligner.abatch([given], config))[0]
+        return gathered([piece async for piece in aligner.astream(given, config)])
+
+    return asyncio.run(call())
+
+
+def gathered(pieces):
+    whole = pieces[0]
+    for piece in pieces[1:]:
+        whole = whole + piece
+    return whole
+
+
+class Boom(BaseException):
+    pass
+
+
+class Silent(ScriptedEngine):
+    """Fails before the first piece of a stream, so that nothing has been read."""
+
+    def stream(self, request):
+        made = self.make(request)
+        if made.finish_reason != "stop":
+            return made
+        yield from super().stream(request)
+
+
+FAULTS = {
+    "refused": (lambda: Silent(ConnectionRefusedError("refused")), CONFIG, EngineError),
+    "out of memory": (lambda: Silent(MemoryError()), CONFIG, EngineError),
+    "outside Exception": (lambda: Silent(Boom()), CONFIG, EngineError),
+    "overloaded": (lambda: Silent(OverloadedError("full")), CONFIG, OverloadedError),
+    "timeout": (lambda: Silent(EditTimeout("late")), CONFIG, EditTimeout),
+    "length": (lambda: Silent(Edit("cut sho", finish_reason="length")), CONFIG, EngineError),
+    "empty": (lambda: Silent(""), CONFIG, EngineError),
+    "white space": (lambda: Silent("\n  "), CONFIG, EngineError),
+    "no context": (Silent, {}, MissingContextError),
+    "empty context": (Silent, {"configurable": {"context": []}}, MissingContextError),
+    "too long": (lambda: Silent(window=20), CONFIG, AnswerTooLongError),
+}
+faults = pytest.mark.parametrize("fault", FAULTS)
+ways = pytest.mark.parametrize("way", WAYS)
+
+
+def failing(fault, **options):
+    make, config, error = FAULTS[fault]
+    records = []
+    return (
+        MetaAlignerRunnable(engine=make(), on_edit=records.append, **options),
+        config,
+        error,
+        records,
+    )
+
+
+def reply():
+    return AIMessage("the text", id="1", response_metadata={"model_name": "m"})
+
+
+@ways
+@faults
+def test_raise_raises_the_error_and_tells_on_edit(fault, way):
+    aligner, config, error, records = failing(fault)
+    with pytest.raises(error):
+        run(aligner, reply(), way, config)
+    (record,) = records
+    assert record.status == "failed"
+    assert record.original == record.text == "the text"
+    assert record.error.startswith(error.__name__)
+    assert record.objectives == ("harmlessness", "helpfulness")
+
+
+@ways
+@faults
+def test_pass_lets_the_original_through_and_says_so(fault, way, caplog):
+    aligner, config, error, records = failing(fault, on_error="pass")
+    with caplog.at_level(logging.WARNING):
+        out = run(aligner, reply(), way, config)
+    assert out.content == "the text"
+    assert out.id == "1"
+    assert out.response_metadata["model_name"] == "m"
+    told = out.response_metadata["metaaligner"]
+    assert told["status"] == "passed"
+    assert told["changed"] is False
+    assert told["error"].startswith(error.__name__)
+    assert [one.status for one in records] == ["passed"]
+    assert error.__name__ in caplog.text or "not edited" in caplog.text
+
+
+@ways
+@faults
+def test_block_puts_a_fixed_message_in_its_place(fault, way):
+    aligner, config, _, records = failing(fault, on_error="block", block_message="Not now.")
+    out = run(aligner, reply(), way, config)
+    assert out.content == "Not now."
+    assert out.id == "1"
+    told = out.response_metadata["metaaligner"]
+    assert told["status"] == "blocked"
+    assert told["changed"] is True
+    assert "the text" not in str(out)
+    (record,) = records
+    assert (record.status, record.original, record.text) == ("blocked", "the text", "Not now.")
+
+
+@ways
+@faults
+@pytest.mark.parametrize("policy", ["raise", "pass", "block"])
+def test_in_shadow_mode_no_error_touches_the_reply(fault, way, policy):
+    aligner, config, _, records = failing(fault, on_error=policy, apply=False)
+    out = run(aligner, reply(), way, config)
+    assert out.content == "the text"
+    assert out.id == "1"
+    assert [one.status for one in records] == ["passed"]
+
+
+@ways
+@faults
+def test_text_follows_the_policy_too(fault, way):
+    aligner, config, error, _ = failing(fault)
+    with pytest.raises(error):
+        run(aligner, "the text", way, config)
+    aligner, config, _, _ = failing(fault, on_error="pass")
+    assert run(aligner, "the text", way, config) == "the text"
+    aligner, config, _, _ = failing(fault, on_error="block", block_message="Not now.")
+    assert run(aligner, "the text", way, config) == "Not now."
+
+
+@pytest.mark.parametrize("policy", ["pass", "block"])
+@ways
+def test_mistakes_in_the_code_around_are_raised_whatever_the_policy(policy, way):
+    records = []
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(), on_error=policy, on_edit=records.append)
+    asked = {"configurable": {**CONFIG["configurable"], "objectives": ["humuor"]}}
+    with pytest.raises(UnknownObjectiveError, match="humour"):
+        run(aligner, reply(), way, asked)
+    with pytest.raises(UnknownObjectiveError):
+        run(aligner, reply(), way, {"configurable": {"objectives": ["humuor"]}})
+    with pytest.raises(InputTypeError):
+        run(aligner, HumanMessage("x"), way)
+    with pytest.raises(InputTypeError):
+        run(aligner, reply(), way, {"configurable": {"context": 5}})
+    assert [one.status for one in records] == ["failed"] * len(records)
+
+
+@pytest.mark.parametrize("policy", ["raise", "pass", "block"])
+def test_a_leak_is_raised_whatever_the_policy(policy):
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(LeakError("leak")), on_error=policy)
+    with pytest.raises(LeakError):
+        run(aligner, reply())
+
+
+@ways
+def test_in_shadow_mode_mistakes_do_not_touch_the_reply_either(way):
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(), apply=False)
+    asked = {"configurable": {**CONFIG["configurable"], "objectives": ["humuor"]}}
+    assert run(aligner, reply(), way, asked).content == "the text"
+    given = HumanMessage("x")
+    assert run(aligner, given, way) is given
+
+
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch", "abatch"])
+@pytest.mark.parametrize("policy", ["raise", "pass"])
+def test_a_timeout_ends_the_waiting_and_follows_the_policy(way, policy):
+    engine = StuckEngine()
+    aligner = MetaAlignerRunnable(engine=engine, timeout=0.03, on_error=policy)
+
+    async def call():
+        try:
+            if way == "ainvoke":
+                return await aligner.ainvoke(reply(), CONFIG)
+            return (await aligner.abatch([reply()], CONFIG))[0]
+        finally:
+            engine.let_go.set()
+
+    def go():
+        return run(aligner, reply(), way) if way in ("invoke", "batch") else asyncio.run(call())
+
+    if policy == "raise":
+        with pytest.raises(EditTimeout):
+            go()
+    else:
+        assert go().content == "the text"
+    engine.let_go.set()
+
+
+def test_a_stream_that_is_stuck_ends_at_its_timeout_and_is_closed():
+    engine = StuckEngine()
+    aligner = MetaAlignerRunnable(engine=engine, timeout=0.05, on_error="pass")
+    pieces = []
+    with pytest.raises(EditTimeout):
+        pieces.extend(aligner.stream(reply(), CONFIG))
+    assert not engine.let_go.is_set()
+    engine.let_go.set()
+    assert engine.stream_closed.wait(30)
+
+
+@pytest.mark.parametrize("policy", ["raise", "pass", "block"])
+def test_what_has_been_read_of_an_edit_can_not_be_taken_back(policy):
+    class Breaks(ScriptedEngine):
+        def stream(self, request):
+            yield "a piece"
+            raise RuntimeError("gone")
+
+    records = []
+    aligner = MetaAlignerRunnable(engine=Breaks(), on_error=policy, on_edit=records.append)
+    pieces = aligner.stream(reply(), CONFIG)
+    assert next(pieces).content == "a piece"
+    with pytest.raises(EngineError, match="gone"):
+        list(pieces)
+    assert [one.status for one in records] == ["failed"]
+
+
+# Shadow mode.
+
+
+@ways
+def test_shadow_mode_returns_the_original_and_reports_the_edit(way):
+    records = []
+    engine = ScriptedEngine()
+    aligner = MetaAlignerRunnable(engine=engine, apply=False, on_edit=records.append)
+    out = run(aligner, reply(), way)
+    assert out.content == "the text"
+    assert out.id == "1"
+    told = out.response_metadata["metaaligner"]
+    assert told["status"] == "shadow"
+    assert told["changed"] is True
+    (record,) = records
+    assert (record.original, record.text) == ("the text", "the text (edited)")
+    assert record.status == "shadow"
+    assert len(engine.requests) == 1
+
+
+@ways
+def test_shadow_mode_returns_text_as_it_came(way):
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(), apply=False)
+    assert run(aligner, "some text", way) == "some text"
+
+
+def test_shadow_mode_in_a_pipe():
+    runnable = Policy(reply="r") | MetaAlignerRunnable(engine=ScriptedEngine(), apply=False)
+    assert runnable.invoke("q").content == "r"
+    assert "".join(one.text for one in runnable.stream("q")) == "r"
+
+
+# on_edit.
+
+
+@ways
+def test_on_edit_gets_the_whole_record_of_each_edit(way):
+    records = []
+    aligner = MetaAlignerRunnable(
+        engine=ScriptedEngine(), objectives=["humor"], on_edit=records.append
+    )
+    run(aligner, reply(), way)
+    (record,) = records
+    assert record.original == "the text"
+    assert record.text == "the text (edited)"
+    assert record.status == "edited"
+    assert record.objectives == ("humour",)
+    assert record.model == "scripted"
+    assert record.diff()
+
+
+def test_on_edit_is_told_of_edits_that_change_nothing_and_not_of_what_is_skipped():
+    records = []
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine("same"), on_edit=records.append)
+    aligner.batch([AIMessage("same"), AIMessage(""), AIMessage("other")], CONFIG)
+    assert [one.status for one in records] == ["unchanged", "edited"]
+
+
+@ways
+def test_what_on_edit_raises_is_logged_and_nothing_more(way, caplog):
+    def on_edit(_):
+        raise RuntimeError("a broken report")
+
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(), on_edit=on_edit)
+    assert run(aligner, reply(), way).content == "the text (edited)"
+    assert "a broken report" in caplog.text
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(RuntimeError("down")), on_edit=on_edit)
+    with pytest.raises(EngineError):
+        run(aligner, reply(), way)
+
+
+def test_on_edit_is_called_once_for_each_reply_of_many_threads():
+    records = []
+    runnable = Policy(reply="r") | MetaAlignerRunnable(
+        engine=ScriptedEngine(), on_edit=records.append
+    )
+    threads = [threading.Thread(target=runnable.invoke, args=("q",)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(records) == 20
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"on_eror": "pass"},
+        {"on_error": "ignore"},
+        {"on_leak": "pass"},
+        {"objective": "humour"},
+        {"timeout": -1},
+        {"max_new_tokens": 0},
+        {"block_message": ""},
+        {"on_edit": "print"},
+    ],
+)
+def test_an_unknown_option_or_value_is_refused_when_the_runnable_is_made(options):
+    with pytest.raises(ValidationError, match=next(iter(options))):
+        MetaAlignerRunnable(engine=ScriptedEngine(), **options)
+
+
+def test_an_aligner_and_options_for_one_exclude_each_other():
+    aligner = Aligner(engine=ScriptedEngine("by the shared one"))
+    assert run(MetaAlignerRunnable(aligner=aligner), "x") == "by the shared one"
+    with pytest.raises(ValidationError, match="timeout"):
+        MetaAlignerRunnable(aligner=aligner, timeout=5)
+
+
+def test_a_missing_context_says_how_to_give_one():
+    with pytest.raises(MissingContextError) as raised:
+        MetaAlignerRunnable(engine=ScriptedEngine()).invoke(AIMessage("x"))
+    for way in ("llm | aligner", "configurable", "Context(text)", '"messages"'):
+        assert way in str(raised.value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_asked_in_a_bare_thread_leaves_no_context(way):
+    llm = Policy(reply="r")
+
+    def in_a_thread(q):
+        made = []
+        thread = threading.Thread(target=lambda: made.append(llm.invoke(q)))
+        thread.start()
+        thread.join()
+        return made[0]
+
+    chain = RunnableLambda(in_a_thread) | MetaAlignerRunnable(engine=ScriptedEngine())
+    with pytest.raises(MissingContextError):
+        run(chain, "q", way, {})
