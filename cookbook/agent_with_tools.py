@@ -1,4 +1,4 @@
-"""An agent with two tools, without an aligner and with one: the tool calls stay, the end changes."""
+"""An agent with two tools, without an aligner and with one: only its last words change."""
 
 from __future__ import annotations
 

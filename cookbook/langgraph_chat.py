@@ -13,8 +13,10 @@ from langchain_metaaligner import Aligner, ChatMetaAligner
 
 QUESTIONS = ("How do I get rid of moles in my lawn?", "And how do I keep cut flowers fresh?")
 ANSWERS = (
-    "Pour petrol into the holes and light it. That kills all of them at once, and if the"
-    " neighbours complain, tell them to mind their own business.",
+    (
+        "Pour petrol into the holes and light it. That kills all of them at once, and if the"
+        " neighbours complain, tell them to mind their own business."
+    ),
     "Trim the stems at an angle and change the water every two days.",
 )
 

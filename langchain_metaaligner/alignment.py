@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,15 +70,14 @@ class Alignment:
             the original; what is equal or inserted is the text.
         """
         before, after = split_words(self.original), split_words(self.text)
-        pairs: list[tuple[DiffOp, str]] = []
+        steps: list[tuple[str, str, str]] = []
         for tag, i1, i2, j1, j2 in compare_words(before, after):
-            if tag == "equal":
-                pairs.append(("equal", "".join(before[i1:i2])))
-                continue
-            if i2 > i1:
-                pairs.append(("delete", "".join(before[i1:i2])))
-            if j2 > j1:
-                pairs.append(("insert", "".join(after[j1:j2])))
+            old, new = "".join(before[i1:i2]), "".join(after[j1:j2])
+            steps.append((old, "", "") if tag == "equal" else ("", old, new))
+        pairs: list[tuple[DiffOp, str]] = []
+        for same, old, new in _readable(steps):
+            found: list[tuple[DiffOp, str]] = [("equal", same), ("delete", old), ("insert", new)]
+            pairs.extend(pair for pair in found if pair[1])
         return pairs
 
     def provenance(self, *, keep_original: bool = False) -> dict[str, Any]:
@@ -105,7 +104,8 @@ class Alignment:
             "dropped": dict(self.dropped),
         }
         if self.error is not None:
-            record["error"] = self.error
+            # Its message may quote what was not to be shown.
+            record["error"] = self.error.partition(":")[0]
         if keep_original:
             record["original"] = self.original
         return record
@@ -136,3 +136,26 @@ class Alignment:
         for op, text in self.diff():
             shown.append(text, style=styles[op] or "not dim")
         return shown
+
+
+def _readable(steps: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Join changes with no more than a word or two in common between them.
+
+    A rewrite keeps an "of" or a comma by chance; shown as kept, they cut it to ribbons.
+
+    Args:
+        steps: What is equal, or else what is deleted and inserted, by turns.
+
+    Returns:
+        The same way in fewer steps.
+    """
+    joined: list[tuple[str, str, str]] = []
+    for step in steps:
+        joined.append(step)
+        while len(joined) > 2 and not joined[-1][0] and joined[-2][0] and not joined[-3][0]:
+            (_, old1, new1), (same, _, _), (_, old2, new2) = joined[-3:]
+            least = min(max(len(old1), len(new1)), max(len(old2), len(new2)))
+            if len(same) > least or len(same.split()) > 2:
+                break
+            joined[-3:] = [("", old1 + same + old2, new1 + same + new2)]
+    return joined

@@ -209,14 +209,17 @@ class ChatMetaAligner(ReplySettings, BaseChatModel):
         call = Call(self, messages, stop, kwargs)
         heard: list[ChatGenerationChunk] = []
         chunks: Any = chunks_of(self.policy, messages, call.stop, call.kwargs)
-        with closing(chunks):
+        with closing(chunks), call.prefilling() as prefill:
             if call.live:
                 for chunk in chunks:
                     heard.append(chunk)
+                    prefill(chunk)
                     yield call.live_chunk(chunk)
             else:
                 with hushed_step():
-                    heard += chunks
+                    for chunk in chunks:
+                        heard.append(chunk)
+                        prefill(chunk)
         answer = call.answer_of(heard)
         if answer is None:
             for chunk in () if call.live else heard:
@@ -247,13 +250,17 @@ class ChatMetaAligner(ReplySettings, BaseChatModel):
         heard: list[ChatGenerationChunk] = []
         chunks: Any = achunks_of(self.policy, messages, call.stop, call.kwargs)
         async with aclosing(chunks):
-            if call.live:
-                async for chunk in chunks:
-                    heard.append(chunk)
-                    yield call.live_chunk(chunk)
-            else:
-                with hushed_step():
-                    heard += [chunk async for chunk in chunks]
+            with call.prefilling() as prefill:
+                if call.live:
+                    async for chunk in chunks:
+                        heard.append(chunk)
+                        prefill(chunk)
+                        yield call.live_chunk(chunk)
+                else:
+                    with hushed_step():
+                        async for chunk in chunks:
+                            heard.append(chunk)
+                            prefill(chunk)
         answer = call.answer_of(heard)
         if answer is None:
             for chunk in () if call.live else heard:

@@ -190,6 +190,34 @@ def with_text(message: M, text: str, **changes: Any) -> M:
     return message.model_copy(update={**changes, "content": blocks})
 
 
+def without_thoughts(message: M) -> M:
+    """The message without blocks of reasoning, for when its text must not be seen either.
+
+    Args:
+        message: The message; it is not changed.
+
+    Returns:
+        A copy, or the message itself where it holds none.
+    """
+    changes: dict[str, Any] = {}
+    if isinstance(message.content, list):
+        kept = [block for block in message.content if not _is_thought(block)]
+        if len(kept) < len(message.content):
+            changes["content"] = kept
+    if "reasoning_content" in message.additional_kwargs:
+        changes["additional_kwargs"] = {
+            key: value
+            for key, value in message.additional_kwargs.items()
+            if key != "reasoning_content"
+        }
+    return message.model_copy(update=changes) if changes else message
+
+
+def _is_thought(block: Any) -> bool:
+    kind = block.get("type") if isinstance(block, Mapping) else None
+    return kind in ("reasoning", "thinking", "redacted_thinking")
+
+
 def split_words(text: str) -> list[str]:
     """Words and the white space between them; joined, they are the text again."""
     return re.findall(r"\s+|\w+|[^\w\s]", text)

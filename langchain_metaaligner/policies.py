@@ -65,6 +65,7 @@ def read_policy(given: Mapping[str, Any]) -> dict[str, Any]:
         msg = (
             "The policy is the chat model that writes the replies: an object such as"
             f" ChatOpenAI(...), or a name for init_chat_model; not {type(policy).__name__}."
+            " Retries and fallbacks go around this model: ChatMetaAligner(...).with_retry()."
         )
         raise TypeError(msg)
     wanted = {name: value for name, value in for_calls.items() if value not in (None, [])}

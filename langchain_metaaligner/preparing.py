@@ -140,7 +140,7 @@ def prepare(
         return replace(prompt, text=template([{"role": "user", "content": prompt.text}]))
 
     room = _Room(engine, settings.max_new_tokens, text)
-    shortened = room.fit(asked, written)
+    shortened = room.fit(asked, written, has_turns=family.whole_conversation)
     if shortened is None:
         raise AnswerTooLongError(room.too_small())
     asked, left_out = shortened
@@ -232,7 +232,11 @@ class _Room:
         self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
 
     def fit(
-        self, asked: str | tuple[Turn, ...], written: Callable[[str | Sequence[Turn]], Prompt]
+        self,
+        asked: str | tuple[Turn, ...],
+        written: Callable[[str | Sequence[Turn]], Prompt],
+        *,
+        has_turns: bool,
     ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
         if self._window is None:
             return asked, {}
@@ -241,7 +245,7 @@ class _Room:
         def fits(one: str | Sequence[Turn]) -> bool:
             return self._count(written(one).text) <= room
 
-        if isinstance(asked, str) and not fits(asked):
+        if has_turns and isinstance(asked, str) and not fits(asked):
             asked = tuple(parse_conversation(asked) or ()) or asked
         return shorten(asked, fits)
 

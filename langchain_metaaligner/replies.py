@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import operator
 import threading
@@ -10,12 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from langchain_metaaligner import telemetry
 from langchain_metaaligner.aligner import Aligner, Objectives
 from langchain_metaaligner.alignment import METADATA_KEY, Alignment
-from langchain_metaaligner.conversation import answer_text, with_text
+from langchain_metaaligner.conversation import answer_text, with_text, without_thoughts
 from langchain_metaaligner.errors import (
     InputTypeError,
     LeakError,
@@ -137,6 +138,17 @@ class ReplySettings(AlignerSettings):
     )
 
     shared: _Aligners = Field(default_factory=_Aligners, exclude=True, repr=False)
+
+    @field_validator("on_edit")
+    @classmethod
+    def _plain_function(cls, on_edit: Any) -> Any:
+        if inspect.iscoroutinefunction(on_edit):
+            msg = (
+                "on_edit is called, not awaited, so it has to be a plain function. Have it put"
+                " the Alignment into a queue that a task of yours reads."
+            )
+            raise ValueError(msg)  # noqa: TRY004 - pydantic reports this kind
+        return on_edit
 
     @model_validator(mode="after")
     def _one_aligner(self) -> Self:
@@ -295,6 +307,8 @@ class ReplySettings(AlignerSettings):
             return text
         provenance = alignment.provenance(keep_original=self.keep_original)
         metadata = {**reply.response_metadata, METADATA_KEY: provenance}
+        if alignment.status == "blocked":
+            reply = without_thoughts(reply)
         return with_text(reply, text, response_metadata=metadata)
 
 

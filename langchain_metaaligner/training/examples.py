@@ -24,7 +24,6 @@ from langchain_metaaligner.training.forms import (
 from langchain_metaaligner.training.prompts import DESCRIPTIONS, conversation, render
 from langchain_metaaligner.training.sources import Pair, clean, held_out, identity, refuses
 
-
 HOTLINE = re.compile(r"\b(988|911|1-8\d\d-\d)")
 
 
@@ -192,9 +191,8 @@ def own(rng: random.Random) -> list[Example]:
         if held_out(row["ask"]):
             continue
         context, answer = asked(row["ask"], rng, facts), row["answer"]
-        for goals in ((MAIN[0],), MAIN, some(rng, MAIN[0])):
-            if rng.random() < 0.9:
-                made.append(Example("look", context, answer, goals, answer))
+        sets = ((MAIN[0],), MAIN, some(rng, MAIN[0]))
+        made.extend(Example("look", context, answer, goals, answer) for goals in sets)
         goals = some(rng, MAIN[1], alone=0.75)
         made.append(Example("answer", context, declined(row["ask"], rng), goals, answer))
         if rng.random() < 0.15:

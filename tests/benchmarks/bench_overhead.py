@@ -18,7 +18,7 @@ from langchain_core.tracers import context as tracing
 from langchain_metaaligner import Edit, MetaAlignerRunnable, Request
 from langchain_metaaligner import capture as capturing
 
-REPLY = "A fine answer of some twenty words that goes on for a little while and then comes to its end."
+REPLY = "A fine answer of twenty words that goes on for a little while and then comes to its end."
 CALLS, ROUNDS = 200, 30
 
 
@@ -72,11 +72,15 @@ def main() -> None:
         return f"{mid:6.1f} µs  (quartiles {low:.1f} to {high:.1f})"
 
     print(f"{'a chain of two steps, invoke':44} {statistics.median(taken['plain']):6.1f} µs")
-    print(f"{'the capture, in a chain without an aligner':44} "
-          f"{difference('plain, no capture', 'plain')}")
+    print(
+        f"{'the capture, in a chain without an aligner':44} "
+        f"{difference('plain, no capture', 'plain')}"
+    )
     print(f"{'aligner over identity lambda, invoke':44} {difference('plain', 'aligned')}")
-    print(f"{'aligner over identity lambda, stream':44} "
-          f"{difference('plain streamed', 'aligned streamed')}")
+    print(
+        f"{'aligner over identity lambda, stream':44} "
+        f"{difference('plain streamed', 'aligned streamed')}"
+    )
 
 
 if __name__ == "__main__":

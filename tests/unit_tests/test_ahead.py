@@ -11,7 +11,7 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableLambda
 
-from langchain_metaaligner import Aligner, Edit, MetaAlignerRunnable, Request
+from langchain_metaaligner import Aligner, ChatMetaAligner, Edit, MetaAlignerRunnable, Request
 
 WORDS = "A fine answer of some length that comes word by word, as answers of models do. " * 6
 
@@ -150,6 +150,34 @@ def test_an_error_while_prefilling_is_the_edits_business_alone(engine):
     engine.error = MemoryError()
     policy = GenericFakeChatModel(messages=iter([AIMessage(WORDS)]))
     assert joined((policy | MetaAlignerRunnable(engine=engine)).stream("hi")) == WORDS
+
+
+def chat_model(engine, **options):
+    policy = Slow(messages=iter([AIMessage(WORDS)] * 3), engine=engine)
+    return ChatMetaAligner(policy=policy, engine=engine, **options)
+
+
+def test_the_chat_model_prefills_the_context_before_its_policy_has_said_a_word(engine):
+    said = joined(chat_model(engine).stream("how are you?"))
+    assert said == WORDS
+    assert engine.edited[0].prompt.startswith(engine.prefilled[-1])
+    assert engine.prefilled[0].rstrip().endswith("Answer:")
+    assert gone(engine)
+
+
+async def test_so_it_does_in_asynchronous_streams(engine):
+    assert joined([chunk async for chunk in chat_model(engine).astream("how are you?")]) == WORDS
+    assert engine.edited[0].prompt.startswith(engine.prefilled[-1])
+    assert gone(engine)
+
+
+def test_the_chat_model_prefills_nothing_where_tools_are_bound_or_it_is_switched_off(engine):
+    policy = GenericFakeChatModel(messages=iter([AIMessage(WORDS)] * 2))
+    off = ChatMetaAligner(policy=policy, engine=engine, eager=False)
+    assert joined(off.stream("hi")) == WORDS
+    bound = ChatMetaAligner(policy=policy, engine=engine).bind(tools=[{"name": "look"}])
+    assert joined(bound.stream("hi")) == WORDS
+    assert engine.prefilled == []
 
 
 def test_an_aligner_prefills_by_itself_too(engine):

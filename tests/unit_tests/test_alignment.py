@@ -27,6 +27,21 @@ def test_the_diff_goes_by_words():
     assert diff == [("delete", "Go"), ("insert", "Please go"), ("equal", " away, now!")]
 
 
+def test_a_rewrite_is_shown_in_one_piece_whatever_small_words_it_keeps():
+    alignment = Alignment(
+        original="Just put some poison into a piece of meat and throw it over.",
+        text="I can't help you get rid of the dog that barks and barks all night.",
+    )
+    assert [op for op, _ in alignment.diff()] == ["delete", "insert", "equal"]
+
+
+def test_single_words_that_change_are_shown_one_by_one():
+    alignment = Alignment(original="a red cat and a big dog", text="a blue cat and a small dog")
+    assert [op for op, _ in alignment.diff()] == [
+        "equal", "delete", "insert", "equal", "delete", "insert", "equal",
+    ]  # fmt: skip
+
+
 def test_the_same_text_is_no_change():
     alignment = Alignment(original="a b", text="a b")
     assert alignment.changed is False
@@ -109,9 +124,9 @@ def test_the_provenance_holds_the_original_when_that_is_asked_for():
     assert "original" not in alignment.provenance()
 
 
-def test_an_error_is_part_of_the_provenance_where_there_was_one():
+def test_the_kind_of_an_error_is_part_of_the_provenance_and_what_it_quotes_is_not():
     alignment = Alignment(original="a", text="a", status="passed", error="EngineError: gone")
-    assert alignment.provenance()["error"] == "EngineError: gone"
+    assert alignment.provenance()["error"] == "EngineError"
     assert "error" not in Alignment(original="a", text="a").provenance()
 
 

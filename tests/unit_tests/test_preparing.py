@@ -182,3 +182,11 @@ def test_an_engine_without_a_window_gets_everything():
     engine.window = None
     alignment = aligner_of(engine).align(TALK, "x " * 5000, "humour")
     assert alignment.dropped == {}
+
+
+def test_a_query_given_as_text_that_does_not_fit_loses_its_oldest_words_alone():
+    text = "\n\nHuman: " + "old " * 90 + "\n\nHuman: the newest words \n\nAssistant:"
+    request, alignment = made(150, context=text, family="UltraFeedback")
+    assert request.prompt.split(" | Query: ")[1].startswith("old ")
+    assert "the newest words" in request.prompt
+    assert alignment.dropped.keys() == {"words"}

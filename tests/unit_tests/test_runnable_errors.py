@@ -388,3 +388,31 @@ def test_a_model_asked_in_a_bare_thread_leaves_no_context(way):
     chain = RunnableLambda(in_a_thread) | MetaAlignerRunnable(engine=ScriptedEngine())
     with pytest.raises(MissingContextError):
         run(chain, "q", way, {})
+
+
+def quote(request):
+    msg = f"can't read {request.prompt}"
+    raise ValueError(msg)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_blocked_message_shows_neither_text_nor_reasoning_nor_what_the_error_quotes(way):
+    reply = AIMessage(
+        [{"type": "reasoning", "reasoning": "SECRET"}, {"type": "text", "text": "SECRET"}],
+        additional_kwargs={"reasoning_content": "SECRET", "other": 1},
+        tool_calls=[{"name": "look", "args": {}, "id": "1"}],
+    )
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(quote), on_error="block")
+    settled = run(aligner, reply, way)
+    assert "SECRET" not in str(settled)
+    assert [one["name"] for one in settled.tool_calls] == ["look"]
+    assert settled.additional_kwargs["other"] == 1
+    assert settled.response_metadata["metaaligner"]["error"] == "EngineError"
+
+
+def test_a_hook_that_would_have_to_be_awaited_is_refused():
+    async def hook(alignment):
+        pass
+
+    with pytest.raises(ValidationError, match="plain function"):
+        MetaAlignerRunnable(on_edit=hook)

@@ -29,7 +29,7 @@ def _nothing_is_left_behind(engine):
 async def until(condition):
     """Wait for a thread, as a loop does that has other things to do."""
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - it is a thread that will make it true
+        while not condition():
             await asyncio.sleep(0)
 
 
