@@ -147,7 +147,7 @@ class ReplySettings(AlignerSettings):
                 "on_edit is called, not awaited, so it has to be a plain function. Have it put"
                 " the Alignment into a queue that a task of yours reads."
             )
-            raise ValueError(msg)  # noqa: TRY004 - pydantic reports this kind
+            raise ValueError(msg)
         return on_edit
 
     @model_validator(mode="after")

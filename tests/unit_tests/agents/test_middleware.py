@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -517,3 +519,19 @@ def test_tools_of_the_agent_are_still_called():
         "sunny in Rome",
         "sunny in Oslo",
     ]
+
+
+def test_without_langchain_one_line_says_what_to_install():
+    code = """
+import sys
+sys.modules["langchain"] = None
+import langchain_metaaligner
+from langchain_metaaligner import ChatMetaAligner
+try:
+    langchain_metaaligner.MetaAlignerMiddleware
+except ImportError as error:
+    assert "pip install 'langchain-metaaligner[agents]'" in str(error), error
+else:
+    raise SystemExit("it was there")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -106,6 +106,25 @@ def test_tokens_can_be_taken_back(model):
     assert close(made, torch.cat([whole(model, [5, 6, 7, 10, 11])[-2:], whole(model, [5, 6])[-1:]]))
 
 
+def test_a_model_run_row_by_row_takes_tokens_back_too(llama):
+    passes = SinglePasses(llama)
+    cache, other = passes.cache(0), passes.cache(0)
+    passes.forward([Part(cache, [5, 6, 7, 8, 9], 1), Part(other, [5], 1)])
+    cache.length = 3
+    made = passes.forward([Part(cache, [10, 11], 2), Part(other, [6], 1)])
+    assert close(made, torch.cat([whole(llama, [5, 6, 7, 10, 11])[-2:], whole(llama, [5, 6])[-1:]]))
+
+
+def test_a_row_may_grow_far_beyond_the_room_that_it_was_given(llama):
+    passes = PackedPasses(llama)
+    cache, ids = passes.cache(2), [5, 6]
+    passes.forward([Part(cache, ids, 1)])
+    for token in range(3, 53):
+        ids = [*ids, token, 58]
+        made = passes.forward([Part(cache, [token, 58], 1)])
+    assert close(made, whole(llama, ids)[-1:])
+
+
 @pytest.mark.parametrize(
     ("kind", "packs", "drafts"),
     [
