@@ -38,7 +38,14 @@ class _Call:
     """The rows of one caller, who waits for them."""
 
     rows: Sequence[Row]
+    watch: Watch
     done: Callable[[Row], bool]
+
+    def going(self) -> list[Row]:
+        """The rows that are still wanted, even if the caller has not found out yet."""
+        if self.watch.over:
+            return []
+        return [row for row in self.left() if not row.watch.over]
 
     def left(self) -> list[Row]:
         return [row for row in self.rows if row.error is None and not self.done(row)]
@@ -85,7 +92,7 @@ class Queue:
             Cancelled: The caller has gone.
             OverloadedError: Too many requests wait already.
         """
-        call = _Call(rows, done)
+        call = _Call(rows, watch, done)
         with self._changed:
             self._admit()
             self._calls.append(call)
@@ -136,6 +143,8 @@ class Queue:
         """Make one pass for some of the rows that are waited for."""
         with self._changed:
             rows = self._choose()
+        if not rows:  # meanwhile the last one's time was up; its caller is about to find out
+            return
         try:
             for row in rows:
                 self._begin(row)
@@ -179,7 +188,7 @@ class Queue:
 
     def _in_turn(self) -> Iterator[Row]:
         """Rows of all callers, one of each in turn, so that a large call holds up no small one."""
-        for turn in zip_longest(*(call.left() for call in self._calls)):
+        for turn in zip_longest(*(call.going() for call in self._calls)):
             yield from (row for row in turn if row is not None)
 
     def _begin(self, row: Row) -> None:

@@ -245,7 +245,9 @@ class LocalEngine:
         watch = Watch([request])
         return EditStream(self._stream(request, watch), watch)
 
-    def warm(self, prompt: str, *, templated: bool = False, gone: threading.Event | None = None) -> None:
+    def warm(
+        self, prompt: str, *, templated: bool = False, gone: threading.Event | None = None
+    ) -> None:
         """Prefill what a prompt will begin with, so that the edit finds it done.
 
         Args:

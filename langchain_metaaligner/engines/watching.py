@@ -67,6 +67,12 @@ class Watch:
         if left is not None and left <= 0:
             raise self.too_late(doing)
 
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits any more: the caller has gone, or the time is up."""
+        left = self.left()
+        return self._gone.is_set() or (left is not None and left <= 0)
+
     def left(self) -> float | None:
         """Tell how much time is left.
 

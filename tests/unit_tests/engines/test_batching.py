@@ -12,7 +12,8 @@ import torch
 
 from langchain_metaaligner.engines import calling
 from langchain_metaaligner.engines.base import Edit, Request, load_engine
-from langchain_metaaligner.engines.batching import Limits
+from langchain_metaaligner.engines.batching import Limits, _Call
+from langchain_metaaligner.engines.watching import Watch
 from langchain_metaaligner.errors import EditTimeout, EngineError, OverloadedError
 from tests.unit_tests.tiny import WORDS
 
@@ -234,6 +235,23 @@ async def test_a_cancelled_task_takes_only_its_own_row_along(engine, passes):
     (edit,) = await staying
     assert passes.count <= 1 + edit.passes
     assert edit.text == engine.edit([request(1)])[0].text
+
+
+def test_whoever_makes_the_passes_leaves_out_rows_whose_callers_have_gone(engine):
+    queue = engine._held.queue()
+    gone = Watch()
+    row = engine._row(LONG)
+    queue._calls.append(_Call([row], gone, lambda row: row.finish is not None))
+    engine.edit([request(1, tokens=3)])
+    assert row.passes == 3
+    gone.cancel()
+    engine.edit([request(1, tokens=3)])
+    assert row.passes == 3
+    late = engine._row(Request("hello | Edit: ", deadline=time.monotonic() - 1))
+    queue._calls[0] = _Call([late], Watch(), lambda row: row.finish is not None)
+    engine.edit([request(1, tokens=3)])
+    assert late.passes == 0
+    queue._calls.clear()
 
 
 def test_a_caller_who_drives_and_goes_hands_over(engine, passes, held_up):
