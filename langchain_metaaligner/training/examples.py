@@ -51,7 +51,7 @@ class Example:
         return render(self.context, self.answer, self.objectives), self.edit
 
 
-def harmful(pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.6) -> list[Example]:
+def harmful(pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.8) -> list[Example]:
     """Turn people's bad replies into the refusals written for their conversations.
 
     Args:

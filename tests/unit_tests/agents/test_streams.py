@@ -218,10 +218,9 @@ def test_writers_of_custom_data_are_heard_beside_the_edit():
     agent = agent_of(calls_tool("progress"), final(), tools=[progress])
     parts = streamed(["custom", "messages"], is_async=False).seen(agent, ASKED)
 
-    assert [part[1] for part in parts if part[0] == "custom"] == [
-        {"progress": "Rome"},
-        {"progress": "Oslo"},
-    ]
+    # The two calls run side by side.
+    heard = [part[1]["progress"] for part in parts if part[0] == "custom"]
+    assert sorted(heard) == ["Oslo", "Rome"]
     assert shows_edit_once(parts)
 
 

@@ -105,6 +105,21 @@ def test_a_rewrite_pays_for_no_more_than_a_twentieth_of_useless_drafts(costs, se
     assert plain / steps(passes, costs, 400) >= 0.95
 
 
+@pytest.mark.parametrize("costs", TABLE)
+@pytest.mark.parametrize("seed", range(10))
+def test_useless_drafts_cost_no_more_than_half_of_what_others_saved(costs, seed):
+    rng = random.Random(seed)
+    same = answer(40)
+    text = [*same, *(rng.randrange(1, 12) for _ in range(400))]
+    edit = [*same, *(rng.randrange(1, 12) for _ in range(1200))]
+    first, *rest = decode(Drafter([text], costs, 400), [*edit, END])
+    gains = [first[1] - costs.token * first[0]]
+    gains += [hits - costs.draft(draft) for draft, hits in rest if draft]
+    saved = sum(gain for gain in gains if gain > 0)
+    lost = -sum(gain for gain in gains if gain < 0)
+    assert lost <= 0.5 * saved + 0.05 * costs.prefill(400) + 0.02 * len(rest)
+
+
 def test_a_place_that_came_to_nothing_is_forgotten():
     text = answer(100)
     # Three tokens of the answer's end in the inserted part look like the way back, and are not.
