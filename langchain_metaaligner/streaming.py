@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 from contextlib import aclosing, closing, contextmanager
+from functools import cached_property
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
@@ -19,10 +20,9 @@ from langchain_core.runnables.config import (
 
 from langchain_metaaligner.aligner import Aligner, Item
 from langchain_metaaligner.alignment import METADATA_KEY, Alignment
+from langchain_metaaligner.capture import EDIT
 from langchain_metaaligner.hushing import HUSH, NOSTREAM, STEP
 from langchain_metaaligner.objectives import parse_objectives
-
-EDIT = "metaaligner"
 
 _RUN_NAME = "MetaAlignerEdit"
 _SERIALIZED = {"lc": 1, "type": "not_implemented", "id": ["langchain_metaaligner", _RUN_NAME]}
@@ -45,7 +45,6 @@ class EditRun:
     Attributes:
         alignment: The record, once the edit has ended well.
         emitted: Whether a part of the edit has gone out to those who listen.
-        message_id: The id under which the edit streams; the reply's where it has one.
     """
 
     def __init__(
@@ -61,8 +60,16 @@ class EditRun:
         self.emitted = False
         self._aligner, self._item, self._made = aligner, item, made
         self._config = None if config is None else _edit_config(config)
-        self._run_id = uuid4()
-        self.message_id = reply_id or f"lc_run--{self._run_id}"
+        self._reply_id = reply_id
+
+    @cached_property
+    def _run_id(self) -> UUID:
+        return uuid4()
+
+    @property
+    def message_id(self) -> str:
+        """The id under which the edit streams; the reply's where it has one."""
+        return self._reply_id or f"lc_run--{self._run_id}"
 
     def align(self) -> Alignment:
         """Make the edit whole; the pieces go to those who listen for them."""

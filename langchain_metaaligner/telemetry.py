@@ -28,7 +28,7 @@ def record(alignment: Alignment) -> None:
         alignment: What became of the answer.
     """
     instruments = _instruments()
-    if instruments is None:
+    if instruments is None or not instruments.heard():
         return
     try:
         _record(instruments, alignment)
@@ -93,6 +93,7 @@ class _Instruments:
     def __init__(self) -> None:
         from opentelemetry import metrics, trace
 
+        self._providers = trace.get_tracer_provider, metrics.get_meter_provider
         meter = metrics.get_meter(_SCOPE)
         self.tracer = trace.get_tracer(_SCOPE)
         self.client = trace.SpanKind.CLIENT
@@ -109,6 +110,10 @@ class _Instruments:
         self.agreement = meter.create_histogram(
             "metaaligner.agreement", "1", "Mean log-probability of originals under the aligner."
         )
+
+    def heard(self) -> bool:
+        """Whether anybody has set a provider; the API's own stand-ins throw all away."""
+        return any("Proxy" not in type(provider()).__name__ for provider in self._providers)
 
 
 @functools.cache

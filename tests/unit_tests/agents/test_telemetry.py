@@ -55,6 +55,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     tracers = trace_sdk.TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
     meters = metrics_sdk.MeterProvider([reader])
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: tracers)
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: meters)
     monkeypatch.setattr(trace, "get_tracer", tracers.get_tracer)
     monkeypatch.setattr(metrics, "get_meter", meters.get_meter)
     telemetry._instruments.cache_clear()

@@ -237,6 +237,18 @@ async def test_a_cancelled_task_takes_only_its_own_row_along(engine, passes):
     assert edit.text == engine.edit([request(1)])[0].text
 
 
+def test_callers_take_turns_where_a_pass_is_for_one_row_only(engine, monkeypatch):
+    queue = engine._held.queue()
+    monkeypatch.setattr(type(queue._decoder.passes), "packs", False)
+    rows = [engine._row(request(n)) for n in range(3)]
+    for row in rows:
+        queue._calls.append(_Call([row], Watch(), lambda row: row.finish is not None))
+    chosen = [queue._choose() for _ in range(6)]
+    assert [len(one) for one in chosen] == [1] * 6
+    assert {id(row) for (row,) in chosen[:3]} == {id(row) for row in rows}
+    queue._calls.clear()
+
+
 def test_whoever_makes_the_passes_leaves_out_rows_whose_callers_have_gone(engine):
     queue = engine._held.queue()
     gone = Watch()
