@@ -218,9 +218,9 @@ def test_a_prompt_prefilled_ahead_is_not_computed_again(engine, passes):
 
 
 def test_a_prompt_that_is_held_whole_is_edited_all_the_same(engine):
-    asked = Request("hello world, please do this for your question | Edit: ", max_new_tokens=12)
+    asked = Request("hello world, please do this for your question | Edit:", max_new_tokens=12)
     alone = engine.edit([asked])[0]
-    engine.warm(asked.prompt + "and here are some more safe ideas for your question")
+    engine.warm(asked.prompt + " and here are some more safe ideas for your question")
     assert engine.edit([asked])[0].text == alone.text
 
 
