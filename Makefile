@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := test
-.PHONY: help env demo test test-slow lint format coverage bench lock clean
+.PHONY: help env demo test test-slow lint format coverage bench bench-gpu lock clean
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
@@ -65,9 +65,12 @@ coverage: $(ready) ## the unit tests' coverage, line by line
 	@$(bin)/coverage report
 
 bench: $(ready) ## what the package costs and how fast it edits
-	@for module in $$(find tests/benchmarks -name 'bench_*.py' | sort | sed 's/\.py$$//; s|/|.|g'); do \
+	@for module in $$(find tests/benchmarks -name 'bench_*.py' ! -name bench_gpu.py | sort | sed 's/\.py$$//; s|/|.|g'); do \
 	  echo "$$module" && $(bin)/python -m $$module || exit 1; \
 	done
+
+bench-gpu: $(ready) ## figures for a model of 7B's shape; needs a GPU
+	@$(bin)/python -m tests.benchmarks.bench_gpu
 
 lock: ## write constraints.txt from the environment as it is
 	@{ sed -n '/^#/p' constraints.txt; \
