@@ -141,6 +141,12 @@ def parse_objective(given: ObjectiveLike) -> Objective:
     raise UnknownObjectiveError(_unknown(given))
 
 
+class _Parsed(tuple[Objective, ...]):
+    """Objectives that `parse_objectives` has seen: they pass it again as they are."""
+
+    __slots__ = ()
+
+
 def parse_objectives(given: ObjectiveLike | Iterable[ObjectiveLike]) -> tuple[Objective, ...]:
     """Turn one or several given objectives into distinct ones, in the order given.
 
@@ -153,12 +159,12 @@ def parse_objectives(given: ObjectiveLike | Iterable[ObjectiveLike]) -> tuple[Ob
     Raises:
         UnknownObjectiveError: One of them is unknown, or there is none.
     """
-    if type(given) is tuple and given and all(type(one) is Objective for one in given):
-        return tuple(dict.fromkeys(map(_checked, given)))
+    if type(given) is _Parsed:
+        return given
     if isinstance(given, str | Objective | Mapping):
         given = [given]
     try:
-        parsed = tuple(dict.fromkeys(parse_objective(one) for one in given))
+        parsed = _Parsed(dict.fromkeys(parse_objective(one) for one in given))
     except TypeError as error:
         msg = f"Objectives are a list of names or descriptions, not {type(given).__name__}."
         raise UnknownObjectiveError(msg) from error
