@@ -8,6 +8,8 @@ from typing import Any, Self
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables.utils import AddableDict
 
+from langchain_metaaligner.conversation import block_text
+
 # LangChain merges blocks of one index; this one is nobody else's.
 _TEXT_INDEX = "lc_metaaligner_text"
 
@@ -98,7 +100,7 @@ class MessageWriter:
         self._after: list[Any] = []
         self._block: dict[str, Any] | None = None
         if isinstance(reply.content, list):
-            at = next(i for i, block in enumerate(reply.content) if _is_text(block))
+            at = next(i for i, block in enumerate(reply.content) if block_text(block) is not None)
             block = reply.content[at]
             self._before, self._after = reply.content[:at], reply.content[at + 1 :]
             self._block = {"type": "text", "index": _TEXT_INDEX}
@@ -109,7 +111,7 @@ class MessageWriter:
     def can_write(reply: AIMessage) -> bool:
         """Whether a message has no more than one text; several are shared out at the end."""
         return isinstance(reply.content, str) or (
-            sum(_is_text(block) for block in reply.content) == 1
+            sum(block_text(block) is not None for block in reply.content) == 1
         )
 
     def write(self, piece: str) -> Iterator[Any]:
@@ -137,7 +139,3 @@ def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:
     fields = {name: value for name, value in message.__dict__.items() if name in known}
     fields.pop("type", None)
     return AIMessageChunk(**{**fields, "content": content, "chunk_position": "last"})
-
-
-def _is_text(block: Any) -> bool:
-    return isinstance(block, str) or (isinstance(block, dict) and block.get("type") == "text")

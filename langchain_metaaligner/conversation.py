@@ -149,7 +149,7 @@ def answer_text(answer: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(_block_text(block) or "" for block in content)
+        return "".join(block_text(block) or "" for block in content)
     msg = f"An answer is text or an AIMessage, not {type(answer).__name__}."
     raise InputTypeError(msg)
 
@@ -173,7 +173,7 @@ def with_text(message: M, text: str, **changes: Any) -> M:
         if content != text:
             changes["content"] = text
         return message.model_copy(update=changes) if changes else message
-    old = [_block_text(block) for block in content]
+    old = [block_text(block) for block in content]
     if "".join(one or "" for one in old) == text:
         return message.model_copy(update=changes) if changes else message
     shares = iter(_share_out([one for one in old if one is not None], text))
@@ -334,7 +334,7 @@ def _text_of(content: Any, *, between: str) -> str:
     said = ""
     last_was_text = True
     for block in content:
-        text = _block_text(block)
+        text = block_text(block)
         shown = _placeholder(block) if text is None else text
         if not shown:
             continue
@@ -344,7 +344,8 @@ def _text_of(content: Any, *, between: str) -> str:
     return said
 
 
-def _block_text(block: Any) -> str | None:
+def block_text(block: Any) -> str | None:
+    """The text of a block of a message's content; `None` for a block of any other kind."""
     if isinstance(block, str):
         return block
     if isinstance(block, Mapping) and block.get("type") == "text":
