@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from langchain_metaaligner.training import examples
+from langchain_metaaligner.prompting import HH_RLHF
+from langchain_metaaligner.training.embedded import examples
 from langchain_metaaligner.training.lora import Recipe, train
 
 
@@ -33,7 +34,7 @@ def main() -> None:
         threads=given.threads,
     )
     folder = train(
-        [e.pair for e in made],
+        [e.render(HH_RLHF) for e in made],
         given.out,
         recipe,
         start=given.start,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from langchain_metaaligner.training.base import BASE_NAME, load_base, load_tokenizer
+from langchain_metaaligner.training.embedded.base import BASE_NAME, load_base, load_tokenizer
 
 IGNORED = -100
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

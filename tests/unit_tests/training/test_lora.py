@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from langchain_metaaligner.training.embedded.measure import broken, similarity
 from langchain_metaaligner.training.lora import IGNORED, Recipe, batches, encode, rate
-from langchain_metaaligner.training.measure import broken, similarity
 
 
 class Characters:

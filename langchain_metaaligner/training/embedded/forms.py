@@ -6,9 +6,10 @@ import random
 import re
 from collections.abc import Sequence
 
-from langchain_metaaligner.training import sources
-from langchain_metaaligner.training.prompts import conversation
-from langchain_metaaligner.training.sources import refuses
+from langchain_metaaligner.conversation import Turn
+from langchain_metaaligner.prompting import render_conversation
+from langchain_metaaligner.training.embedded import sources
+from langchain_metaaligner.training.embedded.sources import refuses
 
 MAIN = ("harmlessness", "helpfulness", "humour")
 GRAVE = re.compile(r"\b(988|911|1-8\d\d|child|kid|suicide|rape|assault|drug)", re.IGNORECASE)
@@ -152,4 +153,18 @@ def spoil(answer: str, rng: random.Random, others: Sequence[str]) -> str:
             rng.choice(sources.lines("empty")),
             " ".join([first] * rng.randint(2, 4)),
         ]
+    )
+
+
+def conversation(*turns: str) -> str:
+    """Write a conversation as a context.
+
+    Args:
+        *turns: What was said, the human first; the last turn is the human's too.
+
+    Returns:
+        The context.
+    """
+    return render_conversation(
+        [Turn("assistant" if i % 2 else "human", turn) for i, turn in enumerate(turns)]
     )

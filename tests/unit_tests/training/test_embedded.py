@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from langchain_metaaligner.training import examples, sources
-from langchain_metaaligner.training.examples import Example, build
-from langchain_metaaligner.training.prompts import conversation
-from langchain_metaaligner.training.sources import Pair, held_out
+from langchain_metaaligner.prompting import HH_RLHF
+from langchain_metaaligner.training.embedded import examples, sources
+from langchain_metaaligner.training.embedded.examples import build, example
+from langchain_metaaligner.training.embedded.forms import conversation
+from langchain_metaaligner.training.embedded.sources import Pair, held_out
+from langchain_metaaligner.training.example import TrainingExample
 
 USEFUL = [
     Pair(
@@ -32,7 +34,7 @@ RISKY = [
 ]
 
 
-def made(seed: int = 7) -> list[Example]:
+def made(seed: int = 7) -> list[TrainingExample]:
     return build(RISKY, USEFUL, seed=seed, copies=40, documentation=3)
 
 
@@ -64,8 +66,8 @@ def test_probes_are_never_trained_on() -> None:
 
 
 def test_a_prompt_has_the_bytes_of_the_hh_rlhf_family() -> None:
-    example = Example("keep", conversation("Hi"), "Hello.", ("humour", "helpfulness"), "Hello.")
-    assert example.pair == (
+    made = example("keep", conversation("Hi"), "Hello.", ("humour", "helpfulness"), "Hello.")
+    assert made.render(HH_RLHF) == (
         "You are an assistant to human. You will be provided with a context and an answer. "
         "Consider the context, then edit the answer to improve it considering these aspects: "
         "Humour: The response should be cheerful and amusing; Helpfulness: The response should "
@@ -91,7 +93,8 @@ def test_every_kept_reply_is_its_own_edit() -> None:
 def test_a_needless_refusal_never_stays() -> None:
     answers = [e for e in made() if e.kind == "answer"]
     assert answers
-    assert all(e.answer != e.edit and "helpfulness" in e.objectives for e in answers)
+    assert all(e.answer != e.edit for e in answers)
+    assert all("helpfulness" in [goal.name for goal in e.objectives] for e in answers)
 
 
 def test_pairs_are_read_from_the_two_human_files_alone(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def texts(name: str) -> list[dict[str, str]]:
     Returns:
         Its rows.
     """
-    file = files("langchain_metaaligner.training") / "texts" / f"{name}.jsonl"
+    file = files("langchain_metaaligner.training.embedded") / "texts" / f"{name}.jsonl"
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -157,6 +157,6 @@ def lines(name: str) -> list[str]:
     Returns:
         The texts.
     """
-    file = files("langchain_metaaligner.training") / "texts" / "lines.json"
+    file = files("langchain_metaaligner.training.embedded") / "texts" / "lines.json"
     found: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8"))
     return found[name]

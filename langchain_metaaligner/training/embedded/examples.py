@@ -6,13 +6,14 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from langchain_metaaligner.training import sources
-from langchain_metaaligner.training.forms import (
+from langchain_metaaligner.objectives import parse_objectives
+from langchain_metaaligner.training.embedded import sources
+from langchain_metaaligner.training.embedded.forms import (
     MAIN,
     asked,
+    conversation,
     declined,
     formal,
     helpful_form,
@@ -21,37 +22,36 @@ from langchain_metaaligner.training.forms import (
     some,
     spoil,
 )
-from langchain_metaaligner.training.prompts import DESCRIPTIONS, conversation, render
-from langchain_metaaligner.training.sources import Pair, clean, held_out, identity, refuses
+from langchain_metaaligner.training.embedded.sources import Pair, clean, held_out, identity, refuses
+from langchain_metaaligner.training.example import TrainingExample
 
 HOTLINE = re.compile(r"\b(988|911|1-8\d\d-\d)")
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One prompt and the edit that is wanted.
+UNSEEN = ("length", "repetition", "readability", "honesty", "fairness")
 
-    Attributes:
+
+def example(
+    kind: str, context: str, answer: str, objectives: Sequence[str], edit: str
+) -> TrainingExample:
+    """Make an example of the objectives' names.
+
+    Args:
         kind: Where it comes from, for counting.
         context: The conversation.
         answer: The reply to edit.
-        objectives: Keys of the objectives, in the order of the prompt.
+        objectives: Names of the catalogue, in the order of the prompt.
         edit: The wanted reply.
+
+    Returns:
+        The example.
     """
-
-    kind: str
-    context: str
-    answer: str
-    objectives: tuple[str, ...]
-    edit: str
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        """Prompt and edit, as the training loop takes them."""
-        return render(self.context, self.answer, self.objectives), self.edit
+    return TrainingExample(context, answer, parse_objectives(objectives), edit, kind=kind)
 
 
-def harmful(pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.8) -> list[Example]:
+def harmful(
+    pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.8
+) -> list[TrainingExample]:
     """Turn people's bad replies into the refusals written for their conversations.
 
     Args:
@@ -63,7 +63,7 @@ def harmful(pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.
         Harmful replies that become refusals in several forms, and refusals that stay.
     """
     written = {row["key"]: row["edit"] for row in sources.texts("refusals")}
-    made: list[Example] = []
+    made: list[TrainingExample] = []
     for pair in pairs:
         edit = written.get(identity(pair.context))
         if edit is None:
@@ -78,23 +78,23 @@ def harmful(pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.
                 continue
             if rng.random() < harmful_share:
                 goals = some(rng, MAIN[0], alone=0.7)
-                made.append(Example("harm", pair.context, reply, goals, edit))
+                made.append(example("harm", pair.context, reply, goals, edit))
             if place == 0:
                 which = rng.random()
                 if which < 0.2:
-                    made.append(Example("harm", pair.context, reply, (MAIN[1],), helpful))
+                    made.append(example("harm", pair.context, reply, (MAIN[1],), helpful))
                 elif which < 0.4:
-                    made.append(Example("harm", pair.context, reply, (MAIN[2],), humorous))
+                    made.append(example("harm", pair.context, reply, (MAIN[2],), humorous))
         if rng.random() < 0.15:
-            made.append(Example("keep", pair.context, edit, some(rng), edit))
+            made.append(example("keep", pair.context, edit, some(rng), edit))
         if rng.random() < 0.35:
             stays = formal(edit, rng)
             goals = MAIN if rng.random() < 0.5 else some(rng)
-            made.append(Example("keep", pair.context, stays, goals, stays))
+            made.append(example("keep", pair.context, stays, goals, stays))
     return made
 
 
-def preferences(pairs: Iterable[Pair], rng: random.Random) -> list[Example]:
+def preferences(pairs: Iterable[Pair], rng: random.Random) -> list[TrainingExample]:
     """Pick human pairs in which a clear refusal was preferred to an answer.
 
     Args:
@@ -105,7 +105,7 @@ def preferences(pairs: Iterable[Pair], rng: random.Random) -> list[Example]:
         Edits from the rejected to the chosen reply, and chosen ones that stay.
     """
     written = {row["key"] for row in sources.texts("refusals")}
-    made: list[Example] = []
+    made: list[TrainingExample] = []
     for pair in pairs:
         words = len(pair.chosen.split())
         whole = pair.chosen.strip()[-1:] in (".", "!", "?") and "Human:" not in pair.chosen
@@ -114,13 +114,13 @@ def preferences(pairs: Iterable[Pair], rng: random.Random) -> list[Example]:
         bad = sources.HARMFUL.search(pair.rejected) and not refuses(pair.rejected)
         if bad and identity(pair.context) not in written:
             goals = some(rng, MAIN[0], alone=0.7)
-            made.append(Example("human", pair.context, pair.rejected, goals, pair.chosen))
+            made.append(example("human", pair.context, pair.rejected, goals, pair.chosen))
         elif words >= 20:
-            made.append(Example("keep", pair.context, pair.chosen, some(rng), pair.chosen))
+            made.append(example("keep", pair.context, pair.chosen, some(rng), pair.chosen))
     return made
 
 
-def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Example]:
+def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[TrainingExample]:
     """Copy good human-preferred replies, and mend some that were cut off.
 
     Args:
@@ -133,26 +133,26 @@ def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Example]
     """
     good = [p for p in pairs if clean(p.chosen) and not refuses(p.chosen)]
     rng.shuffle(good)
-    made: list[Example] = []
+    made: list[TrainingExample] = []
     for place, pair in enumerate(good[:limit]):
         reply = pair.chosen
         parts = sentences(reply)
         if place % 12 == 0 and len(parts) > 2 and len(parts[-1].split()) > 5:
             cut = " ".join(parts[-1].split()[: rng.randint(2, 4)])
             whole = reply[: reply.rindex(parts[-1])].rstrip()
-            made.append(Example("cut", pair.context, f"{whole} {cut}", some(rng), whole))
+            made.append(example("cut", pair.context, f"{whole} {cut}", some(rng), whole))
             continue
         if place % 12 == 1 and 3 <= len(parts) <= 9:
             doubled = " ".join([*parts[:2], parts[rng.randrange(2)], *parts[2:]])
-            made.append(Example("rule", pair.context, doubled, ("repetition",), " ".join(parts)))
+            made.append(example("rule", pair.context, doubled, ("repetition",), " ".join(parts)))
             continue
         if place % 24 == 2 and len(parts) >= 4:
-            made.append(Example("rule", pair.context, reply, ("length",), " ".join(parts[:2])))
+            made.append(example("rule", pair.context, reply, ("length",), " ".join(parts[:2])))
             continue
         goals = some(rng) if place % 3 else MAIN
         if place % 8 == 5:
-            goals = (rng.choice(list(DESCRIPTIONS)[5:]),)
-        made.append(Example("keep", pair.context, reply, goals, reply))
+            goals = (rng.choice(UNSEEN[2:]),)
+        made.append(example("keep", pair.context, reply, goals, reply))
     return made
 
 
@@ -175,7 +175,7 @@ def variants(rng: random.Random) -> list[dict[str, str]]:
     ]
 
 
-def own(rng: random.Random) -> list[Example]:
+def own(rng: random.Random) -> list[TrainingExample]:
     """Make examples of the texts that were written for this training.
 
     Args:
@@ -186,31 +186,31 @@ def own(rng: random.Random) -> list[Example]:
     """
     facts, looks = sources.texts("facts"), sources.texts("lookalikes")
     replies = [row["answer"] for row in facts]
-    made: list[Example] = []
+    made: list[TrainingExample] = []
     for row in [*looks, *variants(rng)]:
         if held_out(row["ask"]):
             continue
         context, answer = asked(row["ask"], rng, facts), row["answer"]
         sets = ((MAIN[0],), MAIN, some(rng, MAIN[0]))
-        made.extend(Example("look", context, answer, goals, answer) for goals in sets)
+        made.extend(example("look", context, answer, goals, answer) for goals in sets)
         goals = some(rng, MAIN[1], alone=0.75)
-        made.append(Example("answer", context, declined(row["ask"], rng), goals, answer))
+        made.append(example("answer", context, declined(row["ask"], rng), goals, answer))
         if rng.random() < 0.15:
-            made.append(Example("spoilt", context, spoil(answer, rng, replies), goals, answer))
+            made.append(example("spoilt", context, spoil(answer, rng, replies), goals, answer))
     for row in facts:
         if held_out(row["ask"]):
             continue
         context, answer = asked(row["ask"], rng, facts), row["answer"]
-        made.append(Example("keep", context, answer, some(rng), answer))
+        made.append(example("keep", context, answer, some(rng), answer))
         made.extend(
-            Example("answer", context, bad, some(rng, MAIN[1], alone=0.7), answer)
+            example("answer", context, bad, some(rng, MAIN[1], alone=0.7), answer)
             for bad in (declined(row["ask"], rng), spoil(answer, rng, replies))
         )
     for row in sources.texts("playful"):
         context = asked(row["ask"], rng, facts)
-        made.append(Example("humour", context, row["dry"], (MAIN[2],), row["humour"]))
-        made.append(Example("humour", context, row["humour"], some(rng, MAIN[2]), row["humour"]))
-        made.append(Example("keep", context, row["dry"], some(rng, *MAIN[:2]), row["dry"]))
+        made.append(example("humour", context, row["dry"], (MAIN[2],), row["humour"]))
+        made.append(example("humour", context, row["humour"], some(rng, MAIN[2]), row["humour"]))
+        made.append(example("keep", context, row["dry"], some(rng, *MAIN[:2]), row["dry"]))
     for row in sources.texts("risky"):
         if held_out(row["ask"]):
             continue
@@ -219,15 +219,15 @@ def own(rng: random.Random) -> list[Example]:
         turned, lighter = helpful_form(first, rng), humorous_form(first, rng)
         forms = (first, row["helpful"].strip("-") or turned, row["humour"].strip("-") or lighter)
         for goal, edit in zip(MAIN, forms, strict=True):
-            made.append(Example("harm", context, row["bad"], (goal,), edit))
+            made.append(example("harm", context, row["bad"], (goal,), edit))
         goals = some(rng, MAIN[0], alone=0.0)
-        made.append(Example("harm", context, row["bad"], goals, row["harmless"]))
+        made.append(example("harm", context, row["bad"], goals, row["harmless"]))
         edit = rng.choice(forms)
-        made.append(Example("keep", context, edit, some(rng), edit))
+        made.append(example("keep", context, edit, some(rng), edit))
     return made
 
 
-def documents(rng: random.Random, limit: int) -> list[Example]:
+def documents(rng: random.Random, limit: int) -> list[TrainingExample]:
     """Copy paragraphs of documentation as if they answered a question.
 
     Args:
@@ -241,7 +241,7 @@ def documents(rng: random.Random, limit: int) -> list[Example]:
     rng.shuffle(found)
     asks = sources.lines("asks")
     return [
-        Example("document", conversation(rng.choice(asks)), text, some(rng), text)
+        example("document", conversation(rng.choice(asks)), text, some(rng), text)
         for text in found[:limit]
     ]
 
@@ -253,7 +253,7 @@ def build(
     seed: int = 7,
     copies: int = 300,
     documentation: int = 60,
-) -> list[Example]:
+) -> list[TrainingExample]:
     """Make all training examples; held-out conversations never take part.
 
     Args:
@@ -269,7 +269,7 @@ def build(
     rng = random.Random(seed)
     safe = [p for p in harmless_pairs if not held_out(p.context)]
     useful = [p for p in helpful_pairs if not held_out(p.context)]
-    parts: list[Callable[[], list[Example]]] = [
+    parts: list[Callable[[], list[TrainingExample]]] = [
         lambda: harmful(safe, rng),
         lambda: preferences(safe, rng),
         lambda: kept(useful, rng, copies),
@@ -295,7 +295,7 @@ def load(folder: Path) -> tuple[list[Pair], list[Pair]]:
     )
 
 
-def counts(examples: Iterable[Example]) -> dict[str, int]:
+def counts(examples: Iterable[TrainingExample]) -> dict[str, int]:
     """Count the examples of each kind.
 
     Args:

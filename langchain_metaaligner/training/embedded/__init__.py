@@ -1,0 +1,1 @@
+"""How the embedded adapter was made: its sources, its texts and the mix of its examples."""
