@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         MetaAlignerError,
         MissingContextError,
         OverloadedError,
+        PreferenceDataError,
         UnknownObjectiveError,
     )
     from langchain_metaaligner.hushing import hushed
@@ -47,6 +48,7 @@ _HOMES = {
     "MissingContextError": "errors",
     "Objective": "objectives",
     "OverloadedError": "errors",
+    "PreferenceDataError": "errors",
     "Request": "engines.base",
     "UnknownObjectiveError": "errors",
     "hushed": "hushing",
@@ -72,6 +74,7 @@ __all__ = [
     "MissingContextError",
     "Objective",
     "OverloadedError",
+    "PreferenceDataError",
     "Request",
     "UnknownObjectiveError",
     "hushed",

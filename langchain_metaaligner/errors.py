@@ -39,6 +39,10 @@ class CheckpointError(MetaAlignerError):
     """A checkpoint, an adapter or its tokenizer can't be found, read or used."""
 
 
+class PreferenceDataError(MetaAlignerError):
+    """Preference data can't be read, or hold something that must not be trained on."""
+
+
 class EngineError(MetaAlignerError):
     """The engine failed, or returned an edit that must not be used."""
 

@@ -13,7 +13,7 @@ KINDS = [
 ]
 
 
-def test_there_are_nine_kinds_of_error_and_their_base():
+def test_there_are_ten_kinds_of_error_and_their_base():
     assert sorted(one.__name__ for one in KINDS) == [
         "AnswerTooLongError",
         "CheckpointError",
@@ -24,6 +24,7 @@ def test_there_are_nine_kinds_of_error_and_their_base():
         "MetaAlignerError",
         "MissingContextError",
         "OverloadedError",
+        "PreferenceDataError",
         "UnknownObjectiveError",
     ]
 
