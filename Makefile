@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := test
-.PHONY: help env demo test test-slow lint format coverage bench bench-gpu lock clean
+.PHONY: help env demo cookbook test test-slow lint format coverage bench bench-gpu lock clean
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
@@ -38,6 +38,10 @@ $(ready): pyproject.toml constraints.txt
 
 demo: $(ready) ## three real edits by the embedded aligner, as coloured diffs
 	@$(bin)/python cookbook/demo.py
+
+cookbook: $(ready) ## execute the notebooks, offline, and write their outputs (ARGS=--check compares)
+	@echo 'Notebooks'
+	@$(bin)/python cookbook/execute.py $(ARGS)
 
 test: lint ## lint, types and unit tests: what a reviewer runs (the default)
 	@echo 'Unit tests'
