@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,15 +11,16 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 
+from langchain_metaaligner.ahead import Ahead, Overhearing, What
 from langchain_metaaligner.aligner import Item
 from langchain_metaaligner.answers import Answer
-from langchain_metaaligner.calls import asked_objectives, given_context, hushed_step
+from langchain_metaaligner.calls import asked_objectives, given_context, hushed_step, overheard_by
 from langchain_metaaligner.capture import capture, install
 from langchain_metaaligner.conversation import answer_text
 from langchain_metaaligner.hushing import NOSTREAM, STEP
 from langchain_metaaligner.leaks import check_leak
 from langchain_metaaligner.replies import ReplySettings
-from langchain_metaaligner.streaming import EditRun
+from langchain_metaaligner.streaming import EditRun, listened_to
 
 try:
     from langchain.agents.middleware import AgentMiddleware
@@ -101,7 +102,7 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
             MetaAlignerError: As `on_error` says; see `Aligner.align` for the kinds.
         """
         turn = _Turn(self.settings, request, edit_tool_text=self.edit_tool_text)
-        with turn.hush():
+        with turn.calling():
             response = handler(request)
         answers = turn.answers_in(response)
         for answer in answers.values():
@@ -128,7 +129,7 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
             MetaAlignerError: As `on_error` says; see `Aligner.align` for the kinds.
         """
         turn = _Turn(self.settings, request, edit_tool_text=self.edit_tool_text)
-        with turn.hush():
+        with turn.calling():
             response = await handler(request)
         answers = turn.answers_in(response)
         for answer in answers.values():
@@ -152,11 +153,29 @@ class _Turn:
             settings.wanted(self._asked)
         system = [] if request.system_message is None else [request.system_message]
         self._messages: Sequence[BaseMessage] = [*system, *request.messages]
+        self._eager = settings.eager
+        if self._eager is None:  # with tools what comes first may well be no answer to edit
+            self._eager = not request.tools and listened_to(_callbacks_of(self._config)[0])
+        self._data = request.response_format is not None
 
-    def hush(self) -> Any:
-        """Around the call of the model: keeps its words from consumers of streams."""
-        # In shadow mode the policy streams for itself.
-        return hushed_step() if self._settings.apply else nullcontext()
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Around the call of the model: hides its words from streams, and prefills meanwhile."""
+        with ExitStack() as stack:
+            if self._settings.apply:  # in shadow mode the policy streams for itself
+                stack.enter_context(hushed_step())
+            if self._eager and not self._data:
+                ahead = stack.enter_context(Ahead(self._settings.get_aligner, self._find))
+                stack.enter_context(overheard_by(Overhearing(ahead)))
+                ahead.begin()
+            yield
+
+    def _find(self, _: Any) -> What:
+        return self._context(), self._settings.wanted(self._asked)
+
+    def _context(self) -> Any:
+        given = given_context(self._config)
+        return self._messages if given is None else given
 
     def answers_in(self, response: ModelResponse[Any]) -> dict[int, Answer]:
         """What is to be edited of a response, by its place, each with its edit prepared."""
@@ -190,12 +209,7 @@ class _Turn:
             # Another middleware may answer in a model's stead; then no model has leaked it.
             if made_by is not None and reply.id and made_by.made_id(reply.id):
                 check_leak(handlers, self._config.get("metadata") or {}, made_by)
-        context = given_context(self._config)
-        item: Item = (
-            self._messages if context is None else context,
-            reply,
-            settings.wanted(self._asked),
-        )
+        item: Item = (self._context(), reply, settings.wanted(self._asked))
         heard = settings.apply and any(one is not capture for one in handlers)
         answer.run = EditRun(
             settings.get_aligner(),

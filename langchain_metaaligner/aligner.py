@@ -48,7 +48,8 @@ class Aligner:
         keep_above: Agreement (mean log-probability of the answer's tokens under the aligner, 0 at
             most) from which on the answer stays as it is, with no decoding; engines that can't
             tell it edit as ever.
-        eager: Whether streams prefill the context and the answer while the policy writes.
+        eager: Whether the context and the answer are prefilled while the policy works. `None`
+            does so in streams, unless tools are bound, so that a reply may call them instead.
         **load_options: `dtype`, `device_map`, `revision`, `token`, `cache_dir`,
             `local_files_only`, `attn_implementation`, `quantization_config`, `max_memory`,
             `offload_folder`, `model_kwargs`: as transformers names them; `prefix_cache_bytes` and
@@ -71,7 +72,7 @@ class Aligner:
         timeout: float | None = None,
         system: Literal["first_turn"] | None = None,
         keep_above: float | None = None,
-        eager: bool = True,
+        eager: bool | None = None,
         **load_options: Any,
     ) -> None:
         self.settings = AlignerSettings(

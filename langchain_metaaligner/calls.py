@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig, ensure_config
 from langchain_core.runnables.config import var_child_runnable_config
 
@@ -67,7 +67,31 @@ def hushed_step() -> Iterator[None]:
         callbacks.add_tags([NOSTREAM, STEP])
     tags = [*(config.get("tags") or ())]
     tags += [tag for tag in (NOSTREAM, STEP) if tag not in tags]
-    token = var_child_runnable_config.set({**config, "callbacks": callbacks, "tags": tags})
+    with _config_inside({**config, "callbacks": callbacks, "tags": tags}):
+        yield
+
+
+@contextmanager
+def overheard_by(handler: BaseCallbackHandler) -> Iterator[None]:
+    """Let a handler hear what goes on inside.
+
+    Args:
+        handler: The handler.
+    """
+    config = ensure_config()
+    callbacks = config.get("callbacks")
+    if isinstance(callbacks, BaseCallbackManager):
+        callbacks = callbacks.copy()
+        callbacks.add_handler(handler, inherit=True)
+    else:
+        callbacks = [*(callbacks or ()), handler]
+    with _config_inside({**config, "callbacks": callbacks}):
+        yield
+
+
+@contextmanager
+def _config_inside(config: RunnableConfig) -> Iterator[None]:
+    token = var_child_runnable_config.set(config)
     try:
         yield
     finally:

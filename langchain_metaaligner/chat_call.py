@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from langchain_metaaligner.ahead import Ahead
+from langchain_metaaligner.ahead import Ahead, What
 from langchain_metaaligner.alignment import METADATA_KEY
 from langchain_metaaligner.answers import Answer
 from langchain_metaaligner.calls import hushed_step
@@ -53,31 +53,24 @@ class Call:
         """Around the policy: keeps models inside it from consumers of streams."""
         return nullcontext() if self.live else hushed_step()
 
-    @contextmanager
-    def prefilling(self) -> Iterator[Callable[[ChatGenerationChunk], None]]:
-        """Prefill the edit's prompt while the policy writes; call what it yields for each chunk."""
-        ahead: Ahead | None = None
-        text = ""
-        # With tools what comes first may well be no answer to edit.
-        if self._model.eager and not self._data and not self.kwargs.get("tools"):
-            with suppress(Exception):  # whatever is wrong, the edit itself will tell
-                aligner = self._model.get_aligner()
-                if hasattr(aligner.engine, "warm"):
-                    ahead = Ahead(aligner, self._context, self._model.wanted(self._asked))
+    def ahead(self, *, streams: bool) -> Ahead:
+        """Who prefills the edit's prompt while the policy works, begun where that is wanted.
 
-        def see(chunk: ChatGenerationChunk) -> None:
-            nonlocal text
-            if ahead is not None:
-                if getattr(chunk.message, "tool_call_chunks", None):
-                    ahead.stop()
-                text += answer_text(chunk.message)
-                ahead.grow(text)
+        Args:
+            streams: Whether somebody reads the reply as it is made.
+        """
+        model, eager = self._model, self._model.eager
+        if eager is None:  # with tools what comes first may well be no answer to edit
+            eager = streams and not self.kwargs.get("tools")
 
-        try:
-            yield see
-        finally:
-            if ahead is not None:
-                ahead.stop()
+        def find(_: Any) -> What | None:
+            if self._data or not eager:
+                return None
+            return self._context, model.wanted(self._asked)
+
+        ahead = Ahead(model.get_aligner, find)
+        ahead.begin()
+        return ahead
 
     def answer(self, reply: BaseMessage) -> Answer:
         """A reply, with its edit where there is something to edit."""

@@ -171,7 +171,7 @@ class ChatMetaAligner(ReplySettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = Call(self, messages, stop, kwargs)
-        with call.hush():
+        with call.hush(), call.ahead(streams=False):
             result = self.policy._generate_with_cache(messages, stop=call.stop, **call.kwargs)
         answers = [call.answer(one.message) for one in result.generations]
         for answer in answers:
@@ -188,7 +188,7 @@ class ChatMetaAligner(ReplySettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         call = Call(self, messages, stop, kwargs)
-        with call.hush():
+        with call.hush(), call.ahead(streams=False):
             result = await self.policy._agenerate_with_cache(
                 messages, stop=call.stop, **call.kwargs
             )
@@ -209,17 +209,17 @@ class ChatMetaAligner(ReplySettings, BaseChatModel):
         call = Call(self, messages, stop, kwargs)
         heard: list[ChatGenerationChunk] = []
         chunks: Any = chunks_of(self.policy, messages, call.stop, call.kwargs)
-        with closing(chunks), call.prefilling() as prefill:
+        with closing(chunks), call.ahead(streams=True) as ahead:
             if call.live:
                 for chunk in chunks:
                     heard.append(chunk)
-                    prefill(chunk)
+                    ahead.add(chunk.message)
                     yield call.live_chunk(chunk)
             else:
                 with hushed_step():
                     for chunk in chunks:
                         heard.append(chunk)
-                        prefill(chunk)
+                        ahead.add(chunk.message)
         answer = call.answer_of(heard)
         if answer is None:
             for chunk in () if call.live else heard:
@@ -250,17 +250,17 @@ class ChatMetaAligner(ReplySettings, BaseChatModel):
         heard: list[ChatGenerationChunk] = []
         chunks: Any = achunks_of(self.policy, messages, call.stop, call.kwargs)
         async with aclosing(chunks):
-            with call.prefilling() as prefill:
+            with call.ahead(streams=True) as ahead:
                 if call.live:
                     async for chunk in chunks:
                         heard.append(chunk)
-                        prefill(chunk)
+                        ahead.add(chunk.message)
                         yield call.live_chunk(chunk)
                 else:
                     with hushed_step():
                         async for chunk in chunks:
                             heard.append(chunk)
-                            prefill(chunk)
+                            ahead.add(chunk.message)
         answer = call.answer_of(heard)
         if answer is None:
             for chunk in () if call.live else heard:

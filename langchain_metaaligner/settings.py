@@ -44,9 +44,12 @@ class AlignerSettings(BaseModel):
             " as it is, with no decoding."
         ),
     )
-    eager: bool = Field(
-        default=True,
-        description="Whether streams prefill context and answer while the policy writes.",
+    eager: bool | None = Field(
+        default=None,
+        description=(
+            "Whether context and answer are prefilled while the policy works; None is in streams,"
+            " unless tools are bound."
+        ),
     )
     dtype: Any = Field(default=None, description="Format of the weights; None suits the device.")
     device_map: Any = Field(default=None, description="Where the weights go.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from langchain_core.callbacks import (
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 
-from langchain_metaaligner.ahead import Ahead
+from langchain_metaaligner.ahead import Ahead, What, is_piece
 from langchain_metaaligner.aligner import Item, Objectives
 from langchain_metaaligner.alignment import METADATA_KEY, Alignment
 from langchain_metaaligner.calls import asked_objectives, given_context
@@ -200,11 +200,11 @@ class ReplyStep(ReplySettings):
         **given: Any,
     ) -> Iterator[Any]:
         gathered = Gathered()
-        with self._prefilling(gathered, run_manager, config, given) as prefill:
+        with self._ahead(run_manager, config, given) as ahead:
             for piece in inputs:
                 gathered.add(piece)
-                prefill()
-                if not self.apply and _is_piece(piece):
+                ahead.add(piece)
+                if not self.apply and is_piece(piece):
                     yield piece
         if gathered.empty:
             return
@@ -232,11 +232,11 @@ class ReplyStep(ReplySettings):
         **given: Any,
     ) -> AsyncIterator[Any]:
         gathered = Gathered()
-        with self._prefilling(gathered, run_manager, config, given) as prefill:
+        with self._ahead(run_manager, config, given) as ahead:
             async for piece in inputs:
                 gathered.add(piece)
-                prefill()
-                if not self.apply and _is_piece(piece):
+                ahead.add(piece)
+                if not self.apply and is_piece(piece):
                     yield piece
         if gathered.empty:
             return
@@ -256,46 +256,20 @@ class ReplyStep(ReplySettings):
         for chunk in self._ending(call, writer):
             yield chunk
 
-    @contextmanager
-    def _prefilling(
-        self,
-        gathered: Gathered,
-        run_manager: Any,
-        config: RunnableConfig,
-        given: Mapping[str, Any],
-    ) -> Iterator[Callable[[], None]]:
-        """Prefill the edit's prompt while the reply arrives; call what it yields for each piece."""
-        ahead: Ahead | None = None
-        wanted = self.eager
+    def _ahead(self, run_manager: Any, config: RunnableConfig, given: Mapping[str, Any]) -> Ahead:
+        """Who prefills the edit's prompt while the reply arrives."""
 
-        def prefill() -> None:
-            nonlocal ahead, wanted
-            if not wanted:
-                return
-            reply = gathered.value
-            wanted = _is_piece(reply) and not getattr(reply, "tool_call_chunks", None)
-            if not wanted:  # a tool loop: what comes is no answer to edit
-                if ahead is not None:
-                    ahead.stop()
-            elif ahead is not None:
-                ahead.grow(answer_text(reply))
-            elif answer_text(reply).strip():
-                wanted = False
-                # Whatever is wrong, the edit itself will tell.
-                with suppress(Exception):
-                    aligner = self.get_aligner()
-                    if not hasattr(aligner.engine, "warm"):
-                        return
-                    call = self._read(reply, run_manager, config, given)
-                    if call.item is not None:
-                        context, _, objectives = call.item
-                        ahead, wanted = Ahead(aligner, context, objectives), True
+        def find(piece: str | AIMessageChunk | None) -> What | None:
+            # Whose reply it is, and so what it answers, is known with its first piece.
+            if self.eager is False or piece is None:
+                return None
+            call = self._read(piece, run_manager, config, given)
+            if call.item is None:
+                return None
+            context, _, objectives = call.item
+            return context, objectives
 
-        try:
-            yield prefill
-        finally:
-            if ahead is not None:
-                ahead.stop()
+        return Ahead(self.get_aligner, find)
 
     def _listened_to(self, run_manager: Any) -> bool:
         # In shadow mode the policy streams for itself, and the edit is for nobody's eyes.
@@ -350,7 +324,7 @@ class ReplyStep(ReplySettings):
         settled = self._settled(call)
         if writer is not None:
             yield from writer.end(settled)
-        elif self.apply or not _is_piece(settled):
+        elif self.apply or not is_piece(settled):
             yield as_chunk(settled, settled.content) if type(settled) is AIMessage else settled
         elif isinstance(settled, AIMessageChunk) and METADATA_KEY in settled.response_metadata:
             # The reply itself has gone out already, as it came.
@@ -391,10 +365,6 @@ def _messages_of(given: Any) -> Any:
         return None
     messages = getattr(given, "messages", None)
     return messages if isinstance(messages, Sequence) and not isinstance(messages, str) else None
-
-
-def _is_piece(piece: Any) -> bool:
-    return isinstance(piece, str | AIMessageChunk)
 
 
 def _begun(run: EditRun | None, writer: TextWriter | MessageWriter | None) -> bool:

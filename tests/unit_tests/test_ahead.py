@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 
 import pytest
+from langchain_core._api import LangChainBetaWarning
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from pydantic import BaseModel
 
 from langchain_metaaligner import Aligner, ChatMetaAligner, Edit, MetaAlignerRunnable, Request
+from tests.unit_tests.scripted import Policy, StreamingPolicy
 
 WORDS = "A fine answer of some length that comes word by word, as answers of models do. " * 6
 
@@ -178,6 +184,190 @@ def test_the_chat_model_prefills_nothing_where_tools_are_bound_or_it_is_switched
     bound = ChatMetaAligner(policy=policy, engine=engine).bind(tools=[{"name": "look"}])
     assert joined(bound.stream("hi")) == WORDS
     assert engine.prefilled == []
+
+
+def test_where_it_is_asked_for_the_chat_model_prefills_beside_tools_and_without_a_stream(engine):
+    policy = GenericFakeChatModel(messages=iter([AIMessage(WORDS)] * 2))
+    model = ChatMetaAligner(policy=policy, engine=engine, eager=True)
+    assert joined(model.bind(tools=[{"name": "look"}]).stream("hi")) == WORDS
+    until(lambda: engine.prefilled)
+    engine.prefilled.clear()
+
+    def write(messages):
+        until(lambda: engine.prefilled)
+        return WORDS
+
+    whole = ChatMetaAligner(policy=Policy(reply=write), engine=engine, eager=True)
+    assert whole.invoke("how are you?").content == WORDS
+    assert engine.prefilled[0].rstrip().endswith("Answer:")
+    assert gone(engine)
+
+
+# -- in an agent ------------------------------------------------------------------------------
+
+
+def agent(engine, policy, *, tools=(), before=(), after=(), **options):
+    from langchain.agents import create_agent
+
+    from langchain_metaaligner import MetaAlignerMiddleware
+
+    aligner = MetaAlignerMiddleware(engine=engine, **options)
+    return create_agent(policy, tools=list(tools), middleware=[*before, aligner, *after])
+
+
+def slow(engine):
+    return Slow(messages=iter([AIMessage(WORDS)] * 3), engine=engine)
+
+
+HOW = {"messages": [("human", "how are you?")]}
+
+
+def read(target, *, events: bool = False) -> str:
+    if events:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LangChainBetaWarning)
+            messages = target.stream_events(HOW, version="v3").messages
+            return "".join(piece for message in messages for piece in message.text)
+    return joined(chunk for chunk, _ in target.stream(HOW, stream_mode="messages"))
+
+
+@pytest.mark.parametrize("events", [False, True], ids=["messages", "events"])
+def test_an_agent_prefills_the_context_at_once_and_the_answer_as_it_grows(engine, events):
+    assert read(agent(engine, slow(engine)), events=events) == WORDS
+    (request,) = engine.edited
+    assert engine.prefilled[0].rstrip().endswith("Answer:")
+    assert all(request.prompt.startswith(one) for one in engine.prefilled)
+    assert len(engine.prefilled[-1]) > request.prompt.index(WORDS) + 100
+    assert gone(engine)
+
+
+async def test_so_does_an_agent_in_asynchronous_streams(engine):
+    made = agent(engine, slow(engine))
+    pieces = [chunk async for chunk, _ in made.astream(HOW, stream_mode="messages")]
+    assert joined(pieces) == WORDS
+    assert len(engine.prefilled[-1]) > engine.edited[0].prompt.index(WORDS) + 100
+    assert gone(engine)
+
+
+def test_an_agent_in_shadow_mode_prefills_too_and_its_policy_streams_for_itself(engine):
+    assert read(agent(engine, slow(engine), apply=False)) == WORDS
+    assert len(engine.prefilled[-1]) > engine.edited[0].prompt.index(WORDS) + 100
+
+
+@pytest.mark.parametrize("eager", [None, False])
+def test_an_agent_that_is_not_streamed_prefills_nothing(engine, eager):
+    policy = GenericFakeChatModel(messages=iter([AIMessage(WORDS)]))
+    agent(engine, policy, eager=eager).invoke(HOW)
+    assert engine.prefilled == []
+
+
+def test_an_agent_prefills_nothing_where_it_is_switched_off(engine):
+    policy = GenericFakeChatModel(messages=iter([AIMessage(WORDS)]))
+    assert read(agent(engine, policy, eager=False)) == WORDS
+    assert engine.prefilled == []
+
+
+class Tooled(StreamingPolicy):
+    """A policy that can be given tools, and says after its first word what it waits for."""
+
+    wait: object = None
+
+    def bind_tools(self, tools, **kwargs):
+        return self
+
+    def _stream(self, *args, **kwargs):
+        for chunk in super()._stream(*args, **kwargs):
+            yield chunk
+            self.wait()
+
+
+@tool
+def look(word: str) -> str:
+    """Look a word up."""
+    return word
+
+
+def test_an_agent_with_tools_prefills_nothing_unless_it_is_asked_for(engine):
+    policy = Tooled(reply=WORDS, wait=lambda: None)
+    assert read(agent(engine, policy, tools=[look])) == WORDS
+    assert engine.prefilled == []
+
+    policy = Tooled(reply=WORDS, wait=lambda: until(lambda: engine.prefilled))
+    assert read(agent(engine, policy, tools=[look], eager=True)) == WORDS
+    assert engine.prefilled
+    assert gone(engine)
+
+
+@pytest.mark.parametrize("events", [False, True], ids=["messages", "events"])
+def test_a_tool_call_stops_an_agents_prefilling(engine, events):
+    call = {"name": "look", "args": '{"word": "a"}', "id": "1", "index": 0}
+    asked = []
+
+    class Calls(Tooled):
+        def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+            asked.append(messages)
+            if len(asked) > 1:
+                yield from super()._stream(messages, stop, run_manager, **kwargs)
+                return
+            for message in (
+                AIMessageChunk(content="Let me look that up."),
+                AIMessageChunk(content="", tool_call_chunks=[call]),
+            ):
+                chunk = ChatGenerationChunk(message=message)
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(message.text, chunk=chunk)
+                yield chunk
+                until(lambda: engine.prefilled)
+            until(lambda: gone(engine))
+
+    policy = Calls(reply="Well.", wait=lambda: None)
+    assert "Well." in read(agent(engine, policy, tools=[look], eager=True), events=events)
+    assert len(asked) == 2
+    assert gone(engine)
+
+
+def test_a_policy_that_fails_stops_an_agents_prefilling_and_another_goes_on(engine):
+    def fail():
+        until(lambda: engine.prefilled)
+        message = "the line is dead"
+        raise ConnectionError(message)
+
+    with pytest.raises(ConnectionError):
+        read(agent(engine, Tooled(reply="Let me see.", wait=fail)))
+    assert gone(engine)
+    assert engine.edited == []
+
+    from langchain.agents.middleware import ModelFallbackMiddleware
+
+    engine.prefilled.clear()
+    fallback = ModelFallbackMiddleware(slow(engine))
+    made = agent(engine, Tooled(reply="Let me see.", wait=fail), after=[fallback])
+    assert read(made) == WORDS
+    assert len(engine.prefilled[-1]) > engine.edited[0].prompt.index(WORDS) + 100
+    assert "Let me see" not in engine.prefilled[-1]
+
+
+def test_an_answer_in_a_form_that_was_asked_for_is_not_prefilled(engine):
+    from langchain.agents import create_agent
+    from langchain.agents.structured_output import ProviderStrategy
+
+    from langchain_metaaligner import MetaAlignerMiddleware
+
+    class Form(BaseModel):
+        word: str
+
+    policy = Tooled(reply='{"word": "a"}', wait=lambda: None)
+    made = create_agent(
+        policy,
+        tools=[],
+        middleware=[MetaAlignerMiddleware(engine=engine, eager=True)],
+        response_format=ProviderStrategy(Form),
+    )
+    assert made.invoke(HOW)["structured_response"] == Form(word="a")
+    assert engine.prefilled == []
+
+
+# -- by itself --------------------------------------------------------------------------------
 
 
 def test_an_aligner_prefills_by_itself_too(engine):
