@@ -5,10 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 
-from langchain_metaaligner.errors import PreferenceDataError
+from langchain_metaaligner.errors import CheckpointError, PreferenceDataError
 from langchain_metaaligner.objectives import Objective, ObjectiveLike, parse_objectives
 from langchain_metaaligner.prompting import HH_RLHF, PromptFamily
-from langchain_metaaligner.training.example import STAGES, Stage, TrainingExample
+from langchain_metaaligner.training.example import (
+    STAGES,
+    Stage,
+    TrainingExample,
+    has_equal_wording,
+)
 from langchain_metaaligner.training.pairs import (
     PreferencePair,
     TieMargin,
@@ -30,7 +35,7 @@ def build_examples(
     seed: int = 0,
     tie_margin: TieMargin = 0.0,
     warm_up: int | None = None,
-    stages: Sequence[Stage] = STAGES,
+    stages: Sequence[Stage] | None = None,
 ) -> list[TrainingExample]:
     """Make the dynamic multi-objective data set of Yang et al. 2024 (arXiv 2403.17141).
 
@@ -57,7 +62,7 @@ def build_examples(
         tie_margin: Scores that are no further apart than this are equal; one number, or one for
             each objective by its name. Scores of a reward model are hardly ever exactly equal.
         warm_up: How many warm-up examples; a fifth of the number of equal examples.
-        stages: The stages to make examples for.
+        stages: The stages to make examples for; all that the family has a wording for.
 
     Returns:
         The examples, stage after stage in the order of training, mixed within each stage.
@@ -65,11 +70,13 @@ def build_examples(
     Raises:
         PreferenceDataError: No pair compares on any of the objectives, or an option is unusable.
         UnknownObjectiveError: The pairs compare on an objective without a known description.
+        CheckpointError: The equal stage is asked for, and the family has no wording for it.
     """
     check_margin(tie_margin)
     if warm_up is not None and warm_up < 0:
         msg = f"`warm_up` is a number of examples of at least 0, not {warm_up}."
         raise PreferenceDataError(msg)
+    wanted = _stages(stages, family)
     given = list(pairs)
     described = _described(given, objectives)
     equal: list[tuple[str, TrainingExample]] = []
@@ -87,8 +94,8 @@ def build_examples(
         for winner, stage, answer, edit in ways:
             if by_winner[winner]:
                 key = digest(seed, stage, pair.identity(), answer)
-                wanted = _shuffled(by_winner[winner], key)
-                made = TrainingExample(context, answer, wanted, edit, stage=stage)
+                asked = _shuffled(by_winner[winner], key)
+                made = TrainingExample(context, answer, asked, edit, stage=stage)
                 (equal if stage == "equal" else contrastive).append((key, made))
     count = -(-len(equal) // _WARM_UP_SHARE) if warm_up is None else warm_up
     made_of: Mapping[Stage, list[tuple[str, TrainingExample]]] = {
@@ -99,7 +106,7 @@ def build_examples(
     return [
         example
         for stage in STAGES
-        if stage in stages
+        if stage in wanted
         for _, example in sorted(made_of[stage], key=lambda keyed: keyed[0])
     ]
 
@@ -132,6 +139,22 @@ def split_held_out(
         at = int(digest(seed, "held out", _opening(pair))[:13], 16) / 16**13
         (kept if at < fraction else train).append(pair)
     return train, kept
+
+
+def _stages(stages: Sequence[Stage] | None, family: PromptFamily) -> Sequence[Stage]:
+    if stages is None:
+        return [one for one in STAGES if one != "equal" or has_equal_wording(family)]
+    unknown = [one for one in stages if one not in STAGES]
+    if unknown:
+        msg = f"There is no stage {unknown[0]!r}. The stages are {', '.join(STAGES)}."
+        raise PreferenceDataError(msg)
+    if "equal" in stages and not has_equal_wording(family):
+        msg = (
+            f"The family {family.name} has no wording for edits that are equally good. Leave out"
+            " the stage 'equal', or train for HH-RLHF, UltraFeedback or IMHI."
+        )
+        raise CheckpointError(msg)
+    return stages
 
 
 def _opening(pair: PreferencePair) -> str:

@@ -14,9 +14,10 @@ Stage = Literal["warm_up", "equal", "contrastive"]
 # The order of training in Yang et al. 2024 (arXiv 2403.17141), section 3.2.
 STAGES: tuple[Stage, ...] = ("warm_up", "equal", "contrastive")
 
-_IMPROVE = "to improve it considering these aspects"
-# The wording of the authors' training scripts for pairs that are equally good.
-_EQUAL = "to make it equal considering these aspects"
+# What the published templates ask for, and what they ask for in an equal edit (appendix C.2, and
+# section 3.1 for IMHI).
+_BETTER = ("to improve it considering", "to make it better considering")
+_EQUAL = "to make it equal considering"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,17 @@ class TrainingExample:
             family: The prompts that the aligner will be asked with.
 
         Returns:
-            The prompt, byte for byte as the engines render it (of the equal stage: with the
-            authors' other wording), and the edit. What the prompt disarms of the answer is
-            disarmed in the edit too: so is what an engine's edit holds before it is restored.
+            The prompt, byte for byte as the engines render it, and the edit. Examples of the
+            equal stage, and of the warm-up that is made of them, have the authors' other wording
+            where the family has it. What the prompt disarms of the answer is disarmed in the edit
+            too: so is what an engine's edit holds before it is restored.
 
         Raises:
-            CheckpointError: The family has no wording for the equal stage.
+            CheckpointError: The stage is the equal one, and the family has no wording for it.
         """
-        asked = _equal(family) if self.stage == "equal" else family
+        asked = family
+        if self.stage == "equal" or (self.stage == "warm_up" and has_equal_wording(family)):
+            asked = _equal(family)
         prompt = asked.render(self.context, self.answer, self.objectives)
         if not prompt.undo:
             return prompt.text, self.edit
@@ -63,11 +67,18 @@ class TrainingExample:
         return prompt.text, kept.draft if same else self.edit
 
 
+def has_equal_wording(family: PromptFamily) -> bool:
+    """Whether the prompts of a family can ask for an edit that is equally good."""
+    return any(wording in family.template for wording in _BETTER)
+
+
 def _equal(family: PromptFamily) -> PromptFamily:
-    if _IMPROVE not in family.template:
-        msg = (
-            f"The family {family.name} has no wording for answers that are equally good. Leave"
-            " out the equal stage, or train for HH-RLHF or UltraFeedback."
-        )
-        raise CheckpointError(msg)
-    return dataclasses.replace(family, template=family.template.replace(_IMPROVE, _EQUAL))
+    for wording in _BETTER:
+        if wording in family.template:
+            template = family.template.replace(wording, _EQUAL)
+            return dataclasses.replace(family, template=template)
+    msg = (
+        f"The family {family.name} has no wording for answers that are equally good. Leave out the"
+        " equal stage, or train for HH-RLHF, UltraFeedback or IMHI."
+    )
+    raise CheckpointError(msg)
