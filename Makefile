@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := test
-.PHONY: help env demo cookbook test test-slow lint format coverage bench bench-gpu lock clean
+.PHONY: help env demo cookbook test test-slow lint format docs picture coverage bench bench-gpu lock clean
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
@@ -63,6 +63,13 @@ format: $(ready) ## mend what can be mended by itself, the tables in the README 
 	@$(bin)/ruff check --fix-only --quiet
 	@$(bin)/ruff format
 	@UPDATE_README=1 $(pytest) tests/unit_tests/test_readme.py -k table
+
+docs: $(ready) ## the reference of all public names, into build/docs; a warning fails it
+	@.ci/step 'reference (pdoc)' $(bin)/python -W error docs/reference.py build/docs
+	@echo 'Open build/docs/index.html.'
+
+picture: $(ready) ## draw the README's picture anew, from what the embedded aligner makes now
+	@$(bin)/python docs/picture.py
 
 coverage: $(ready) ## the unit tests' coverage, line by line
 	@$(bin)/coverage run -m pytest --quiet $(ARGS)
