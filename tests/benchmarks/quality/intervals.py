@@ -1,0 +1,57 @@
+"""How sure a share is: intervals of 95 %."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+
+_Z = 1.959964
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's interval of a share, from independent cases.
+
+    Args:
+        hits: Cases that count.
+        count: All cases.
+
+    Returns:
+        Lower and upper end, from 0 to 1.
+    """
+    if not count:
+        return 0.0, 1.0
+    share, extra = hits / count, _Z**2 / count
+    middle = (share + extra / 2) / (1 + extra)
+    half = _Z * math.sqrt(share * (1 - share) / count + extra / (4 * count)) / (1 + extra)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def bootstrap(
+    values: Sequence[float], groups: Sequence[str], *, draws: int = 2000, seed: int = 3
+) -> tuple[float, float]:
+    """Interval of a mean whose cases come in groups that are not independent.
+
+    Args:
+        values: One value for each case.
+        groups: The conversation of each case.
+        draws: How many times the conversations are drawn anew, with putting back.
+        seed: Decides the draws.
+
+    Returns:
+        The 2.5 and 97.5 % points of the means.
+    """
+    if not values:
+        return 0.0, 1.0
+    found: dict[str, list[float]] = defaultdict(list)
+    for value, group in zip(values, groups, strict=True):
+        found[group].append(value)
+    sums = [(sum(part), len(part)) for part in found.values()]
+    rng = random.Random(seed)
+    means = []
+    for _ in range(draws):
+        drawn = rng.choices(sums, k=len(sums))
+        means.append(sum(total for total, _ in drawn) / sum(count for _, count in drawn))
+    means.sort()
+    return means[int(0.025 * draws)], means[math.ceil(0.975 * draws) - 1]
