@@ -53,7 +53,9 @@ class Aligner:
         **load_options: `dtype`, `device_map`, `revision`, `token`, `cache_dir`,
             `local_files_only`, `attn_implementation`, `quantization_config`, `max_memory`,
             `offload_folder`, `model_kwargs`: as transformers names them; `prefix_cache_bytes` and
-            `max_queue`.
+            `max_queue`. Left out, `dtype` is bfloat16 where the device has instructions for it
+            (AVX-512 BF16 or AMX on a CPU), else float16 on an accelerator and float32 on a CPU.
+            Edits are those of plain greedy decoding, token for token, in `dtype="float32"` only.
 
     Raises:
         CheckpointError: The family is unknown.

@@ -51,7 +51,7 @@ class AlignerSettings(BaseModel):
             " unless tools are bound."
         ),
     )
-    dtype: Any = Field(default=None, description="Format of the weights; None suits the device.")
+    dtype: Any = Field(default=None, description="Format of the weights; None is what the device is fast in.")
     device_map: Any = Field(default=None, description="Where the weights go.")
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
     token: Any = Field(default=None, repr=False, description="Token for the hub.")

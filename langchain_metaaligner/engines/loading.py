@@ -107,7 +107,7 @@ class CheckpointFiles:
         """
         folder = self._files.weights()
         _check_weights(self.name, folder)
-        dtype = choose_dtype(self._options.dtype)
+        dtype = choose_dtype(self._options.dtype, self._options.device_map)
         quantization = self._options.quantization_config or getattr(
             config, "quantization_config", None
         )

@@ -16,8 +16,10 @@ class LoadOptions:
     """How a checkpoint is found and loaded; the names are those of transformers.
 
     Attributes:
-        dtype: Type of the weights: `auto` (bfloat16 on an accelerator, float32 on a CPU), a name
-            such as `bfloat16`, or a `torch.dtype`.
+        dtype: Type of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`:
+            bfloat16 where the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else
+            float16 on an accelerator and float32 on a CPU. In float32 edits are those of plain
+            greedy decoding token for token, up to exact ties.
         device_map: Where the weights go; `auto` spreads them over what accelerate finds.
         revision: Branch, tag or commit of a hub repository.
         token: Hub token, where the one that huggingface_hub finds by itself won't do.

@@ -12,24 +12,32 @@ from langchain_metaaligner.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
+# Whether a CPU that has the instructions gets bfloat16 by default. It is twice as fast there and
+# takes half the memory; near ties between two tokens may turn out otherwise than in float32.
+CPU_BFLOAT16 = True
 
-def choose_dtype(dtype: str) -> torch.dtype:
+_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+_CPU_ALONE = ("cpu", {"": "cpu"})
+
+
+def choose_dtype(dtype: str, device_map: Any = "auto") -> torch.dtype:
     """Say what `auto` means here.
 
     Args:
         dtype: A name of a torch type, or `auto`.
+        device_map: Where the weights go.
 
     Returns:
-        bfloat16 on an accelerator, float32 on a CPU; else the named one.
+        The named one. `auto` is bfloat16 where there are instructions for it, on a CPU as on an
+        accelerator; else float16 on an accelerator and float32 on a CPU.
 
     Raises:
         CheckpointError: There is no such floating-point type.
     """
     if dtype == "auto":
-        # not run here: needs a GPU
-        if torch.accelerator.is_available():  # pragma: no cover
-            return torch.bfloat16
-        return torch.float32
+        if torch.accelerator.is_available() and choose_device_map(device_map) not in _CPU_ALONE:
+            return torch.bfloat16 if _accelerator_has_bfloat16() else torch.float16
+        return torch.bfloat16 if CPU_BFLOAT16 and _cpu_has_bfloat16() else torch.float32
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         message = (
@@ -38,6 +46,20 @@ def choose_dtype(dtype: str) -> torch.dtype:
         )
         raise CheckpointError(message)
     return found
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 by itself; without that it is slower than float32."""
+    # Older versions of torch don't tell; there float32 is the safe choice.
+    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(has.get(name) for name in _INSTRUCTIONS)
+
+
+def _accelerator_has_bfloat16() -> bool:
+    kind = torch.accelerator.current_accelerator()
+    if kind is not None and kind.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return True
 
 
 def choose_device_map(device_map: Any) -> Any:

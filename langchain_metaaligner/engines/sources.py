@@ -101,7 +101,7 @@ class _EmbeddedInPackage:
 
     def model(self, config: Any) -> Any:
         adapter = self._options.adapter or str(checkpoints.embedded_adapter())
-        dtype = choose_dtype(self._options.dtype)
+        dtype = choose_dtype(self._options.dtype, self._options.device_map)
         memory.check(
             checkpoints.EMBEDDED,
             self._file.parameters * dtype.itemsize,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from langchain_metaaligner.engines import local
+from langchain_metaaligner.engines import local, placing
 from langchain_metaaligner.engines.base import load_engine
 from langchain_metaaligner.engines.local import LocalEngine
 from langchain_metaaligner.engines.shared import Registry
@@ -22,6 +22,12 @@ torch.set_num_threads(1)
 def _no_engine_of_another_test(monkeypatch) -> None:
     """An error that a test keeps also keeps the engine that raised it, for others to share."""
     monkeypatch.setattr(local, "_shared", Registry())
+
+
+@pytest.fixture(autouse=True)
+def _float32_unless_asked_otherwise(monkeypatch) -> None:
+    """What is compared token by token must not depend on what this machine's CPU is fast in."""
+    monkeypatch.setattr(placing, "CPU_BFLOAT16", False)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import warnings
 import pytest
 import torch
 
+from langchain_metaaligner.engines import placing
 from langchain_metaaligner.engines.base import Request, load_engine
 from tests.unit_tests.tiny import LLAMA2_TOKENIZER, save, save_as_published
 
@@ -124,8 +125,48 @@ def test_the_weights_load_in_bfloat16_when_asked_to(folder):
     assert engine.edit([Request(PROMPT, max_new_tokens=4)])[0].passes == 4
 
 
-def test_on_a_cpu_the_weights_are_float32_unless_asked_otherwise(engine):
-    assert engine.model.dtype is torch.float32
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
+        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_on_a_cpu_the_weights_are_bfloat16_where_it_has_instructions_for_that(
+    folder, monkeypatch, told, expected
+):
+    monkeypatch.setattr(placing, "CPU_BFLOAT16", True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert load_engine(str(folder), device_map="cpu").model.dtype is expected
+    assert load_engine(str(folder), device_map="cpu", dtype="float32").model.dtype is torch.float32
+
+
+def test_a_torch_that_does_not_tell_of_instructions_gets_float32(monkeypatch):
+    monkeypatch.setattr(placing, "CPU_BFLOAT16", True)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert placing.choose_dtype("auto", "cpu") is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("kind", "has_bfloat16", "device_map", "expected"),
+    [
+        ("cuda", True, "auto", torch.bfloat16),
+        ("cuda", False, "auto", torch.float16),
+        ("cuda", False, {"": "cpu"}, torch.float32),
+        ("xpu", False, "auto", torch.bfloat16),
+    ],
+)
+def test_on_an_accelerator_they_are_bfloat16_or_else_float16(
+    monkeypatch, kind, has_bfloat16, device_map, expected
+):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda *, including_emulation: has_bfloat16
+    )
+    assert placing.choose_dtype("auto", device_map) is expected
 
 
 @pytest.mark.gpu
