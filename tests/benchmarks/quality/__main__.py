@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 HEAD = "| measured on held-out | bar | measured | 95 % interval | n | met? |\n" + "| --- " * 6 + "|"
 
+# No answer has more than half as many; an edit that goes on for longer never ends by itself.
+EDIT_TOKENS = 512
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -46,7 +49,7 @@ def main() -> None:
     adapter = given.adapter or Path(checkpoints.embedded_adapter())
     run = editing.run_name(adapter, given.dtype)
     out = given.out or Path("build") / f"edits-{run.replace(' ', '-')}.jsonl"
-    aligner = Aligner(adapter=adapter, dtype=given.dtype)
+    aligner = Aligner(adapter=adapter, dtype=given.dtype, max_new_tokens=EDIT_TOKENS)
     cases = choosing.choose(given.data, given.size, aligner.engine.count_tokens)
     made = editing.kept(out, run) if given.no_edits else editing.make(aligner, cases, out, run)
     aligner.close()
