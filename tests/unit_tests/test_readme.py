@@ -15,17 +15,24 @@ from langchain_metaaligner.checkpoints import PUBLISHED
 from langchain_metaaligner.objectives import CATALOGUE
 from langchain_metaaligner.prompting import FAMILIES
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
 BLOCK = re.compile(
     r"(?P<note><!-- test: (?P<why>[^\n]*) -->\n)?```python\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
-BLOCKS = list(BLOCK.finditer(TEXT))
-
-
-def line_of(block: re.Match[str]) -> int:
-    return TEXT.count("\n", 0, block.start("code"))
+BLOCKS = [
+    pytest.param(
+        path, block, id=f"{path.name} line {block.string.count(chr(10), 0, block.start())}"
+    )
+    for path in PAGES
+    for block in BLOCK.finditer(path.read_text(encoding="utf-8"))
+]
+# A link in Markdown or in HTML; one that leads out of the project is not followed.
+LINK = re.compile(r"""(?:\]\(|(?:src|href)=")(?!https?:)([^)"#]*)(?:#([^)"]*))?[)"]""")
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +44,11 @@ def loaded_once() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("loaded_once")
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"line {line_of(block)}")
-def test_a_python_block_runs_as_it_stands(block: re.Match[str]) -> None:
-    # Empty lines before it make a traceback point at the README's own line.
-    code = compile("\n" * line_of(block) + block["code"], str(README), "exec")
+@pytest.mark.parametrize(("path", "block"), BLOCKS)
+def test_a_python_block_runs_as_it_stands(path: Path, block: re.Match[str]) -> None:
+    # Empty lines before it make a traceback point at the document's own line.
+    before = block.string.count("\n", 0, block.start("code"))
+    code = compile("\n" * before + block["code"], str(path), "exec")
     if block["note"]:
         # It names a checkpoint on the hub: to run it would download gigabytes.
         assert block["why"].startswith("compiled only")
@@ -48,9 +56,29 @@ def test_a_python_block_runs_as_it_stands(block: re.Match[str]) -> None:
     exec(code, {"__name__": "readme"})
 
 
-def test_blocks_are_found_and_nearly_all_of_them_are_run() -> None:
-    assert len(BLOCKS) == TEXT.count("```python")
-    assert sum(block["note"] is not None for block in BLOCKS) <= 1
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_blocks_are_found_and_nearly_all_of_them_are_run(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    blocks = list(BLOCK.finditer(text))
+    assert len(blocks) == text.count("```python")
+    assert sum(block["note"] is not None for block in blocks) <= 1
+    opened = re.findall(r"^```(.*)$", text, re.MULTILINE)[::2]
+    assert set(opened) <= {"python", "sh", "bibtex"}, "code of another name would not be run"
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The headings of a document as GitHub names them in links."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_inside_the_project_leads_somewhere(path: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for name, anchor in LINK.findall(text):
+        target = path.parent / name if name else path
+        assert target.exists(), name
+        assert not anchor or anchor in anchors_of(target), f"{name}#{anchor}"
 
 
 def objectives_table() -> str:
