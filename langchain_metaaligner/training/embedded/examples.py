@@ -2,158 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from langchain_metaaligner.objectives import parse_objectives
 from langchain_metaaligner.training.embedded import sources
+from langchain_metaaligner.training.embedded.asking import described, example, reworded
 from langchain_metaaligner.training.embedded.forms import (
     MAIN,
     asked,
     conversation,
     declined,
-    formal,
     helpful_form,
     humorous_form,
-    sentences,
     some,
     spoil,
 )
-from langchain_metaaligner.training.embedded.sources import Pair, clean, held_out, identity, refuses
+from langchain_metaaligner.training.embedded.human import harmful, kept, mended, preferences
+from langchain_metaaligner.training.embedded.mending import unfinished_list
+from langchain_metaaligner.training.embedded.sources import Pair, held_out
 from langchain_metaaligner.training.example import TrainingExample
 
-HOTLINE = re.compile(r"\b(988|911|1-8\d\d-\d)")
-
-
-UNSEEN = ("length", "repetition", "readability", "honesty", "fairness")
-
-
-def example(
-    kind: str, context: str, answer: str, objectives: Sequence[str], edit: str
-) -> TrainingExample:
-    """Make an example of the objectives' names.
-
-    Args:
-        kind: Where it comes from, for counting.
-        context: The conversation.
-        answer: The reply to edit.
-        objectives: Names of the catalogue, in the order of the prompt.
-        edit: The wanted reply.
-
-    Returns:
-        The example.
-    """
-    return TrainingExample(context, answer, parse_objectives(objectives), edit, kind=kind)
-
-
-def harmful(
-    pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.8
-) -> list[TrainingExample]:
-    """Turn people's bad replies into the refusals written for their conversations.
-
-    Args:
-        pairs: Pairs about harm.
-        rng: The source of chance.
-        harmful_share: How many of them are edited for harmlessness.
-
-    Returns:
-        Harmful replies that become refusals in several forms, and refusals that stay.
-    """
-    written = {row["key"]: row["edit"] for row in sources.texts("refusals")}
-    made: list[TrainingExample] = []
-    for pair in pairs:
-        edit = written.get(identity(pair.context))
-        if edit is None:
-            continue
-        # A crisis line in every third refusal would be offered to everybody.
-        if HOTLINE.search(edit) and rng.random() < 0.5:
-            continue
-        helpful, humorous = helpful_form(edit, rng), humorous_form(edit, rng)
-        bad = [reply for reply in (pair.rejected, pair.chosen) if not refuses(reply[:90])]
-        for place, reply in enumerate(bad):
-            if place and rng.random() < 0.75:
-                continue
-            if rng.random() < harmful_share:
-                goals = some(rng, MAIN[0], alone=0.7)
-                made.append(example("harm", pair.context, reply, goals, edit))
-            if place == 0:
-                which = rng.random()
-                if which < 0.2:
-                    made.append(example("harm", pair.context, reply, (MAIN[1],), helpful))
-                elif which < 0.4:
-                    made.append(example("harm", pair.context, reply, (MAIN[2],), humorous))
-        if rng.random() < 0.15:
-            made.append(example("keep", pair.context, edit, some(rng), edit))
-        if rng.random() < 0.35:
-            stays = formal(edit, rng)
-            goals = MAIN if rng.random() < 0.5 else some(rng)
-            made.append(example("keep", pair.context, stays, goals, stays))
-    return made
-
-
-def preferences(pairs: Iterable[Pair], rng: random.Random) -> list[TrainingExample]:
-    """Pick human pairs in which a clear refusal was preferred to an answer.
-
-    Args:
-        pairs: Pairs about harm.
-        rng: The source of chance.
-
-    Returns:
-        Edits from the rejected to the chosen reply, and chosen ones that stay.
-    """
-    written = {row["key"] for row in sources.texts("refusals")}
-    made: list[TrainingExample] = []
-    for pair in pairs:
-        words = len(pair.chosen.split())
-        whole = pair.chosen.strip()[-1:] in (".", "!", "?") and "Human:" not in pair.chosen
-        if not (12 <= words <= 120 and whole and refuses(pair.chosen)):
-            continue
-        bad = sources.HARMFUL.search(pair.rejected) and not refuses(pair.rejected)
-        if bad and identity(pair.context) not in written:
-            goals = some(rng, MAIN[0], alone=0.7)
-            made.append(example("human", pair.context, pair.rejected, goals, pair.chosen))
-        elif words >= 20:
-            made.append(example("keep", pair.context, pair.chosen, some(rng), pair.chosen))
-    return made
-
-
-def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[TrainingExample]:
-    """Copy good human-preferred replies, and mend some that were cut off.
-
-    Args:
-        pairs: Pairs about helpfulness.
-        rng: The source of chance.
-        limit: How many.
-
-    Returns:
-        Replies that stay, and a few that lose their unfinished last sentence.
-    """
-    good = [p for p in pairs if clean(p.chosen) and not refuses(p.chosen)]
-    rng.shuffle(good)
-    made: list[TrainingExample] = []
-    for place, pair in enumerate(good[:limit]):
-        reply = pair.chosen
-        parts = sentences(reply)
-        if place % 12 == 0 and len(parts) > 2 and len(parts[-1].split()) > 5:
-            cut = " ".join(parts[-1].split()[: rng.randint(2, 4)])
-            whole = reply[: reply.rindex(parts[-1])].rstrip()
-            made.append(example("cut", pair.context, f"{whole} {cut}", some(rng), whole))
-            continue
-        if place % 12 == 1 and 3 <= len(parts) <= 9:
-            doubled = " ".join([*parts[:2], parts[rng.randrange(2)], *parts[2:]])
-            made.append(example("rule", pair.context, doubled, ("repetition",), " ".join(parts)))
-            continue
-        if place % 24 == 2 and len(parts) >= 4:
-            made.append(example("rule", pair.context, reply, ("length",), " ".join(parts[:2])))
-            continue
-        goals = some(rng) if place % 3 else MAIN
-        if place % 8 == 5:
-            goals = (rng.choice(UNSEEN[2:]),)
-        made.append(example("keep", pair.context, reply, goals, reply))
-    return made
+WARM_UP = 0.2  # of the plain copies
 
 
 def variants(rng: random.Random) -> list[dict[str, str]]:
@@ -191,10 +63,11 @@ def own(rng: random.Random) -> list[TrainingExample]:
         if held_out(row["ask"]):
             continue
         context, answer = asked(row["ask"], rng, facts), row["answer"]
-        sets = ((MAIN[0],), MAIN, some(rng, MAIN[0]))
+        sets = ((MAIN[0],), MAIN if rng.random() < 0.5 else some(rng))
         made.extend(example("look", context, answer, goals, answer) for goals in sets)
         goals = some(rng, MAIN[1], alone=0.75)
-        made.append(example("answer", context, declined(row["ask"], rng), goals, answer))
+        if rng.random() < 0.85:
+            made.append(example("answer", context, declined(row["ask"], rng), goals, answer))
         if rng.random() < 0.15:
             made.append(example("spoilt", context, spoil(answer, rng, replies), goals, answer))
     for row in facts:
@@ -227,6 +100,41 @@ def own(rng: random.Random) -> list[TrainingExample]:
     return made
 
 
+def unseen(rng: random.Random) -> list[TrainingExample]:
+    """Make examples of goals beyond the three, and of formatted replies.
+
+    Args:
+        rng: The source of chance.
+
+    Returns:
+        Dense, vague, one-sided and rude replies with better ones, better ones that stay, and
+        formatted replies that stay or lose an unfinished item.
+    """
+    made: list[TrainingExample] = []
+    for row in sources.texts("unseen"):
+        goal, after = row["goal"], row["after"]
+        if held_out(row["ask"]):
+            continue
+        named = goal if goal != "politeness" and rng.random() < 0.6 else described(goal, rng)
+        context = conversation(row["ask"])
+        made.append(example("unseen", context, row["before"], (named,), after))
+        goals = some(rng) if rng.random() < 0.6 else (named,)
+        made.append(example("keep", context, after, goals, after))
+        if rng.random() < 0.3 and goal in ("readability", "specificity"):
+            # The same reply for another goal: a description has to matter.
+            made.append(example("keep", context, row["before"], (MAIN[0],), row["before"]))
+    for row in sources.texts("formatted"):
+        if held_out(row["ask"]):
+            continue
+        context, answer = conversation(row["ask"]), row["answer"]
+        sets = ((MAIN[0],), (MAIN[1],), MAIN, some(rng, MAIN[2]))
+        made.extend(example("format", context, answer, goals, answer) for goals in sets)
+        texts = unfinished_list(answer, rng)
+        if texts is not None:
+            made.append(example("mend", context, texts[0], some(rng), texts[1]))
+    return made
+
+
 def documents(rng: random.Random, limit: int) -> list[TrainingExample]:
     """Copy paragraphs of documentation as if they answered a question.
 
@@ -251,8 +159,9 @@ def build(
     helpful_pairs: Sequence[Pair],
     *,
     seed: int = 7,
-    copies: int = 300,
+    copies: int = 360,
     documentation: int = 60,
+    repairs: int = 35,
 ) -> list[TrainingExample]:
     """Make all training examples; held-out conversations never take part.
 
@@ -262,9 +171,12 @@ def build(
         seed: Decides every draw.
         copies: Good human replies to keep.
         documentation: Paragraphs of documentation to keep.
+        repairs: Damaged replies of each kind to mend.
 
     Returns:
-        The examples in a fixed order.
+        The examples in a fixed order. A share of the plain copies is for the warm-up; none is
+        of the equal stage: nothing here says that two replies are equally good, and its prompt
+        is one that no engine asks with.
     """
     rng = random.Random(seed)
     safe = [p for p in harmless_pairs if not held_out(p.context)]
@@ -273,11 +185,22 @@ def build(
         lambda: harmful(safe, rng),
         lambda: preferences(safe, rng),
         lambda: kept(useful, rng, copies),
+        lambda: mended(useful, rng, repairs),
         lambda: own(rng),
+        lambda: unseen(rng),
         lambda: documents(rng, documentation),
     ]
     made = [example for part in parts for example in part()]
-    return [e for e in made if e.edit.strip() and e.answer.strip()]
+    return [
+        reworded(_staged(e, rng), rng, 0.12) for e in made if e.edit.strip() and e.answer.strip()
+    ]
+
+
+def _staged(made: TrainingExample, rng: random.Random) -> TrainingExample:
+    copied = made.kind in ("keep", "document", "format") and made.answer == made.edit
+    if copied and rng.random() < WARM_UP:
+        return dataclasses.replace(made, stage="warm_up")
+    return made
 
 
 def load(folder: Path) -> tuple[list[Pair], list[Pair]]:

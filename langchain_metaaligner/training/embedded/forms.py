@@ -118,19 +118,19 @@ def declined(ask: str, rng: random.Random) -> str:
 
 
 def asked(ask: str, rng: random.Random, earlier: Sequence[dict[str, str]]) -> str:
-    """Put a question into a conversation, a fifth of the time after an earlier turn.
+    """Put a question into a conversation, a quarter of the time after earlier turns.
 
     Args:
         ask: The question.
         rng: The source of chance.
-        earlier: Questions and answers to draw an earlier turn from.
+        earlier: Three or more questions and answers to draw earlier turns from.
 
     Returns:
         The context.
     """
-    if rng.random() < 0.2:
-        before = rng.choice(earlier)
-        return conversation(before["ask"], before["answer"], ask)
+    if rng.random() < 0.25:
+        before = rng.sample(earlier, rng.choice((1, 1, 2, 3)))
+        return conversation(*(t for row in before for t in (row["ask"], row["answer"])), ask)
     return conversation(ask)
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from langchain_metaaligner.prompting import HH_RLHF
-from langchain_metaaligner.training.embedded import examples, sources
-from langchain_metaaligner.training.embedded.examples import build, example
-from langchain_metaaligner.training.embedded.forms import conversation
+from langchain_metaaligner.training.embedded import examples, mending, sources
+from langchain_metaaligner.training.embedded.asking import WORDED, described, example
+from langchain_metaaligner.training.embedded.examples import build
+from langchain_metaaligner.training.embedded.forms import MAIN, conversation, sentences
 from langchain_metaaligner.training.embedded.sources import Pair, held_out
 from langchain_metaaligner.training.example import TrainingExample
 
@@ -34,12 +38,13 @@ RISKY = [
 ]
 
 
+@cache
 def made(seed: int = 7) -> list[TrainingExample]:
     return build(RISKY, USEFUL, seed=seed, copies=40, documentation=3)
 
 
 def test_the_same_seed_gives_the_same_examples() -> None:
-    assert made() == made()
+    assert made() == made.__wrapped__()
 
 
 def test_another_seed_gives_other_examples() -> None:
@@ -84,8 +89,168 @@ def test_written_refusals_are_keyed_and_hold_no_conversation() -> None:
         assert "Human:" not in row["edit"]
 
 
+# Every file of texts, the fields of its rows, and those that no two rows may share.
+FILES = {
+    "facts": (("ask", "answer"), ("ask",)),
+    "formatted": (("ask", "answer"), ("ask", "answer")),
+    "lookalikes": (("ask", "answer"), ("ask",)),
+    "playful": (("ask", "dry", "humour"), ("ask", "humour")),
+    "probes": (("ask", "answer"), ("ask",)),
+    "refusals": (("key", "edit"), ("key",)),
+    "risky": (("ask", "bad", "harmless", "helpful", "humour"), ("ask", "bad", "harmless")),
+    "targets": (("verbs", "target", "answer"), ("target",)),
+    "unseen": (("goal", "ask", "before", "after"), ("before", "after")),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_row_of_a_file_has_its_fields_filled_and_no_row_comes_twice(name: str) -> None:
+    fields, unique = FILES[name]
+    rows = sources.texts(name)
+    assert len(rows) >= 40
+    assert all(tuple(row) == fields and all(map(str.strip, row.values())) for row in rows)
+    for field in unique:
+        assert len({row[field] for row in rows}) == len(rows)
+
+
+def test_every_file_of_texts_is_described_here() -> None:
+    folder = files("langchain_metaaligner.training.embedded") / "texts"
+    found = {file.name for file in folder.iterdir() if file.name.endswith(".jsonl")}
+    assert found == {f"{name}.jsonl" for name in FILES}
+
+
+def test_no_question_of_the_probes_is_among_the_texts() -> None:
+    probes = {row["ask"] for row in sources.texts("probes")}
+    asked = {
+        row["ask"]
+        for name in FILES
+        if name != "probes"
+        for row in sources.texts(name)
+        if "ask" in row
+    }
+    assert not probes & asked
+
+
+def test_refusals_mostly_refuse_and_the_later_ones_all_do() -> None:
+    edits = [row["edit"] for row in sources.texts("refusals")]
+    assert sum(map(sources.refuses, edits)) > 0.7 * len(edits)
+    assert not [edit for edit in edits[789:] if not sources.refuses(edit)]
+    assert all(sources.refuses(row["harmless"]) for row in sources.texts("risky")[80:])
+
+
+def test_openings_of_refusals_vary() -> None:
+    openings = [" ".join(row["edit"].split()[:3]) for row in sources.texts("refusals")[789:]]
+    assert max(map(openings.count, openings)) < 0.12 * len(openings)
+
+
+@pytest.mark.parametrize("name", ["lookalikes", "facts", "targets"])
+def test_answers_to_safe_questions_hardly_ever_look_like_refusals(name: str) -> None:
+    answers = [row["answer"] for row in sources.texts(name)]
+    assert sum(map(sources.refuses, answers)) <= 0.02 * len(answers)
+
+
+def test_the_goals_of_unseen_texts_have_descriptions_of_their_own() -> None:
+    assert {row["goal"] for row in sources.texts("unseen")} <= set(WORDED)
+    for goal in WORDED:
+        assert len(set(sources.lines(goal))) >= 4
+        assert described(goal, random.Random(1)).description in sources.lines(goal)
+
+
+def test_an_own_description_keeps_the_name_of_its_objective() -> None:
+    goals = [goal for e in made() for goal in e.objectives]
+    own = [
+        goal for goal in goals if goal.name in MAIN and goal.description in sources.lines(goal.name)
+    ]
+    assert 0.05 * len(goals) < len(own) < 0.25 * len(goals)
+
+
+def test_the_same_bad_reply_gets_other_edits_for_other_objectives() -> None:
+    edits: dict[tuple[str, str], dict[str, str]] = {}
+    for e in made():
+        if e.kind == "harm" and len(e.objectives) == 1:
+            edits.setdefault((e.context, e.answer), {})[e.objectives[0].name] = e.edit
+    several = [list(of.values()) for of in edits.values() if len(of) > 1]
+    assert len(several) > 50
+    assert sum(len(set(of)) == len(of) for of in several) > 0.8 * len(several)
+
+
+def test_only_copies_are_for_the_warm_up_and_nothing_is_called_equal() -> None:
+    stages = {stage: [e for e in made() if e.stage == stage] for stage in ("warm_up", "equal")}
+    assert len(stages["warm_up"]) > 50
+    assert all(e.answer == e.edit for e in stages["warm_up"])
+    assert not stages["equal"]
+
+
+def test_bad_replies_of_every_kind_are_edited() -> None:
+    counts = examples.counts(made())
+    assert set(counts) >= {"harm", "answer", "spoilt", "humour", "unseen", "mend", "format"}
+
+
+LIST = "Here you go:\n\n" + "\n".join(
+    f"{place}. Put the {thing} into the large blue box." for place, thing in enumerate("abcdef", 1)
+)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_list_that_was_cut_off_loses_the_item_that_is_not_whole(seed: int) -> None:
+    texts = mending.unfinished_list(LIST, random.Random(seed))
+    assert texts is not None
+    answer, edit = texts
+    assert LIST.startswith(answer)
+    assert LIST.startswith(edit)
+    assert edit.endswith("blue box.")
+    assert answer.count("\n") == edit.count("\n") + 1
+    assert not answer.endswith(".")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_reply_that_was_cut_off_in_a_quotation_loses_that_sentence(seed: int) -> None:
+    reply = 'Be brief. Then say: "I would like to come with you on Friday." He will like it.'
+    texts = mending.unfinished_quote(reply, random.Random(seed))
+    assert texts is not None
+    answer, edit = texts
+    assert edit == "Be brief."
+    assert reply.startswith(answer)
+    assert answer.count('"') == 1
+
+
+@pytest.mark.parametrize("reply", [LIST, "Dig a hole first. Put the tree into it and water it."])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_reply_that_says_its_end_again_loses_the_repeats(reply: str, seed: int) -> None:
+    texts = mending.repeated(reply, random.Random(seed))
+    assert texts is not None
+    answer, edit = texts
+    assert edit == reply
+    assert answer.startswith(reply)
+    assert answer.count(sentences(reply)[-1].split("\n")[-1]) >= 2
+
+
+def test_a_long_reply_becomes_its_first_whole_sentences() -> None:
+    reply = (
+        "The cat sat on the wide mat in the sun. It slept there for hours and hours on end. " * 3
+    )
+    brief = mending.shortened(reply)
+    assert brief is not None
+    assert reply.startswith(brief)
+    assert brief.endswith(".")
+    assert len(brief.split()) <= 0.6 * len(reply.split())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Yes, certainly. No.",
+        LIST,
+        "There are many ways to clean this big old oven at home. You can use one of the following:"
+        " Vinegar and a soft sponge with some warm water. Soda and a cloth on the next day.",
+    ],
+)
+def test_what_cannot_stand_alone_is_not_shortened(reply: str) -> None:
+    assert mending.shortened(reply) is None
+
+
 def test_every_kept_reply_is_its_own_edit() -> None:
-    kept = [e for e in made() if e.kind in ("keep", "look", "document")]
+    kept = [e for e in made() if e.kind in ("keep", "look", "document", "format")]
     assert kept
     assert all(e.answer == e.edit for e in kept)
 
