@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 import pdoc
 import pdoc.doc
 import pdoc.render
+
+from langchain_metaaligner.settings import AlignerSettings
 
 PACKAGE = "langchain_metaaligner"
 MODULES = (PACKAGE, f"{PACKAGE}.engines.generation", f"{PACKAGE}.training")
@@ -28,7 +31,10 @@ def options_table(face: Any) -> str:
         One row for each field that a caller may give.
     """
     rows = ["| option | default | meaning |", "| --- | --- | --- |"]
-    for name, field in face.model_fields.items():
+    # Pydantic has the inherited first; here what is to be done with an edit comes before the model.
+    for name, field in sorted(
+        face.model_fields.items(), key=lambda one: one[0] in AlignerSettings.model_fields
+    ):
         if field.description:
             default = field.get_default(call_default_factory=True)
             rows.append(f"| `{name}` | `{default!r}` | {field.description} |")
@@ -68,7 +74,7 @@ def build(folder: Path) -> list[str]:
             # Packages find their names when they are asked for; pdoc sees those there already.
             getattr(module, name)
     face = import_module(PACKAGE).MetaAlignerRunnable
-    face.__doc__ = f"{face.__doc__}\n\n{options_table(face)}\n"
+    face.__doc__ = f"{inspect.getdoc(face)}\n\n{options_table(face)}\n"
     pdoc.render.configure(
         docformat="google",
         template_directory=HERE / "templates",

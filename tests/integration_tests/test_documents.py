@@ -60,6 +60,14 @@ def test_the_reference_has_every_public_name_with_its_words(pages: Path) -> None
         assert 'class="docstring"' in section[1], name
 
 
+def test_the_sections_of_docstrings_are_read_as_such(pages: Path) -> None:
+    for page in pages.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(
+            r"^\s*(?:Args|Returns|Raises|Yields|Attributes):$", text, re.MULTILINE
+        ), page
+
+
 def test_the_reference_tells_every_option_of_the_runnable(pages: Path) -> None:
     page = (pages / "langchain_metaaligner.html").read_text(encoding="utf-8")
     told = set(re.findall(r"<td><code>(\w+)</code></td>", page))
