@@ -56,7 +56,9 @@ def own(rng: random.Random) -> list[TrainingExample]:
     Returns:
         Examples of safe questions, risky ones, spoilt replies and dry ones.
     """
-    facts, looks = sources.texts("facts"), sources.texts("lookalikes")
+    # Held-out facts are measured with: they are no earlier turns and no wrong answers either.
+    facts = [row for row in sources.texts("facts") if not held_out(row["ask"])]
+    looks = sources.texts("lookalikes")
     replies = [row["answer"] for row in facts]
     made: list[TrainingExample] = []
     for row in [*looks, *variants(rng)]:
@@ -66,13 +68,11 @@ def own(rng: random.Random) -> list[TrainingExample]:
         sets = ((MAIN[0],), MAIN if rng.random() < 0.5 else some(rng))
         made.extend(example("look", context, answer, goals, answer) for goals in sets)
         goals = some(rng, MAIN[1], alone=0.75)
-        if rng.random() < 0.85:
+        if rng.random() < 0.75:
             made.append(example("answer", context, declined(row["ask"], rng), goals, answer))
         if rng.random() < 0.15:
             made.append(example("spoilt", context, spoil(answer, rng, replies), goals, answer))
     for row in facts:
-        if held_out(row["ask"]):
-            continue
         context, answer = asked(row["ask"], rng, facts), row["answer"]
         made.append(example("keep", context, answer, some(rng), answer))
         made.extend(
@@ -80,6 +80,8 @@ def own(rng: random.Random) -> list[TrainingExample]:
             for bad in (declined(row["ask"], rng), spoil(answer, rng, replies))
         )
     for row in sources.texts("playful"):
+        if held_out(row["ask"]):
+            continue
         context = asked(row["ask"], rng, facts)
         made.append(example("humour", context, row["dry"], (MAIN[2],), row["humour"]))
         made.append(example("humour", context, row["humour"], some(rng, MAIN[2]), row["humour"]))
@@ -159,7 +161,7 @@ def build(
     helpful_pairs: Sequence[Pair],
     *,
     seed: int = 7,
-    copies: int = 360,
+    copies: int = 280,
     documentation: int = 60,
     repairs: int = 35,
 ) -> list[TrainingExample]:

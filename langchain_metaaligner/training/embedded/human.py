@@ -20,6 +20,9 @@ from langchain_metaaligner.training.embedded.forms import (
 from langchain_metaaligner.training.embedded.sources import Pair, clean, identity, refuses
 from langchain_metaaligner.training.example import TrainingExample
 
+# Characters of a conversation and twice its reply. With a long conversation a reply of 150 words
+# would not fit into the tokens that training has; with a short one it does.
+ROOM = 2100
 HOTLINE = re.compile(r"\b(988|911|1-8\d\d-\d)")
 # A reply that begins with a warning and then helps all the same.
 HEDGED = re.compile(
@@ -31,7 +34,7 @@ UNSEEN = ("readability", "honesty", "fairness", "specificity", "politeness")
 
 
 def harmful(
-    pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.62
+    pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.6
 ) -> list[TrainingExample]:
     """Turn people's bad replies into the refusals written for their conversations.
 
@@ -72,7 +75,7 @@ def harmful(
                     made.append(example("harm", pair.context, reply, (MAIN[2],), humorous))
         if rng.random() < 0.15:
             made.append(example("keep", pair.context, edit, some(rng), edit))
-        if rng.random() < 0.25:
+        if rng.random() < 0.2:
             stays = formal(edit, rng)
             goals = MAIN if rng.random() < 0.5 else some(rng)
             made.append(example("keep", pair.context, stays, goals, stays))
@@ -105,6 +108,11 @@ def preferences(pairs: Iterable[Pair], rng: random.Random) -> list[TrainingExamp
     return made
 
 
+def _good(pair: Pair, room: int) -> bool:
+    fits = len(pair.context) + 2 * len(pair.chosen) <= room
+    return fits and clean(pair.chosen) and not refuses(pair.chosen)
+
+
 def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[TrainingExample]:
     """Copy good human-preferred replies, and mend some that were cut off.
 
@@ -116,7 +124,7 @@ def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Training
     Returns:
         Replies that stay, and a few that lose their unfinished last sentence.
     """
-    good = [p for p in pairs if clean(p.chosen) and not refuses(p.chosen)]
+    good = [p for p in pairs if _good(p, ROOM)]
     rng.shuffle(good)
     made: list[TrainingExample] = []
     for place, pair in enumerate(good[:limit]):
@@ -151,7 +159,8 @@ def mended(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Traini
         Replies that end within a list or a quotation or repeat themselves, with their repair,
         and long replies with a short form.
     """
-    good = [p for p in pairs if clean(p.chosen) and not refuses(p.chosen)]
+    # Repeats make a reply longer still.
+    good = [p for p in pairs if _good(p, ROOM // 2)]
     rng.shuffle(good)
     found: dict[str, list[TrainingExample]] = {"list": [], "quote": [], "repeat": [], "short": []}
     for pair in good:

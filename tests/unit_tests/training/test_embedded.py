@@ -57,6 +57,12 @@ def test_no_held_out_conversation_is_trained_on() -> None:
     assert not set(kept_apart) & {e.context for e in made()}
 
 
+def test_no_conversation_begins_with_a_question_that_is_held_out() -> None:
+    openings = [e.context for e in made() if e.kind != "document"]
+    assert [context for context in openings if "\n\nAssistant:" in context[:-12]]
+    assert not list(filter(held_out, openings))
+
+
 def test_a_conversation_is_held_out_or_not_whatever_its_later_turns() -> None:
     for place in range(50):
         opening = f"Question {place}?"

