@@ -75,10 +75,8 @@ coverage: $(ready) ## the unit tests' coverage, line by line
 	@$(bin)/coverage run -m pytest --quiet $(ARGS)
 	@$(bin)/coverage report
 
-bench: $(ready) ## what the package costs and how fast it edits
-	@for module in $$(find tests/benchmarks -name 'bench_*.py' ! -name bench_gpu.py | sort | sed 's/\.py$$//; s|/|.|g'); do \
-	  echo "$$module" && $(bin)/python -m $$module || exit 1; \
-	done
+bench: $(ready) ## speed and memory, into the README's figures; 12 minutes on an idle machine
+	@$(bin)/python -m tests.benchmarks --write $(ARGS)
 
 bench-gpu: $(ready) ## figures for a model of 7B's shape; needs a GPU
 	@$(bin)/python -m tests.benchmarks.bench_gpu

@@ -26,19 +26,38 @@ class Forced(LogitsProcessor):
 
 
 @contextmanager
-def forced(engine: Any, outputs: Mapping[tuple[int, ...], Sequence[int]]) -> Iterator[list[int]]:
-    """Make an engine write the output that belongs to each prompt.
+def counted(model: Any) -> Iterator[list[int]]:
+    """Count a model's forward passes from outside.
 
     Args:
-        engine: A local engine.
-        outputs: Prompt's tokens to output's tokens, the end token included.
+        model: A model of transformers.
 
     Yields:
-        The number of tokens of each forward pass so far.
+        The number of tokens of each pass so far.
     """
-    decoder = engine._held.queue()._decoder
-    passes, step = decoder.passes, decoder.step
     sizes: list[int] = []
+
+    def before(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        sizes.append(int(ids.numel()))
+
+    hook = model.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield sizes
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def forced(decoder: Any, outputs: Mapping[tuple[int, ...], Sequence[int]]) -> Iterator[None]:
+    """Make the decode loop write the output that belongs to each prompt.
+
+    Args:
+        decoder: An engine's `Decoder`.
+        outputs: Prompt's tokens to output's tokens, the end token included. Other prompts get
+            what the model has for them.
+    """
+    passes, step = decoder.passes, decoder.step
     wanted: dict[int, tuple[int, Sequence[int]]] = {}
 
     class Passes:
@@ -46,7 +65,6 @@ def forced(engine: Any, outputs: Mapping[tuple[int, ...], Sequence[int]]) -> Ite
 
         def forward(self, parts: Sequence[Any]) -> torch.Tensor:
             starts = [part.cache.length for part in parts]
-            sizes.append(sum(len(part.tokens) for part in parts))
             logits = passes.forward(parts).clone()
             row = 0
             for part, start in zip(parts, starts, strict=True):
@@ -60,13 +78,15 @@ def forced(engine: Any, outputs: Mapping[tuple[int, ...], Sequence[int]]) -> Ite
 
     def noted(rows: Sequence[Any], *given: Any) -> None:
         for row in rows:
+            if row.cache is None:
+                row.cache = passes.cache(len(row.prompt) + min(row.limit, 64))
             prompt = tuple(row.prompt)
             wanted[id(row.cache)] = len(prompt), outputs.get(prompt, ())
         step(rows, *given)
 
     decoder.passes, decoder.step = Passes(), noted
     try:
-        yield sizes
+        yield
     finally:
         decoder.passes = passes
         del decoder.step

@@ -14,6 +14,7 @@ from langchain_metaaligner import Aligner, Edit, EngineError, MetaAlignerRunnabl
 from langchain_metaaligner.checkpoints import PUBLISHED
 from langchain_metaaligner.objectives import CATALOGUE
 from langchain_metaaligner.prompting import FAMILIES
+from tests.benchmarks import table as speed
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -100,7 +101,7 @@ def checkpoints_table() -> str:
     return "\n".join([head, "| --- | --- | --- | --- | --- |", *rows])
 
 
-TABLES = {"objectives": objectives_table, "checkpoints": checkpoints_table}
+TABLES = {"objectives": objectives_table, "checkpoints": checkpoints_table, "speed": speed.table}
 
 
 @pytest.mark.parametrize("name", TABLES)

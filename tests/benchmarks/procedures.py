@@ -1,0 +1,145 @@
+"""The ways to make an edit that are compared: transformers', llama.cpp's and this package's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from statistics import fmean
+from typing import Any
+
+import torch
+from transformers import LogitsProcessorList
+
+from langchain_metaaligner.engines.base import Request
+from tests.benchmarks.cases import HUMAN, Case
+from tests.benchmarks.forcing import Forced, counted, forced
+
+MOST = 400
+SAMPLED = 6
+LOOKUP = 10
+"""Tokens that prompt lookup tries: what transformers' own guide takes."""
+
+Output = tuple[list[int], list[int]]
+"""A prompt's tokens, and the output's with the end."""
+
+
+def timed(work: Callable[[], Any]) -> float:
+    # With one thread the processor's time is the work's own, whatever else runs on the machine.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
+    work()
+    return clock() - start
+
+
+def generate(model: Any, rows: Sequence[Output], *, most: int = MOST, **more: Any) -> float:
+    """Take the time of the authors' procedure, `generate` with left padding, greedy.
+
+    Args:
+        model: A model of transformers.
+        rows: Prompts with the outputs that are forced on them.
+        most: Most tokens of an output.
+        **more: What differs from the authors' procedure.
+
+    Returns:
+        Seconds.
+    """
+    end = rows[0][1][-1]
+    width = max(len(prompt) for prompt, _ in rows)
+    ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt, _ in rows])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt, _ in rows])
+    force = Forced(width, [output for _, output in rows], end)
+    settings = {"use_cache": True, "do_sample": False, "max_new_tokens": most} | more
+    return timed(
+        lambda: model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            pad_token_id=end,
+            eos_token_id=end,
+            logits_processor=LogitsProcessorList([force]),
+            **settings,
+        )
+    )
+
+
+def prompt_lookup(model: Any, row: Output) -> float:
+    """Take the time of transformers' own drafts from the prompt."""
+    return generate(model, [row], prompt_lookup_num_tokens=LOOKUP)
+
+
+def without_cache(model: Any, row: Output) -> float:
+    """Estimate the time of the authors' procedure with their repository's `use_cache: false`.
+
+    Each of its passes reads everything anew. Some passes, evenly spread over the output, are
+    timed and their mean is taken for each: all of them would take minutes.
+    """
+    prompt, output = row
+    places = [round(n * (len(output) - 1) / (SAMPLED - 1)) for n in range(SAMPLED)]
+    passes = [
+        generate(model, [(prompt + output[:at], output[at:])], most=1, use_cache=False)
+        for at in places
+    ]
+    return fmean(passes) * len(output)
+
+
+class Ours:
+    """This package's engine, with forced outputs.
+
+    Args:
+        engine: A local engine that is loaded.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.model = engine.model
+        self._queue = engine._held.queue()
+
+    def forget(self) -> None:
+        """Keep nothing of earlier prompts."""
+        self._queue._prefixes.clear()
+
+    @contextmanager
+    def writing(self, rows: Sequence[Output]) -> Iterator[list[int]]:
+        """Force outputs; the sizes of the passes that are made meanwhile."""
+        outputs = {tuple(prompt): output for prompt, output in rows}
+        with forced(self._queue._decoder, outputs), counted(self.model) as sizes:
+            yield sizes
+
+    def one(self, case: Case, name: str, *, turns: bool = False) -> tuple[float, int]:
+        """Make one edit with nothing kept but, if so wanted, the head and the earlier turns.
+
+        Returns:
+            Seconds and passes.
+        """
+        self.forget()
+        if turns:
+            self.engine.warm(case.prompt.text[: case.prompt.text.rfind(HUMAN)])
+        with self.writing([(case.ids, case.edits[name])]) as sizes:
+            seconds = timed(lambda: self.engine.edit([request(case)]))
+        return seconds, len(sizes)
+
+    def many(
+        self, cases: Sequence[Case], names: Sequence[str], *, threads: bool
+    ) -> tuple[float, int]:
+        """Make edits at once, of one caller or of a thread each.
+
+        Returns:
+            Seconds and passes.
+        """
+        self.forget()
+        requests = [request(case) for case in cases]
+        rows = [(case.ids, case.edits[name]) for case, name in zip(cases, names, strict=True)]
+        with self.writing(rows) as sizes:
+            if not threads:
+                return timed(lambda: self.engine.edit(requests)), len(sizes)
+            with ThreadPoolExecutor(len(requests)) as pool:
+                seconds = timed(lambda: list(pool.map(self._edit, requests)))
+            return seconds, len(sizes)
+
+    def _edit(self, one: Request) -> None:
+        self.engine.edit([one])
+
+
+def request(case: Case) -> Request:
+    return Request(case.prompt.text, draft=case.prompt.draft, max_new_tokens=MOST)
