@@ -149,7 +149,7 @@ def documents(rng: random.Random, limit: int) -> list[TrainingExample]:
     """
     found = list(sources.documentation())
     rng.shuffle(found)
-    asks = sources.lines("asks")
+    asks = [ask for ask in sources.lines("asks") if not held_out(ask)]
     return [
         example("document", conversation(rng.choice(asks)), text, some(rng), text)
         for text in found[:limit]
