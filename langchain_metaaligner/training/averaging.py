@@ -1,0 +1,62 @@
+"""The running average of the trained weights, which is what the training gives in the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+_FILE = "average.safetensors"
+
+
+class Averaging(TrainerCallback):
+    """Keeps an exponential average of the trained weights, and saves it with each checkpoint.
+
+    Args:
+        share: How much of the average a step keeps, from 0 to below 1.
+        resume: The checkpoint that the training goes on from.
+    """
+
+    def __init__(self, share: float, *, resume: Path | None) -> None:
+        self._share = share
+        self._resume = resume
+        self._average: dict[str, torch.Tensor] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Begin with the weights as they are, or with the average that was saved."""
+        trained = _trained(given["model"])
+        saved = load_file(self._resume / _FILE) if self._resume else {}
+        self._average = {
+            name: saved[name].to(weight.device) if saved else weight.detach().clone()
+            for name, weight in trained.items()
+        }
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Take a step's weights in."""
+        with torch.no_grad():
+            for name, weight in _trained(given["model"]).items():
+                self._average[name].lerp_(weight, 1 - self._share)
+
+    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Put the average beside the checkpoint's weights."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            save_file(self._average, folder / _FILE)
+
+    def apply(self, model: Any) -> None:
+        """Give the model the average in place of its weights.
+
+        Args:
+            model: The model that was trained.
+        """
+        with torch.no_grad():
+            for name, weight in _trained(model).items():
+                weight.copy_(self._average[name])
+
+
+def _trained(model: Any) -> dict[str, torch.Tensor]:
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
