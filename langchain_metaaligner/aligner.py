@@ -48,6 +48,10 @@ class Aligner:
         keep_above: Agreement (mean log-probability of the answer's tokens under the aligner, 0 at
             most) from which on the answer stays as it is, with no decoding; engines that can't
             tell it edit as ever.
+        token_agreement: Whether records tell the agreement of each token of the answer, for
+            diffs; messages never carry it. The whole answer is then tried with the prompt, which
+            takes a larger first pass and no pass more (one, where both are more than a pass
+            holds).
         eager: Whether the context and the answer are prefilled while the policy works. `None`
             does so in streams, unless tools are bound, so that a reply may call them instead.
         **load_options: `dtype`, `device_map`, `revision`, `token`, `cache_dir`,
@@ -74,6 +78,7 @@ class Aligner:
         timeout: float | None = None,
         system: Literal["first_turn"] | None = None,
         keep_above: float | None = None,
+        token_agreement: bool = False,
         eager: bool | None = None,
         **load_options: Any,
     ) -> None:
@@ -87,6 +92,7 @@ class Aligner:
             timeout=timeout,
             system=system,
             keep_above=keep_above,
+            token_agreement=token_agreement,
             eager=eager,
             **load_options,
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_metaaligner.conversation import compare_words, split_words
+from langchain_metaaligner.engines.base import TokenAgreement
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -16,6 +18,9 @@ Status = Literal["edited", "unchanged", "skipped", "passed", "blocked", "shadow"
 DiffOp = Literal["equal", "delete", "insert"]
 
 METADATA_KEY = "metaaligner"
+
+_LIKELY = 0.5  # tokens at least so likely are not worth the reader's attention
+_SHADE = '<span style="background:rgba(255,160,0,{:.2f})" title="{:.1%}">{}</span>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,10 @@ class Alignment:
         seconds: Wall time from the request to the edit.
         agreement: Mean log-probability per token of the original under the aligner (natural
             logarithm), where known.
+        token_agreement: The same for each token of the original with its place in it, where
+            `token_agreement=True` asked for it. `None`, like `agreement`, where the engine can't
+            tell: it is no local one, or the edit parts from the answer and the model is of a kind
+            that can't take tokens back (a sliding window).
         dropped: What of the context did not fit or was left out: counts by `system` (messages),
             `turns` and `words`; only what is more than zero.
         error: Kind and message of the error, where there was one.
@@ -54,6 +63,7 @@ class Alignment:
     passes: int | None = None
     seconds: float = 0.0
     agreement: float | None = None
+    token_agreement: tuple[TokenAgreement, ...] | None = field(default=None, repr=False)
     dropped: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
 
@@ -121,11 +131,30 @@ class Alignment:
             "delete": '<del style="background:#fdd;color:#900">{}</del>',
             "insert": '<ins style="background:#dfd;color:#060;text-decoration:none">{}</ins>',
         }
-        body = "".join(marks[op].format(html.escape(text)) for op, text in self.diff())
+        body, place = "", 0
+        for op, text in self.diff():
+            if op == "insert":
+                shown = html.escape(text)
+            else:
+                shown, place = self._shaded(place, place + len(text)), place + len(text)
+            body += marks[op].format(shown)
         return (
             f'<div><div style="opacity:.7;font-size:85%">{html.escape(self.summary())}</div>'
             f'<div style="white-space:pre-wrap">{body}</div></div>'
         )
+
+    def _shaded(self, start: int, end: int) -> str:
+        """A stretch of the original; what the aligner would hardly have written is darker."""
+        made, place = "", start
+        for first, last, odds in _apart(self.token_agreement or ()):
+            left, right = max(first, place), min(last, end)
+            chance = math.exp(odds)
+            if left >= right or chance > _LIKELY:
+                continue
+            made += html.escape(self.original[place:left])
+            made += _SHADE.format((1 - chance) / 2, chance, html.escape(self.original[left:right]))
+            place = right
+        return made + html.escape(self.original[place:end])
 
     def __rich__(self) -> Text:
         """The diff for a terminal, coloured, with the summary above it."""
@@ -136,6 +165,18 @@ class Alignment:
         for op, text in self.diff():
             shown.append(text, style=styles[op] or "not dim")
         return shown
+
+
+def _apart(tokens: Sequence[TokenAgreement]) -> list[TokenAgreement]:
+    """Tokens with those joined that are parts of one character."""
+    joined: list[TokenAgreement] = []
+    for token in tokens:
+        if joined and token.start < joined[-1].end:
+            start, end, odds = joined[-1]
+            joined[-1] = TokenAgreement(start, max(end, token.end), odds + token.log_probability)
+        else:
+            joined.append(token)
+    return joined
 
 
 def _readable(steps: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from langchain_metaaligner.alignment import Alignment
@@ -17,7 +18,7 @@ from langchain_metaaligner.conversation import (
     answer_text,
     read_conversation,
 )
-from langchain_metaaligner.engines.base import Edit, Engine, Request
+from langchain_metaaligner.engines.base import Edit, Engine, Request, TokenAgreement
 from langchain_metaaligner.errors import (
     AnswerTooLongError,
     EngineError,
@@ -91,8 +92,21 @@ class Job:
             usage=edit.usage,
             passes=edit.passes,
             agreement=edit.agreement,
+            token_agreement=self._in_the_original(edit.token_agreement),
             seconds=time.monotonic() - self.started,
         )
+
+    def _in_the_original(
+        self, tokens: Sequence[TokenAgreement] | None
+    ) -> tuple[TokenAgreement, ...] | None:
+        """The same with places in the original, of which characters may have had stand-ins."""
+        draft = self.request.draft
+        if tokens is None or self.prompt.restore(draft) != self.original:
+            return None
+        if not self.prompt.undo:
+            return tuple(tokens)
+        place = list(accumulate((len(self.prompt.restore(one)) for one in draft), initial=0))
+        return tuple(TokenAgreement(place[start], place[end], odds) for start, end, odds in tokens)
 
 
 def prepare(
@@ -156,6 +170,7 @@ def prepare(
             temperature=settings.temperature,
             deadline=None if settings.timeout is None else started + settings.timeout,
             keep_above=settings.keep_above,
+            token_agreement=settings.token_agreement,
             templated=template is not None,
         ),
         prompt=prompt,

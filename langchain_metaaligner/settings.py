@@ -44,6 +44,10 @@ class AlignerSettings(BaseModel):
             " as it is, with no decoding."
         ),
     )
+    token_agreement: bool = Field(
+        default=False,
+        description="Whether records tell the agreement of each token of the answer.",
+    )
     eager: bool | None = Field(
         default=None,
         description=(
@@ -51,7 +55,9 @@ class AlignerSettings(BaseModel):
             " unless tools are bound."
         ),
     )
-    dtype: Any = Field(default=None, description="Format of the weights; None is what the device is fast in.")
+    dtype: Any = Field(
+        default=None, description="Format of the weights; None is what the device is fast in."
+    )
     device_map: Any = Field(default=None, description="Where the weights go.")
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
     token: Any = Field(default=None, repr=False, description="Token for the hub.")
@@ -87,6 +93,7 @@ class AlignerSettings(BaseModel):
             "system",
             "temperature",
             "timeout",
+            "token_agreement",
         }
         given = {name: getattr(self, name) for name in AlignerSettings.model_fields}
         return {

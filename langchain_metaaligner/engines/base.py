@@ -5,12 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from langchain_metaaligner.checkpoints import EMBEDDED
 from langchain_metaaligner.errors import CheckpointError
 
 FinishReason = Literal["stop", "length"]
+
+
+class TokenAgreement(NamedTuple):
+    """How likely the model was to write one token of the answer, after all that came before it.
+
+    Attributes:
+        start: The first of the answer's characters that the token stands for.
+        end: The character behind the last one. Tokens that are parts of one character have the
+            same two.
+        log_probability: Natural logarithm; 0 where the model was sure of it.
+    """
+
+    start: int
+    end: int
+    log_probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +42,7 @@ class Request:
             seconds; `None` for no limit.
         keep_above: Agreement from which on the draft itself is the edit, with nothing decoded:
             one pass, of the whole draft, decides. `None` never keeps it so.
+        token_agreement: Whether the edit is to tell the agreement of each of the draft's tokens.
         templated: The prompt was written by the model's chat template, so its control tokens
             are meant as such and no beginning-of-text token is to be added. Otherwise the
             prompt is plain text in which nothing counts as a control token.
@@ -39,6 +55,7 @@ class Request:
     temperature: float = 0.0
     deadline: float | None = None
     keep_above: float | None = None
+    token_agreement: bool = False
     templated: bool = False
 
 
@@ -53,6 +70,8 @@ class Edit:
         passes: Forward passes of the model that this edit took part in.
         agreement: Mean log-probability per token (natural logarithm) of the draft under the
             model; `None` where the engine can't tell.
+        token_agreement: The same for each token of the draft, in order, where it was asked for;
+            `None` where it was not or the engine can't tell of all of them.
     """
 
     text: str = field(repr=False)
@@ -60,6 +79,7 @@ class Edit:
     usage: Mapping[str, int] | None = None
     passes: int | None = None
     agreement: float | None = None
+    token_agreement: tuple[TokenAgreement, ...] | None = None
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from langchain_metaaligner.engines.base import Edit, FinishReason, Request
+from langchain_metaaligner.engines.base import Edit, FinishReason, Request, TokenAgreement
 from langchain_metaaligner.engines.drafting import (
     ACCELERATOR,
     CPU_BFLOAT16,
@@ -35,6 +35,7 @@ class Row:
         ends: Tokens that end it.
         draft_text: The answer, which is the edit's text if the edit has just its tokens.
         keep_above: From which agreement on the answer stays as it is, if at all.
+        token_agreement: Whether the answer's tokens are wanted with their log-probabilities.
         cache: What the model keeps of the tokens that it has seen; `None` before the first pass.
         finish: Why it ended, once it has.
         passes: Forward passes that it took part in.
@@ -57,6 +58,7 @@ class Row:
     ends: frozenset[int] = frozenset()
     draft_text: str = ""
     keep_above: float | None = None
+    token_agreement: bool = False
     cache: Any = None
     finish: FinishReason | None = None
     passes: int = 0
@@ -116,6 +118,7 @@ class Row:
             ends=ends,
             draft_text=request.draft,
             keep_above=request.keep_above,
+            token_agreement=request.token_agreement,
             watch=Watch([request]),
         )
         if row.limit <= 0:
@@ -148,6 +151,13 @@ class Row:
         if not self.scores or len(self.scores) < len(self.drafter.draft):
             return None
         return sum(self.scores) / len(self.scores)
+
+    @property
+    def asks_all(self) -> bool:
+        """Whether the next draft is the whole answer, whatever it costs or may be used of it."""
+        wanted = self.keep_above is not None or self.token_agreement
+        # Behind the first token it may have turned out that the answer is spelt otherwise.
+        return wanted and len(self.output.ids) < 2
 
     def next_tokens(self, most: int) -> list[int]:
         """The next tokens that the model has not seen.
@@ -209,6 +219,18 @@ class Row:
             },
             passes=self.passes,
             agreement=self.agreement,
+            token_agreement=self._each_agreement(),
+        )
+
+    def _each_agreement(self) -> tuple[TokenAgreement, ...] | None:
+        if not self.token_agreement or self.agreement is None:
+            return None
+        spans = self.output.codec.spans(self.draft_text, self.drafter.draft)
+        if spans is None:
+            return None
+        return tuple(
+            TokenAgreement(start, end, odds)
+            for (start, end), odds in zip(spans, self.scores, strict=True)
         )
 
 
@@ -241,10 +263,14 @@ class Decoder:
             whole = len(tokens) == row.waiting
             draft: list[int] = []
             if whole and row.limit and self.passes.drafts:
-                room = budget - len(tokens)
-                if row.keep_above is None or row.output.ids:  # else the whole answer is asked for
-                    room = min(room, row.limit - len(row.output.ids) - 1)
-                draft = row.drafter.propose(row.output.ids, room)
+                room = min(budget - len(tokens), row.limit - len(row.output.ids) - 1)
+                if row.asks_all:
+                    room = len(row.drafter.draft)
+                    if 1 < len(tokens) > budget - room:  # the answer's turn is the next pass
+                        del tokens[-1]
+                        whole = False
+                if whole:
+                    draft = row.drafter.propose(row.output.ids, room)
             keep = len(draft) + 1 if whole and row.limit else 0
             parts.append(Part(row.cache, tokens + draft, keep))
             drafts.append(draft)

@@ -89,7 +89,8 @@ class Drafter:
         self._draft = self._spellings[0] if self._spellings else []
         self._costs = costs
         self._credit = _FIRST_SHARE * costs.prefill(prompt)
-        self._size = max(costs.first, len(self._draft) if whole else 0)
+        self._first = 1 << 30 if whole else costs.first
+        self._size = self._first
         self._need = _FAR
         self._at = 0  # where the answer goes on, as far as edit and answer are together
         self._apart = 0  # tokens since they parted
@@ -145,7 +146,9 @@ class Drafter:
             self._credit += _EARNED
             return
         first = self._seen == 0
-        cost = self._costs.token * proposed if first else self._costs.draft(proposed)
+        # What was asked for whole is not on the drafts' account.
+        most = min(proposed, self._costs.first)
+        cost = self._costs.token * most if first else self._costs.draft(proposed)
         gain = accepted - cost
         self._credit += gain * _SAVED if gain > 0 else gain
         if self._apart and accepted >= min(_TOGETHER, proposed):
@@ -185,7 +188,7 @@ class Drafter:
         if self._draft and self._draft[0] != first:
             for other in self._spellings:
                 if other[0] == first:
-                    self._draft, self._size = other, self._costs.first
+                    self._draft, self._size = other, self._first
                     most = min(self._size, len(other))
                     self._credit = max(self._credit, self._costs.draft(most))
 

@@ -327,11 +327,12 @@ class LocalEngine:
         prompt = codec.encode(request.prompt, templated=request.templated)
         spellings = codec.spellings(draft) if draft else []
         own = getattr(model, "generation_config", None)
+        whole = request.keep_above is not None or request.token_agreement
         row = Row.start(
             request,
             prompt,
             OutputText(codec, request.stop, draft, spellings),
-            Drafter(spellings, costs_for(model), len(prompt), whole=request.keep_above is not None),
+            Drafter(spellings, costs_for(model), len(prompt), whole=whole),
             window=self.window,
             ends=codec.end_ids(
                 getattr(self.config, "eos_token_id", None), getattr(own, "eos_token_id", None)

@@ -154,6 +154,26 @@ class TextCodec:
                 return [*found, ids] if ids not in found else found
         return found
 
+    def spans(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]] | None:
+        """Tell which characters each token of an output stands for.
+
+        Args:
+            text: The text.
+            ids: Its tokens, in one of its `spellings`.
+
+        Returns:
+            First character and the one behind the last, for each token; those of one character
+            that has several have the same. `None` where these are not the text's tokens.
+        """
+        for guard in ("", *_GUARDS):
+            skipped = len(self._plain.encode(guard, add_special_tokens=False).ids) if guard else 0
+            whole = self._plain.encode(guard + text, add_special_tokens=False)
+            if list(whole.ids[skipped:]) == list(ids):
+                first = len(guard)
+                places = whole.offsets[skipped:]
+                return [(max(0, start - first), end - first) for start, end in places]
+        return None
+
     def settled(self, ids: Sequence[int]) -> Sequence[int]:
         """Leave out the tokens whose text may still change when more follow.
 
@@ -258,6 +278,7 @@ class OutputText:
         spellings: The tokens that it may have.
 
     Attributes:
+        codec: The checkpoint's codec.
         ids: The tokens so far.
         stopped: Whether a stop text has come.
     """
@@ -269,7 +290,7 @@ class OutputText:
         draft: str = "",
         spellings: Sequence[Sequence[int]] = (),
     ) -> None:
-        self._codec = codec
+        self.codec = codec
         self._stop = [text for text in stop if text]
         self._given = ""
         self._draft = draft
@@ -293,7 +314,7 @@ class OutputText:
             The text that is sure now; often empty.
         """
         self.ids.extend(tokens)
-        text = self._codec.decode(self.ids)
+        text = self.codec.decode(self.ids)
         ends = [place for place in map(text.find, self._stop) if place >= 0]
         if ends and len(tokens) > 1:
             del self.ids[-len(tokens) :]
@@ -306,9 +327,9 @@ class OutputText:
         if ends:
             self.stopped = True
             return self._give(text[: min(ends)])
-        settled = self._codec.settled(self.ids)
+        settled = self.codec.settled(self.ids)
         if len(settled) < len(self.ids):
-            text = self._codec.decode(settled)
+            text = self.codec.decode(settled)
         text = text.rstrip(_REPLACEMENT)  # half a character, most likely
         sure = len(text) - self._held(text)
         if any(ids[: len(self.ids)] == self.ids for ids in self._spellings):
@@ -324,13 +345,13 @@ class OutputText:
         if self.stopped:
             return ""
         whole = self.ids in self._spellings and self._draft.startswith(self._given)
-        return self._give(self._draft if whole else self._codec.decode(self.ids))
+        return self._give(self._draft if whole else self.codec.decode(self.ids))
 
     def used_tokens(self) -> int:
         """Count the tokens that the text is made of: none behind a stop text, no end token."""
         count = len(self.ids)
         if self.stopped:
-            while count and self._codec.decode(self.ids[: count - 1]).startswith(self._given):
+            while count and self.codec.decode(self.ids[: count - 1]).startswith(self._given):
                 count -= 1
         return count
 

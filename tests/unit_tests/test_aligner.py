@@ -21,6 +21,7 @@ from langchain_metaaligner import (
     Objective,
     UnknownObjectiveError,
 )
+from langchain_metaaligner.engines.base import TokenAgreement
 from tests.unit_tests.scripted import ScriptedEngine, StuckEngine, aligner_of, hh
 
 
@@ -50,6 +51,21 @@ def test_what_the_engine_tells_is_in_the_record():
     edit = Edit("a b", usage=usage, passes=3, agreement=-0.25)
     alignment = aligner_of(ScriptedEngine(edit)).align("c", "a", "humour")
     assert (alignment.usage, alignment.passes, alignment.agreement) == (usage, 3, -0.25)
+
+
+def test_each_tokens_agreement_is_asked_for_and_has_its_place_in_the_original():
+    def reply(request):
+        # A token for each character of the answer as it stands in the prompt.
+        odds = [TokenAgreement(i, i + 1, -float(i)) for i in range(len(request.draft))]
+        return Edit(request.draft, token_agreement=tuple(odds) * request.token_agreement or None)
+
+    engine, answer = ScriptedEngine(reply), "see | Edit: x and </s> there"
+    engine.control_tokens = ("</s>",)
+    alignment = aligner_of(engine, token_agreement=True).align("c", answer, "humour")
+    assert engine.requests[0].draft != answer
+    assert "".join(answer[a:b] for a, b, _ in alignment.token_agreement) == answer
+    assert alignment.status == "unchanged"
+    assert aligner_of(engine).align("c", answer, "humour").token_agreement is None
 
 
 def test_an_edit_that_changes_nothing_says_so():

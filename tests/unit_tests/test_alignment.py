@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_metaaligner import Alignment
+from langchain_metaaligner.engines.base import TokenAgreement
 
 text = st.lists(
     st.one_of(st.sampled_from(["word", "other", " ", "\n", "<b>", ".", "é"]), st.text(max_size=3)),
@@ -80,6 +83,52 @@ def test_the_picture_for_a_terminal_holds_both_texts_coloured():
     styles = {shown.plain[span.start : span.end]: str(span.style) for span in shown.spans}
     assert "red" in styles["old"]
     assert "green" in styles["new"]
+
+
+def agreed(text: str, *odds: float) -> tuple[TokenAgreement, ...]:
+    """A token for each word of a text, with the space before it."""
+    ends = [i for i, one in enumerate(text) if one == " "] + [len(text)]
+    return tuple(map(TokenAgreement, [0, *ends[:-1]], ends, odds))
+
+
+def test_the_picture_for_a_notebook_shades_what_the_aligner_would_hardly_have_written():
+    original = "a <fine> old word"
+    odds = agreed(original, 0.0, math.log(0.1), math.log(0.02), math.log(0.9))
+    shown = Alignment(
+        original=original, text="a <fine> new word", token_agreement=odds
+    )._repr_html_()
+    shades = re.findall(r'rgba\(255,160,0,(.*?)\)" title="(.*?)">(.*?)</span>', shown)
+    assert [(chance, text) for _, chance, text in shades] == [
+        ("10.0%", " &lt;fine&gt;"),
+        ("2.0%", " "),
+        ("2.0%", "old"),
+    ]
+    assert shades[0] < shades[1]
+    plain = Alignment(original=original, text="a <fine> new word")._repr_html_()
+    assert re.sub(r"<span.*?>|</span>", "", shown) == plain
+
+
+def test_tokens_that_are_parts_of_one_character_are_shaded_as_one():
+    odds = tuple(TokenAgreement(*one) for one in [(0, 1, -0.5), (0, 1, -0.5), (1, 2, 0.0)])
+    shown = Alignment(original="éa", text="éa", token_agreement=odds)._repr_html_()
+    assert re.findall(r'title="(.*?)">(.*?)</span>', shown) == [("36.8%", "é")]
+
+
+@given(text, text, st.data())
+def test_whatever_is_shaded_the_picture_holds_the_same_words(original, edited, data):
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(original)), max_size=5)))
+    ends = [*cuts, len(original)]
+    odds = tuple(map(TokenAgreement, [0, *cuts], ends, [-3.0, 0.0, -0.1, -9.0, -1.0, -2.0]))
+    shown = Alignment(original=original, text=edited, token_agreement=odds)._repr_html_()
+    plain = Alignment(original=original, text=edited)._repr_html_()
+    assert re.sub(r"<span.*?>|</span>", "", shown) == plain
+
+
+def test_no_message_carries_the_agreement_of_tokens():
+    record = Alignment(original="a", text="b", token_agreement=agreed("a", -1.0)).provenance(
+        keep_original=True
+    )
+    assert "token" not in " ".join(record)
 
 
 def test_markup_in_a_text_is_shown_and_not_obeyed():

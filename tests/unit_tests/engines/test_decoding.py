@@ -8,8 +8,10 @@ import random
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from langchain_metaaligner.engines.base import Request, load_engine
+from langchain_metaaligner.engines.batching import Limits
 from langchain_metaaligner.engines.decoding import Decoder, Row, costs_for
 from langchain_metaaligner.engines.drafting import (
     ACCELERATOR,
@@ -283,14 +285,29 @@ def test_drafted_samples_are_distributed_as_the_model_says():
 # -- agreement ------------------------------------------------------------------------------
 
 
-def log_probability(engine, prompt: str, answer: str) -> float:
-    """Mean over the answer's tokens, computed in one plain pass."""
+def log_probabilities(engine, prompt: str, answer: str, spelling: int = 0) -> list[float]:
+    """Of each of the answer's tokens, computed in one plain pass."""
     start = engine._held.codec.encode(prompt)
-    ids = engine._held.codec.spellings(answer)[0]
+    ids = engine._held.codec.spellings(answer)[spelling]
     with torch.no_grad():
-        logits = engine.model(torch.tensor([[*start, *ids]]), use_cache=False).logits[0]
+        logits = engine.model(
+            torch.tensor([[*start, *ids]]),
+            position_ids=torch.arange(len(start) + len(ids))[None],
+            use_cache=False,
+            logits_to_keep=0,
+        ).logits[0]
     odds = torch.log_softmax(logits[len(start) - 1 : -1], dim=-1)
-    return float(odds[range(len(ids)), ids].mean())
+    return odds[range(len(ids)), ids].tolist()
+
+
+def odds_of(edit) -> list[float]:
+    return [token.log_probability for token in edit.token_agreement]
+
+
+def log_probability(engine, prompt: str, answer: str) -> float:
+    """Their mean."""
+    odds = log_probabilities(engine, prompt, answer)
+    return sum(odds) / len(odds)
 
 
 def test_agreement_is_the_mean_log_probability_of_the_answer(engine):
@@ -313,6 +330,75 @@ def test_an_unchanged_answer_has_agreement_from_the_passes_made_anyway(engine, p
     edit = edit_of(engine, "hello world | Edit: ", answer, max_new_tokens=200)
     assert edit.agreement == pytest.approx(0.0, abs=1e-3)
     assert passes.count == 2
+
+
+LONG = "the answer is that you should not do this but here are some safe ideas " * 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_tokens_agreement_is_what_a_plain_pass_tells_in_no_more_passes(
+    engine, chat_engine, seed
+):
+    for one in (engine, chat_engine):
+        prompt = prompt_of(seed)
+        for answer in (LONG, "no", spoilt(LONG, seed), edit_of(one, prompt).text + "!"):
+            plain = edit_of(one, prompt, answer)
+            edit = edit_of(one, prompt, answer, token_agreement=True)
+            assert same(edit, plain)
+            assert edit.passes <= plain.passes
+            # An edit begins in either spelling of the answer; they are not of one length.
+            lengths = [len(ids) for ids in one._held.codec.spellings(answer)]
+            odds = log_probabilities(one, prompt, answer, lengths.index(len(odds_of(edit))))
+            assert odds_of(edit) == pytest.approx(odds, abs=1e-3)
+            assert edit.agreement == pytest.approx(sum(odds) / len(odds), abs=1e-4)
+            places = dict.fromkeys((token.start, token.end) for token in edit.token_agreement)
+            assert "".join(answer[start:end] for start, end in places) == answer
+            _, streamed = drain(
+                one.stream(Request(prompt, answer, max_new_tokens=9, token_agreement=True))
+            )
+            assert odds_of(streamed) == pytest.approx(odds, abs=1e-3)
+            assert plain.token_agreement is None
+
+
+def test_an_edit_that_begins_in_the_answers_other_spelling_tells_of_its_tokens_too(engine):
+    answer, prompt = LONG.strip(), "hello world | Edit: "
+    other = engine._held.codec.spellings(answer)[1]
+    _force(engine.model, engine._held.codec.encode(prompt), other[:1])
+    edit = edit_of(engine, prompt, answer, token_agreement=True)
+    assert len(edit.token_agreement) == len(other)
+    assert odds_of(edit) == pytest.approx(
+        log_probabilities(engine, prompt, answer, spelling=1), abs=1e-3
+    )
+
+
+def test_a_prompt_and_an_answer_that_are_more_than_a_pass_holds_take_one_more(engine, passes):
+    prompt = "hello world " * 8 + "| Edit: "
+    held = engine._held.queue()
+    before = held._limits
+    plain = edit_of(engine, prompt, LONG, token_agreement=True)
+    count, passes.count = passes.count, 0
+    held._limits = Limits(piece=len(engine._held.codec.encode(prompt)) + 5)
+    edit = edit_of(engine, "a" + prompt[1:], LONG, token_agreement=True)
+    held._limits = before
+    assert passes.count <= count + 2
+    assert edit.token_agreement is not None
+    assert len(edit.token_agreement) == len(plain.token_agreement)
+
+
+def test_a_model_that_cannot_take_tokens_back_tells_nothing_where_the_edit_is_another(tmp_path):
+    tokenizer = spm_tokenizer()
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=16,
+    )
+    folder = save(tmp_path / "sliding", tokenizer=tokenizer, model=MistralForCausalLM(config))
+    edit = edit_of(load_engine(str(folder)), "hello | Edit: ", LONG, token_agreement=True)
+    assert (edit.agreement, edit.token_agreement) == (None, None)
 
 
 # -- leaving the answer as it is ------------------------------------------------------------
