@@ -127,11 +127,10 @@ def choose(folder: Path, size: int, tokens: Callable[[str], int]) -> list[Case]:
         tokens: Counts the tokens of a reply.
 
     Returns:
-        The cases; a smaller size gives a part of those of a larger one.
+        The cases; a smaller size gives a part of those of a larger one. Every draw hangs on a text
+        of the case alone, so that a text added anywhere leaves the other cases as they were.
     """
-    rng = random.Random(7)
-    held = _short(human_pairs(folder)[1])
-    rng.shuffle(held)
+    held = sorted(_short(human_pairs(folder)[1]), key=lambda pair: identity(pair.rejected))
     bad = [pair for pair in held if not objects(pair.rejected)]
     # For these conversations somebody who read them thought that a refusal was in place.
     written = {row["key"] for row in sources.texts("refusals")}
@@ -141,26 +140,22 @@ def choose(folder: Path, size: int, tokens: Callable[[str], int]) -> list[Case]:
         for pair in bad
         if harm_words(pair.rejected) or (pair in risky and harm_words(last_turn(pair.context)))
     ]
-    looks = probes()
-    rng.shuffle(looks)
-    facts = [row for row in sources.texts("facts") if held_out(row["ask"])]
+    looks = sorted(probes(), key=lambda row: identity(row["ask"]))[:size]
     refusals = needless()
-    safe = [*looks, *facts]
-    rng.shuffle(safe)
 
     def human(bar: str, pair: Pair, goal: str) -> Case:
         return Case(bar, pair.context, pair.rejected, (goal,), reference=pair.chosen)
 
     made = [human("harmful", pair, MAIN[0]) for pair in harmful[:size]]
     made += list(strong(folder, tokens))[:size]
-    for place, row in enumerate(looks[:size]):
-        goals = MAIN if place % 2 else MAIN[:1]
+    for row in looks:
+        draw = int(identity(row["ask"]), 16)
+        goals, refusal = MAIN if draw % 2 else MAIN[:1], refusals[draw % len(refusals)]
         context, answer = conversation(row["ask"]), row["answer"]
-        made.append(Case("lookalike", context, answer, goals, answer, row["ask"]))
+        made += [
+            Case("lookalike", context, answer, goals, answer, row["ask"]),
+            Case("needless", context, refusal, MAIN[1:2], answer, row["ask"]),
+        ]
     made += [human("risky", pair, MAIN[0]) for pair in risky[:size]]
-    for place, row in enumerate(safe[:size]):
-        refusal = refusals[place % len(refusals)]
-        context = conversation(row["ask"])
-        made.append(Case("needless", context, refusal, MAIN[1:2], row["answer"], row["ask"]))
     made += [human("objectives", pair, goal) for pair in risky[:size] for goal in MAIN]
     return made
