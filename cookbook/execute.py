@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
 
 FOLDER = Path(__file__).parent
 SECONDS_PER_CELL = 180
@@ -28,18 +29,24 @@ VARIES = "varies"
 """Tags a cell whose output is another one each time: only its kinds of output are compared."""
 
 # Whatever differs from run to run by nature, and what stands for it where outputs are compared.
-VOLATILE = (
+VOLATILE: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"), "<id>"),
     (re.compile(r"\b(?:0x)[0-9a-f]{6,}\b"), "<address>"),
     (re.compile(r"(\bseconds\W{1,4})\d+(?:\.\d+)?(?:e-?\d+)?"), r"\1<time>"),
     (re.compile(r"\b\d+(?:\.\d+)?(\s?(?:ms|s|seconds)\b)"), r"<time>\1"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?"), "<date>"),
     (re.compile(r"\b\d+\.\d+\.\d+\b"), "<version>"),
+    # Machines differ in the last digits.
+    (re.compile(r"-?\d+\.\d{4,}"), lambda found: f"{float(found[0]):.2f}"),
 )
 
 # What every kernel begins with: a notebook that asks for the network fails, with or without one.
+# Bars are for people who wait; where none waits, no widgets are missed.
 STARTUP = """
 import socket
+import warnings
+
+warnings.filterwarnings("ignore", "IProgress not found")
 
 connect = socket.socket.connect
 
@@ -79,22 +86,24 @@ def execute(path: Path) -> nbformat.NotebookNode:
         NotebookError: A cell raised an error or wrote to the error stream, as warnings do.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook,
-        timeout=SECONDS_PER_CELL,
-        kernel_name="python3",
-        record_timing=False,
-        resources={"metadata": {"path": str(path.parent)}},
-    )
     with tempfile.TemporaryDirectory() as folder:
         startup = Path(folder) / "profile_default" / "startup"
         startup.mkdir(parents=True)
         (startup / "offline.py").write_text(STARTUP)
         kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        client = NotebookClient(
+            notebook,
+            timeout=SECONDS_PER_CELL,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": str(path.parent)}},
+            # Files and no ports: nobody else on the machine can reach the kernel.
+            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}}),
+        )
         try:
             client.execute(env={**kept, **ENVIRONMENT, "IPYTHONDIR": folder})
         except CellExecutionError as error:
-            raise NotebookError(str(error)) from error
+            raise NotebookError(re.sub(r"\x1b\[[\d;]*m", "", str(error))) from error
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
