@@ -83,6 +83,7 @@ def build_examples(
     contrastive: list[tuple[str, TrainingExample]] = []
     for pair in given:
         by_winner = _by_winner(pair, described, tie_margin)
+        identity = pair.identity()
         context = (
             pair.context if isinstance(pair.context, str) else family.render_turns(pair.context)
         )
@@ -93,7 +94,7 @@ def build_examples(
         )
         for winner, stage, answer, edit in ways:
             if by_winner[winner]:
-                key = digest(seed, stage, pair.identity(), answer)
+                key = digest(seed, stage, identity, answer)
                 asked = _shuffled(by_winner[winner], key)
                 made = TrainingExample(context, answer, asked, edit, stage=stage)
                 (equal if stage == "equal" else contrastive).append((key, made))
