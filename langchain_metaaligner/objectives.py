@@ -187,7 +187,7 @@ def check_allowed(wanted: Iterable[Objective], allowed: Iterable[Objective] | No
     """
     if allowed is None:
         return
-    permitted = tuple(allowed)
+    permitted = tuple(dict.fromkeys(allowed))
     for objective in wanted:
         if objective not in permitted:
             msg = (
