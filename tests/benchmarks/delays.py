@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -25,6 +25,8 @@ class Policy(BaseChatModel):
 
     text: str
     ended: float = 0.0
+    count: Callable[[], int]
+    passes: int = 0
 
     @property
     def _llm_type(self) -> str:
@@ -42,11 +44,11 @@ class Policy(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         for word in re.findall(r"\s*\S+\s*?", self.text):
             time.sleep(PACE)
-            self.ended = time.perf_counter()
+            self.ended, self.passes = time.perf_counter(), self.count()
             yield ChatGenerationChunk(message=AIMessageChunk(content=word))
 
 
-def delay(ours: Ours, case: Case, name: str) -> tuple[float, float]:
+def delay(ours: Ours, case: Case, name: str) -> tuple[float, float, int]:
     """Stream a reply and its edit.
 
     Args:
@@ -55,21 +57,22 @@ def delay(ours: Ours, case: Case, name: str) -> tuple[float, float]:
         name: What becomes of the reply.
 
     Returns:
-        Seconds from the policy's last token to the first edited one, and to the last.
+        Seconds from the policy's last token to the first edited one, and to the last; the passes
+        of the model that ended in that time.
     """
     ours.forget()
-    policy = Policy(text=case.answer)
     aligner = Aligner(engine=ours.engine)
-    pipe = policy | MetaAlignerRunnable(aligner=aligner, objectives=OBJECTIVES)
     first, pieces = 0.0, []
-    with ours.writing([(case.ids, case.edits[name])]):
+    with ours.writing([(case.ids, case.edits[name])]) as sizes:
+        policy = Policy(text=case.answer, count=lambda: len(sizes))
+        pipe = policy | MetaAlignerRunnable(aligner=aligner, objectives=OBJECTIVES)
         for piece in pipe.stream("?", {"configurable": {"context": Context(case.context)}}):
             if piece.text and not first:
                 first = time.perf_counter()
             pieces.append(piece.text)
-        end = time.perf_counter()
+        end, passes = time.perf_counter(), len(sizes)
     wanted = ours.engine._held.codec.decode(case.edits[name])
     if "".join(pieces).split() != wanted.split():
         message = f"The pipe did not write what was forced: {''.join(pieces)[:80]!r}"
         raise RuntimeError(message)
-    return first - policy.ended, end - policy.ended
+    return first - policy.ended, end - policy.ended, passes - policy.passes
