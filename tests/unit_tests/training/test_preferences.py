@@ -140,6 +140,8 @@ def test_a_problem_is_reported_with_its_line(tmp_path: Path, kind: str, place: s
     [
         ({"scores_a": {"helpfulness": None}}, "missing"),
         ({"scores_a": {}, "scores_b": {"helpfulness": 1}}, "missing"),
+        ({"scores_a": {"helpfulness": 2, "humour": 1}}, "missing"),
+        ({"scores_b": {"helpfulness": 2, "humour": 1}}, "missing"),
         ({"scores_a": {}, "scores_b": {}}, "missing"),
         ({"scores_a": {"helpfulness": math.nan}}, "score"),
         ({"scores_a": {"helpfulness": math.inf}}, "score"),
