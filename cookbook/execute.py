@@ -20,11 +20,11 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from traitlets.config import Config
 
 FOLDER = Path(__file__).parent
-SECONDS_PER_CELL = 180
+SECONDS_PER_CELL = 600
 VARIES = "varies"
 """Tags a cell whose output is another one each time: only its kinds of output are compared."""
 
@@ -83,7 +83,8 @@ def execute(path: Path) -> nbformat.NotebookNode:
         It with the outputs of this run, and nothing that differs between machines.
 
     Raises:
-        NotebookError: A cell raised an error or wrote to the error stream, as warnings do.
+        NotebookError: A cell raised an error, took too long or wrote to the error stream, as
+            warnings do; or the kernel died.
     """
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +103,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
         )
         try:
             client.execute(env={**kept, **ENVIRONMENT, "IPYTHONDIR": folder})
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             raise NotebookError(re.sub(r"\x1b\[[\d;]*m", "", str(error))) from error
     notebook.metadata = nbformat.from_dict(
         {

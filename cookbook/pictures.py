@@ -68,6 +68,11 @@ def conversation(messages: Iterable[BaseMessage]) -> Picture:
     return Picture(f'<div style="max-width:50em">{"".join(shown)}</div>')
 
 
+def verbatim(text: str) -> Picture:
+    """A text as it is, its long lines broken at words."""
+    return Picture(f'<pre style="white-space:pre-wrap">{html.escape(text)}</pre>')
+
+
 def beside(**pictures: Any) -> Picture:
     """Pictures side by side, each under its name."""
     return table([{name.replace("_", " "): one for name, one in pictures.items()}])
