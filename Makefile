@@ -79,7 +79,7 @@ bench: $(ready) ## speed and memory, into the README's figures; 12 minutes on an
 	@$(bin)/python -m tests.benchmarks --write $(ARGS)
 
 bench-gpu: $(ready) ## figures for a model of 7B's shape; needs a GPU
-	@$(bin)/python -m tests.benchmarks.bench_gpu
+	@$(bin)/python -m tests.benchmarks.bench_gpu --write $(ARGS)
 
 lock: ## write constraints.txt from the environment as it is
 	@{ sed -n '/^#/p' constraints.txt; \

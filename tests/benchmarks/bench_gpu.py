@@ -18,8 +18,11 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from langchain_metaaligner.engines.base import load_engine
-from tests.benchmarks.bench_edits import CASES, single, together
+from tests.benchmarks.bench_edits import measure_many, measure_single
 from tests.benchmarks.cases import DATA, conversations
+from tests.benchmarks.figures import Figures
+from tests.benchmarks.procedures import Ours
+from tests.benchmarks.table import GPU
 
 SHAPES: dict[str, dict[str, int]] = {
     "7b": {
@@ -67,33 +70,42 @@ def write(folder: Path, shape: str) -> None:
     AutoTokenizer.from_pretrained(DATA.parent / "llama2_tokenizer").save_pretrained(folder)
 
 
+def measure(shape: str, count: int) -> dict[str, Any]:
+    """Load, memory, and the figures of single edits and of 16 at once."""
+    on_gpu = torch.cuda.is_available()
+    found: dict[str, Any] = {"gpu": torch.cuda.get_device_name() if on_gpu else None}
+    figures = Figures()
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), shape)
+        start = time.perf_counter()
+        with load_engine(folder, dtype="bfloat16") as engine:  # type: ignore[attr-defined]
+            engine.load()
+            found["load, s"] = time.perf_counter() - start
+            if on_gpu:
+                found["weights, GiB"] = torch.cuda.memory_allocated() / 2**30
+            end = engine.tokenizer.eos_token_id
+            cases = conversations(engine._held.codec, end, max(count, 16))
+            ours = Ours(engine)
+            measure_single(figures, ours, cases[:count], None)
+            measure_many(figures, ours, cases[:16], 1)
+            if on_gpu:
+                found["most memory, GiB"] = torch.cuda.max_memory_allocated() / 2**30
+    return found | {"edits": figures.summary()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=list(SHAPES), default="7b")
     parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--write", action="store_true", help="save the figures")
     given = parser.parse_args()
-    on_gpu = torch.cuda.is_available()
-    if given.shape == "7b" and not on_gpu:
+    if given.shape == "7b" and not torch.cuda.is_available():
         raise SystemExit("A model of the 7B's shape is measured on a GPU only; there is none here.")
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), given.shape)
-        start = time.perf_counter()
-        engine: Any = load_engine(folder, dtype="bfloat16")
-        engine.load()
-        print(f"load: {time.perf_counter() - start:.1f} s")
-        if on_gpu:
-            print(f"weights: {torch.cuda.memory_allocated() / 2**30:.2f} GiB")
-        end = engine.tokenizer.eos_token_id
-        cases = conversations(engine._held.codec, end, max(given.count, 16))
-        print("| case | passes | tokens a pass | times as fast |\n| --- | --- | --- | --- |")
-        for name in CASES:
-            print(single(engine, cases[: given.count], name, times=True))
-        print(
-            f"| 16 mixed at once | | | {together(engine, cases[:16], CASES, threads=False):.2f} |"
-        )
-        if on_gpu:
-            print(f"most memory: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
-        engine.close()
+    text = json.dumps(measure(given.shape, given.count), indent=1)
+    if given.write:
+        GPU.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
 
 
 if __name__ == "__main__":

@@ -47,14 +47,18 @@ def generate(model: Any, rows: Sequence[Output], *, most: int = MOST, **more: An
     """
     end = rows[0][1][-1]
     width = max(len(prompt) for prompt, _ in rows)
-    ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt, _ in rows])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt, _ in rows])
+    pads = [width - len(prompt) for prompt, _ in rows]
+    ids = [[end] * pad + prompt for pad, (prompt, _) in zip(pads, rows, strict=True)]
+    mask = [[0] * pad + [1] * (width - pad) for pad in pads]
+    given = {
+        name: torch.tensor(value, device=model.device)
+        for name, value in (("input_ids", ids), ("attention_mask", mask))
+    }
     force = Forced(width, [output for _, output in rows], end)
     settings = {"use_cache": True, "do_sample": False, "max_new_tokens": most} | more
     return timed(
         lambda: model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            **given,
             pad_token_id=end,
             eos_token_id=end,
             logits_processor=LogitsProcessorList([force]),
