@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _LOUD = ("trl", "transformers", "accelerate", "peft", "torch")
 
@@ -18,11 +19,14 @@ def quiet() -> Iterator[None]:
 
     verbosity = transformers_logging.get_verbosity()
     levels = {name: logging.getLogger(name).level for name in _LOUD}
-    bars = datasets.are_progress_bars_disabled()
+    bars = not datasets.are_progress_bars_disabled()
+    loading_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
     datasets.disable_progress_bars()
+    switch: Any = transformers_logging
+    switch.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -31,5 +35,7 @@ def quiet() -> Iterator[None]:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
         transformers_logging.set_verbosity(verbosity)
-        if not bars:
+        if bars:
             datasets.enable_progress_bars()
+        if loading_bars:
+            switch.enable_progress_bar()

@@ -172,8 +172,8 @@ def train_stage(
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if averaging:
         averaging.apply(trainer.model)
-    if plan.validation:
-        trainer.evaluate()
+        if plan.validation:
+            trainer.evaluate()
     _finish(trainer, plan)
     return trainer.model
 

@@ -286,7 +286,9 @@ def _claim(folder: Path, run: dict[str, Any]) -> None:
         return
     known = json.loads(file.read_text(encoding="utf-8"))
     flat = [{**r, **r["settings"], **free, "settings": None} for r in (known, run)]
-    other = sorted(name for name in flat[1] if flat[0].get(name) != flat[1][name])
+    # A setting that an earlier version didn't know was not chosen otherwise.
+    both = flat[0].keys() & flat[1].keys()
+    other = sorted(name for name in both if flat[0][name] != flat[1][name])
     if other:
         message = (
             f"{folder} holds a run with other {', '.join(other)}. Give another folder for this"

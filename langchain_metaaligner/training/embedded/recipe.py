@@ -19,11 +19,11 @@ SETTINGS = TrainingSettings(
     min_lr_rate=0.05,
     warmup_steps=15,
     batch_size=8,
-    max_length=448,
+    max_length=512,
     averaging=0.97,
     seed=7,
     save_steps=25,
-    eval_steps=100,
+    eval_steps=250,
     shown_edits=4,
 )
 

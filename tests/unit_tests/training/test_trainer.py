@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from langchain_metaaligner import Aligner
 from langchain_metaaligner.objectives import parse_objectives
 from langchain_metaaligner.training import TrainingExample, TrainingSettings, train_aligner
-from tests.unit_tests.tiny import save
+from langchain_metaaligner.training.card import CardDetails
+from langchain_metaaligner.training.settings import TrainingError
+from tests.unit_tests.tiny import save, save_as_published
 
 torch.set_num_threads(1)
 
@@ -76,34 +82,129 @@ def same(one: Path, other: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def uninterrupted(base, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    return train_aligner(
-        EXAMPLES,
-        base=base,
-        out=out,
-        settings=TrainingSettings(**QUICK, eval_steps=2, shown_edits=1),
-        validation=[example(30)],
-    )
+    return run(base, tmp_path_factory.mktemp("runs") / "whole")
 
 
-@pytest.mark.parametrize(
-    ("stage", "step"),
-    [("warm_up", 1), ("warm_up", 3), ("contrastive", 1), ("contrastive", 3), ("contrastive", 7)],
-)
+def run(base: Path, out: Path, *callbacks: TrainerCallback, **changes: Any) -> Path:
+    given = {
+        "settings": TrainingSettings(**QUICK, eval_steps=5, shown_edits=1),
+        "validation": [example(30)],
+        "card": CardDetails(name="A tiny one", licence="mit", sources=["words made up here"]),
+        **changes,
+    }
+    examples = given.pop("examples", EXAMPLES)
+    return train_aligner(examples, base=base, out=out, callbacks=callbacks, **given)
+
+
+@pytest.mark.parametrize(("stage", "step"), [("warm_up", 1), ("contrastive", 7)])
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     base, tmp_path, uninterrupted, stage, step
 ) -> None:
-    def run(*callbacks: TrainerCallback) -> Path:
-        return train_aligner(
-            EXAMPLES,
-            base=base,
-            out=tmp_path,
-            settings=TrainingSettings(**QUICK, eval_steps=2, shown_edits=1),
-            validation=[example(30)],
-            callbacks=callbacks,
-        )
-
     with pytest.raises(KilledError):
-        run(Kill(step, stage))
+        run(base, tmp_path, Kill(step, stage))
     assert not (tmp_path / "adapter").exists()
-    assert same(run(), uninterrupted)
+    assert same(run(base, tmp_path), uninterrupted)
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_not_gone_on_from(
+    base, tmp_path, uninterrupted
+) -> None:
+    with pytest.raises(KilledError):
+        run(base, tmp_path, Kill(7, "contrastive"))
+    newest = tmp_path / "stages" / "3-contrastive" / "checkpoint-6"
+    (newest / "whole").unlink()
+    (newest / "trainer_state.json").write_text("torn")
+    assert same(run(base, tmp_path), uninterrupted)
+
+
+def test_a_finished_run_is_not_made_again(base, uninterrupted) -> None:
+    before = (uninterrupted / "adapter_model.safetensors").stat().st_mtime_ns
+    assert run(base, uninterrupted.parent, Kill(1, "")) == uninterrupted
+    assert (uninterrupted / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"examples": EXAMPLES[1:]}, "examples"),
+        ({"settings": TrainingSettings(**{**QUICK, "rank": 2})}, "rank"),
+        ({"family": "UltraFeedback"}, "family"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(base, uninterrupted, changes, named) -> None:
+    with pytest.raises(TrainingError, match=named):
+        run(base, uninterrupted.parent, **changes)
+
+
+def test_the_adapter_is_in_bfloat16_and_names_its_base(base, uninterrupted) -> None:
+    assert {weight.dtype for weight in weights(uninterrupted).values()} == {torch.bfloat16}
+    config = json.loads((uninterrupted / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(base)
+    assert config["inference_mode"] is True
+    assert (config["r"], config["lora_alpha"]) == (4, 8)
+
+
+def test_each_stage_goes_on_from_the_one_before(base, tmp_path, uninterrupted) -> None:
+    only_last = run(base, tmp_path, examples=[e for e in EXAMPLES if e.stage == "contrastive"])
+    assert not same(only_last, uninterrupted)
+
+
+def test_edits_of_validation_examples_are_written_while_it_runs(uninterrupted) -> None:
+    rows = [
+        json.loads(line) for line in (uninterrupted.parent / "edits.jsonl").read_text().splitlines()
+    ]
+    assert [(row["stage"], row["step"]) for row in rows] == [
+        ("warm_up", 4),  # the end of the stage, whose two steps an epoch are fewer than five
+        ("warm_up", 4),  # and again with the weights' average
+        ("contrastive", 5),
+        ("contrastive", 8),
+        ("contrastive", 8),
+    ]
+    assert all(row["wanted"] == example(30).edit and row["edit"] for row in rows)
+
+
+def test_finished_stages_keep_no_checkpoints(uninterrupted) -> None:
+    assert not list(uninterrupted.parent.glob("stages/*/checkpoint-*"))
+
+
+def test_the_card_says_what_was_trained_on_what(base, uninterrupted) -> None:
+    card = (uninterrupted / "README.md").read_text(encoding="utf-8")
+    block, _, text = card.removeprefix("---\n").partition("\n---\n")
+    metadata = yaml.safe_load(block)
+    assert metadata["license"] == "mit"
+    assert metadata["library_name"] == "peft"
+    assert "base_model" not in metadata  # a folder of this machine is nothing to the hub
+    assert "words made up here" in text
+    assert "copy" not in text
+    assert "preference 20" in text
+    assert "| warm-up | 6 | 4 |" in text
+    assert "| contrastive | 14 | 8 |" in text
+    assert "`learning_rate` | 0.01" in text
+    assert ModelCard(card).data.license == "mit"
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged", "full"])
+def test_the_package_loads_what_was_trained_though_the_base_samples(tmp_path, kind) -> None:
+    base = save_as_published(tmp_path / "base")
+    told = TrainingExample("hi", "the", HELPFUL, "please")
+    folder = train_aligner(
+        [told] * 4,
+        base=base,
+        out=tmp_path / "out",
+        settings=TrainingSettings(
+            **{**QUICK, "rank": 0 if kind == "full" else 8, "averaging": 0, "epochs": 40}
+        ),
+        merge=kind == "merged",
+    )
+    if kind == "adapter":
+        aligner = Aligner(model=str(base), adapter=str(folder), family="HH-RLHF", dtype="float32")
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        assert config["dtype"] == "bfloat16"
+        assert "temperature" not in json.loads((folder / "generation_config.json").read_text())
+        # The checkpoint says by itself how it wants to be asked.
+        aligner = Aligner(model=str(folder), dtype="float32")
+    try:
+        assert aligner.align("hi", "the", ["helpfulness"]).text == "please"
+    finally:
+        aligner.close()
