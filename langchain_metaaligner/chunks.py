@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -12,6 +14,7 @@ from langchain_metaaligner.conversation import block_text
 
 # LangChain merges blocks of one index; this one is nobody else's.
 _TEXT_INDEX = "lc_metaaligner_text"
+_ADDED = (str, AIMessageChunk, AddableDict)
 
 
 class UntilStopped:
@@ -49,24 +52,38 @@ class UntilStopped:
 class Gathered:
     """The whole of what has arrived so far.
 
-    Attributes:
-        value: Chunks of one message merged, text joined, a dict's keys gathered, of anything else
-            the newest.
-        empty: Whether nothing has arrived.
+    Pieces are joined when the whole is asked for: chunk by chunk, a long reply's text would be
+    copied once for every chunk of it.
     """
 
     def __init__(self) -> None:
-        self.value: Any = None
-        self.empty = True
+        self._pieces: list[Any] = []
+        self._kind: type | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has arrived."""
+        return not self._pieces
+
+    @property
+    def value(self) -> Any:
+        """Chunks of one message merged, text joined, a dict's keys gathered; else the newest."""
+        if self.empty:
+            return None
+        first, *rest = self._pieces
+        if self._kind is str:
+            first, rest = "".join(self._pieces), []
+        if self._kind is AddableDict:
+            return functools.reduce(operator.add, rest, first)
+        return first + rest if rest else first
 
     def add(self, piece: Any) -> None:
         """Take the next piece."""
-        same = any(
-            isinstance(self.value, kind) and isinstance(piece, kind)
-            for kind in (str, AIMessageChunk, AddableDict)
-        )
-        self.value = self.value + piece if same else piece
-        self.empty = False
+        kind = next((one for one in _ADDED if isinstance(piece, one)), None)
+        if kind is None or kind is not self._kind:
+            self._pieces.clear()
+        self._pieces.append(piece)
+        self._kind = kind
 
 
 class TextWriter:
