@@ -40,6 +40,10 @@ class LocalEngine:
     every engine that shares them was closed or forgotten. After `close()` an engine raises
     `EngineError`.
 
+    On Linux the C library may give large buffers back after every pass and fetch them anew, page
+    by page. Where `perf` or `ps` shows much time in the kernel, run the process with
+    `LD_PRELOAD=libjemalloc.so.2`; an allocator can be chosen from outside only.
+
     Edits are greedy unless a request has a temperature. Nothing is taken from the checkpoint's
     own generation settings but its end tokens.
 

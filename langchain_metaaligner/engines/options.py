@@ -25,8 +25,11 @@ class LoadOptions:
         token: Hub token, where the one that huggingface_hub finds by itself won't do.
         cache_dir: Folder for downloads.
         local_files_only: Use only what is on this machine.
-        attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ...
-        quantization_config: A quantisation of transformers, applied while loading.
+        attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ... It is the attention of models
+            whose rows can't share a pass. Where they can (the LLaMA kind) each row's attention is
+            computed by torch's `scaled_dot_product_attention`, which has flash kernels itself.
+        quantization_config: A quantisation of transformers, such as a `BitsAndBytesConfig`, applied
+            while loading. It changes the linear layers alone, so rows share passes as ever.
         max_memory: Memory to use on each device, as accelerate takes it.
         offload_folder: Where layers that fit nowhere else go.
         adapter: Folder or hub id of a PEFT adapter, merged into the weights where possible.
@@ -63,7 +66,8 @@ class LoadOptions:
             All options.
 
         Raises:
-            CheckpointError: One would run code that comes with a checkpoint.
+            CheckpointError: One would run code that comes with a checkpoint, or can't be had
+                together with passes for many rows.
             TypeError: One is unknown.
         """
         given = {name: value for name, value in options.items() if value is not None}
@@ -80,6 +84,7 @@ class LoadOptions:
                 " Use a checkpoint with safetensors, or one that loads with weights_only."
             )
             raise CheckpointError(message)
+        _refuse_what_fails(given | model_kwargs)
         known = {option.name for option in fields(cls)}
         for name in [name for name in model_kwargs if name in known]:
             # The same thing by its own name, so that it is checked and keyed like the others.
@@ -107,6 +112,32 @@ class LoadOptions:
             Something hashable. It holds the hub token, so it is for looking up, not for showing.
         """
         return tuple((option.name, _key(getattr(self, option.name))) for option in fields(self))
+
+
+def _refuse_what_fails(given: Mapping[str, Any]) -> None:
+    """Refuse what transformers has, but what can't be had together with passes for many rows."""
+    if given.get("cache_implementation") is not None:
+        message = (
+            f"cache_implementation={given['cache_implementation']!r} is refused: rows of unequal"
+            " length share passes here, and each one's keys and values grow and are taken back with"
+            " its drafts, which a static cache allows neither of. Leave it out;"
+            " prefix_cache_bytes=... bounds what is kept between edits."
+        )
+        raise CheckpointError(message)
+    if str(given.get("attn_implementation")).startswith("paged"):
+        message = (
+            f"attn_implementation={given['attn_implementation']!r} is refused: it belongs to the"
+            " continuous batching of transformers, and edits have a queue of their own. Leave it"
+            " out, or give 'sdpa' or 'flash_attention_2'."
+        )
+        raise CheckpointError(message)
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if given.get(name):
+            message = (
+                f"{name}=True is no option of transformers 5 any more. Give"
+                f" quantization_config=BitsAndBytesConfig({name}=True), from transformers."
+            )
+            raise CheckpointError(message)
 
 
 def normal_name(model: str) -> str:

@@ -218,6 +218,23 @@ def test_load_options_reach_transformers(checkpoint):
     assert engine.model.dtype is torch.float64
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "advice"),
+    [
+        ("cache_implementation", "static", "prefix_cache_bytes"),
+        ("attn_implementation", "paged|sdpa", "'sdpa'"),
+        ("load_in_8bit", True, r"BitsAndBytesConfig\(load_in_8bit=True\)"),
+        ("load_in_4bit", True, r"BitsAndBytesConfig\(load_in_4bit=True\)"),
+    ],
+)
+def test_what_passes_for_many_rows_do_not_allow_is_refused_with_what_to_give_instead(
+    checkpoint, option, value, advice
+):
+    for given in ({option: value}, {"model_kwargs": {option: value}}):
+        with pytest.raises(CheckpointError, match=f"(?s){option}.*{advice}"):
+            load_engine(str(checkpoint), **given)
+
+
 def test_model_kwargs_reach_from_pretrained(checkpoint, monkeypatch):
     from transformers import AutoModelForCausalLM
 

@@ -1,0 +1,81 @@
+"""On a GPU: formats, quantisation and attention give the edits that the model itself would give."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+
+from langchain_metaaligner.engines.base import Request, load_engine
+from langchain_metaaligner.engines.packing import PackedPasses
+from tests.unit_tests.tiny import WORDS
+
+pytestmark = pytest.mark.gpu
+
+PROMPTS = ["hello world | Edit: ", "the answer is that you should not | Edit: "]
+LENGTH = 24
+
+
+def generated(engine: Any, prompt: str) -> str:
+    """What the model's own `generate` writes."""
+    ids = torch.tensor([engine._held.codec.encode(prompt)], device="cuda")
+    made = engine.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=LENGTH,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=0,
+    )[0, ids.shape[1] :].tolist()
+    return engine._held.codec.decode(made)
+
+
+def edits(engine: Any, draft: str) -> list[str]:
+    requests = [Request(prompt, draft, LENGTH) for prompt in PROMPTS]
+    return [edit.text for edit in engine.edit(requests)]
+
+
+def needs(package: str) -> Any:
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"needs the package {package}")
+
+
+@pytest.mark.parametrize("draft", ["", " ".join(WORDS[:12])])
+def test_edits_in_float32_are_those_of_generate(checkpoint, draft):  # pragma: no cover
+    engine = load_engine(str(checkpoint), dtype="float32")
+    assert edits(engine, draft) == [generated(engine, prompt) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_shorter_formats_share_passes_too(checkpoint, dtype):  # pragma: no cover
+    engine = load_engine(str(checkpoint), dtype=dtype)
+    assert isinstance(engine._held.queue()._decoder.passes, PackedPasses)
+    assert edits(engine, "") == edits(engine, "")
+
+
+@needs("bitsandbytes")
+@pytest.mark.parametrize("bits", ["load_in_8bit", "load_in_4bit"])
+def test_quantised_weights_share_passes_too(checkpoint, bits):  # pragma: no cover
+    from transformers import BitsAndBytesConfig
+
+    engine = load_engine(str(checkpoint), quantization_config=BitsAndBytesConfig(**{bits: True}))
+    assert isinstance(engine._held.queue()._decoder.passes, PackedPasses)
+    assert all(edits(engine, ""))
+
+
+@needs("flash_attn")
+def test_flash_attention_is_the_models_own_and_rows_still_share_passes(
+    checkpoint,
+):  # pragma: no cover
+    engine = load_engine(str(checkpoint), attn_implementation="flash_attention_2", dtype="float16")
+    assert engine.model.config._attn_implementation == "flash_attention_2"
+    assert isinstance(engine._held.queue()._decoder.passes, PackedPasses)
+    assert all(edits(engine, ""))
+
+
+def test_the_whole_answer_is_tried_at_once(checkpoint):  # pragma: no cover
+    engine = load_engine(str(checkpoint), dtype="float32")
+    draft = edits(engine, "")[0]
+    assert engine.edit([Request(PROMPTS[0], draft, LENGTH)])[0].passes <= 2
