@@ -235,6 +235,11 @@ def test_what_passes_for_many_rows_do_not_allow_is_refused_with_what_to_give_ins
             load_engine(str(checkpoint), **given)
 
 
+def test_attention_that_is_not_installed_is_named(checkpoint):
+    options = {"attn_implementation": "flash_attention_2", "device_map": "cpu"}
+    fails(checkpoint, "FlashAttention2", **options)
+
+
 def test_model_kwargs_reach_from_pretrained(checkpoint, monkeypatch):
     from transformers import AutoModelForCausalLM
 
