@@ -65,6 +65,10 @@ class AlignerSettings(BaseModel):
     local_files_only: bool = Field(default=False, description="Never ask the hub.")
     attn_implementation: str | None = Field(default=None, description="Attention of the model.")
     quantization_config: Any = Field(default=None, description="How to quantise the weights.")
+    torch_compile: bool | dict[str, Any] = Field(
+        default=False,
+        description="Compile the feed-forward parts: True, or arguments for torch.compile.",
+    )
     max_memory: dict[Any, Any] | None = Field(default=None, description="Memory by device.")
     offload_folder: str | None = Field(default=None, description="Where to offload weights.")
     prefix_cache_bytes: int | None = Field(

@@ -15,6 +15,7 @@ import torch
 
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.batching import Limits, Queue
+from langchain_metaaligner.engines.compiling import compile_feed_forward
 from langchain_metaaligner.engines.decoding import Decoder
 from langchain_metaaligner.engines.options import LoadOptions
 from langchain_metaaligner.engines.packing import input_device
@@ -162,6 +163,8 @@ class Held:
         logger.info("Loaded %s in %.1f s.", self.name, time.monotonic() - start)
         warn_of_strays(self.name, model)
         model.eval()
+        if self._options.torch_compile:
+            compile_feed_forward(model, self._options.torch_compile)
         if self._closed:  # meanwhile; nobody would free it again
             raise EngineError(CLOSED)
         self._queue = self._new_queue(model)

@@ -30,6 +30,9 @@ class LoadOptions:
             computed by torch's `scaled_dot_product_attention`, which has flash kernels itself.
         quantization_config: A quantisation of transformers, such as a `BitsAndBytesConfig`, applied
             while loading. It changes the linear layers alone, so rows share passes as ever.
+        torch_compile: Compile the feed-forward part of each layer, for any length: `True`,
+            or arguments of `torch.compile`. Attention is left as it is, since each row has its own
+            keys and values. The first edits wait for the compiler.
         max_memory: Memory to use on each device, as accelerate takes it.
         offload_folder: Where layers that fit nowhere else go.
         adapter: Folder or hub id of a PEFT adapter, merged into the weights where possible.
@@ -48,6 +51,7 @@ class LoadOptions:
     local_files_only: bool = False
     attn_implementation: str | None = None
     quantization_config: Any = None
+    torch_compile: bool | Mapping[str, Any] = False
     max_memory: Mapping[Any, Any] | None = None
     offload_folder: str | None = None
     adapter: str | None = None

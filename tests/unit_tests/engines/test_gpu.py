@@ -79,3 +79,8 @@ def test_the_whole_answer_is_tried_at_once(checkpoint):  # pragma: no cover
     engine = load_engine(str(checkpoint), dtype="float32")
     draft = edits(engine, "")[0]
     assert engine.edit([Request(PROMPTS[0], draft, LENGTH)])[0].passes <= 2
+
+
+def test_compiled_feed_forward_parts_give_the_same_edits(checkpoint):  # pragma: no cover
+    compiled = load_engine(str(checkpoint), dtype="float32", torch_compile=True)
+    assert edits(compiled, "") == [generated(compiled, prompt) for prompt in PROMPTS]
