@@ -186,6 +186,8 @@ def test_the_card_says_what_was_trained_on_what(base, uninterrupted) -> None:
 @pytest.mark.parametrize("kind", ["adapter", "merged", "full"])
 def test_the_package_loads_what_was_trained_though_the_base_samples(tmp_path, kind) -> None:
     base = save_as_published(tmp_path / "base")
+    said = json.loads((base / "config.json").read_text()) | {"max_position_embeddings": 2048}
+    (base / "config.json").write_text(json.dumps(said))
     told = TrainingExample("hi", "the", HELPFUL, "please")
     folder = train_aligner(
         [told] * 4,
