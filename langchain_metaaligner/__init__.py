@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         MissingContextError,
         OverloadedError,
         PreferenceDataError,
+        TrainingError,
         UnknownObjectiveError,
     )
     from langchain_metaaligner.hushing import hushed
@@ -50,6 +51,7 @@ _HOMES = {
     "OverloadedError": "errors",
     "PreferenceDataError": "errors",
     "Request": "engines.base",
+    "TrainingError": "errors",
     "UnknownObjectiveError": "errors",
     "hushed": "hushing",
     "load_engine": "engines.base",
@@ -76,6 +78,7 @@ __all__ = [
     "OverloadedError",
     "PreferenceDataError",
     "Request",
+    "TrainingError",
     "UnknownObjectiveError",
     "hushed",
     "load_engine",

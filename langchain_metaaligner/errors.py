@@ -43,6 +43,10 @@ class PreferenceDataError(MetaAlignerError):
     """Preference data can't be read, or hold something that must not be trained on."""
 
 
+class TrainingError(MetaAlignerError):
+    """A training can't be set up, or can't go on."""
+
+
 class EngineError(MetaAlignerError):
     """The engine failed, or returned an edit that must not be used."""
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_metaaligner.engines.tokenizing import TextCodec
+from langchain_metaaligner.errors import TrainingError
 from langchain_metaaligner.prompting import PromptFamily
 from langchain_metaaligner.training.example import TrainingExample
-from langchain_metaaligner.training.settings import TrainingError
 
 IGNORED = -100
 """The label of a token that is given, not learned."""

@@ -1,4 +1,4 @@
-"""The settings of one training, and the error for what can't be trained."""
+"""The settings of one training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_metaaligner.errors import MetaAlignerError
+from langchain_metaaligner.errors import TrainingError
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-class TrainingError(MetaAlignerError):
-    """A training can't be set up, or can't go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,11 @@ from typing import Any
 
 from langchain_metaaligner.engines.quoting import first_line
 from langchain_metaaligner.engines.tokenizing import TextCodec
+from langchain_metaaligner.errors import TrainingError
 from langchain_metaaligner.training.averaging import Averaging
 from langchain_metaaligner.training.encoding import Encoded, rows
 from langchain_metaaligner.training.example import Stage, TrainingExample
-from langchain_metaaligner.training.settings import TrainingError, TrainingSettings
+from langchain_metaaligner.training.settings import TrainingSettings
 from langchain_metaaligner.training.sft import AlignerTrainer
 from langchain_metaaligner.training.watching import WHOLE, ShownEdits, Whole
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from langchain_metaaligner.errors import TrainingError
 from langchain_metaaligner.prompting import HH_RLHF, PromptFamily, find_family
 from langchain_metaaligner.training.card import CardDetails, write_card
 from langchain_metaaligner.training.example import STAGES, TrainingExample
-from langchain_metaaligner.training.settings import TrainingError, TrainingSettings
+from langchain_metaaligner.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from langchain_metaaligner.training.bases import Base

@@ -25,6 +25,7 @@ def test_there_are_ten_kinds_of_error_and_their_base():
         "MissingContextError",
         "OverloadedError",
         "PreferenceDataError",
+        "TrainingError",
         "UnknownObjectiveError",
     ]
 
