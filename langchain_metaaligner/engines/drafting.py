@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_WEAK = 4  # how far ahead a single token counts as a sign that the answer goes on there
-_FAR = 3  # tokens in a row that count wherever they stand
-_GROWN = 8  # times as much as was accepted is drafted next, where all of it was
+_WEAK = 2  # how far ahead a single token counts as a sign that the answer goes on there
+_FAR = 2  # tokens in a row that count wherever they stand
+_REST = 1 << 30  # all that is left is drafted next, where all of a draft was accepted
 _TOGETHER = 2  # tokens of a draft after which edit and answer count as together again
 _MOST = 6  # tokens in a row that are asked for after several useless drafts
 _FIRST_SHARE = 0.05  # of the prefill may be lost to drafts
 _EARNED = 0.02  # of each step without a draft, too
 _SAVED = 0.5  # of what a draft has saved may be lost by later ones
+_LENT = 0.7  # steps: as much as one useless draft, for tokens in a row that are found again
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,13 @@ class Costs:
     Attributes:
         base: A pass of more than one token.
         token: Each token of such a pass, in addition.
-        first: Tokens of the answer that are tried with the prompt.
+        first: Most tokens of the answer that are tried with the prompt; `None` tries all of them.
         again: Tokens that are tried once edit and answer have parted.
     """
 
     base: float
     token: float
-    first: int
+    first: int | None
     again: int
 
     def draft(self, length: int) -> float:
@@ -56,11 +57,27 @@ class Costs:
         """
         return self.base + self.token * length
 
+    def opening(self, prompt: int) -> int:
+        """Say how much of an answer is tried with its prompt.
+
+        Where it is useless, it has cost no more than may be lost, so that the edit can still be
+        found to be together with the answer later.
+
+        Args:
+            prompt: The prompt's number of tokens.
+
+        Returns:
+            Tokens, one at least.
+        """
+        if self.first is None:
+            return _REST
+        return max(1, min(self.first, int(_FIRST_SHARE * self.prefill(prompt) / self.token)))
+
 
 CPU_FLOAT32 = Costs(base=1.46, token=0.046, first=32, again=24)
 CPU_BFLOAT16 = Costs(base=0.92, token=0.029, first=32, again=24)
 # There a pass reads all weights, whatever it does with them, so the whole answer goes at once.
-ACCELERATOR = Costs(base=1.0, token=0.002, first=1 << 20, again=64)
+ACCELERATOR = Costs(base=1.0, token=0.002, first=None, again=64)
 
 
 class Drafter:
@@ -68,7 +85,8 @@ class Drafter:
 
     A credit, counted in steps, pays for drafts that may be useless. It starts with a share of
     the prefill, and a part of what drafts save is added to it. A draft that could overdraw it is
-    made shorter or not at all, so an edit that shares nothing with its answer loses no more.
+    made shorter or not at all, so an edit that shares nothing with its answer loses no more. Only
+    where tokens in a row say that the answer goes on may it be overdrawn, by a draft or so.
 
     Args:
         spellings: The answer's tokens, in each way in which an edit may begin with it.
@@ -89,7 +107,8 @@ class Drafter:
         self._draft = self._spellings[0] if self._spellings else []
         self._costs = costs
         self._credit = _FIRST_SHARE * costs.prefill(prompt)
-        self._first = 1 << 30 if whole else costs.first
+        self._opening = costs.opening(prompt)
+        self._first = _REST if whole else self._opening
         self._size = self._first
         self._need = _FAR
         self._at = 0  # where the answer goes on, as far as edit and answer are together
@@ -147,18 +166,20 @@ class Drafter:
             return
         first = self._seen == 0
         # What was asked for whole is not on the drafts' account.
-        most = min(proposed, self._costs.first)
+        most = min(proposed, self._opening)
         cost = self._costs.token * most if first else self._costs.draft(proposed)
         gain = accepted - cost
-        self._credit += gain * _SAVED if gain > 0 else gain
+        # All of it counts if the first draft was right, or the rest couldn't follow in one pass.
+        saved = 1.0 if first and accepted == proposed else _SAVED
+        self._credit += gain * saved if gain > 0 else gain
         if self._apart and accepted >= min(_TOGETHER, proposed):
             # What was accepted is followed from there, with the tokens that `follow` sees next.
             self._at, self._apart = self._trial, 0
         if accepted == proposed:
-            self._size = _GROWN * max(self._size, self._costs.again)
+            self._size = _REST
             self._need = _FAR
         elif accepted >= _TOGETHER:
-            self._size = max(self._costs.again, 2 * accepted)
+            self._size = max(self._costs.again, accepted)
             self._need = _FAR
         else:
             self._size = self._costs.again
@@ -166,7 +187,9 @@ class Drafter:
                 self._need = min(_MOST, self._need + 1)
 
     def _affordable(self, size: int) -> int:
-        while size and self._costs.draft(size) > self._credit:
+        found = self._apart and not self._guessed
+        credit = self._credit + (_LENT if found else 0.0)
+        while size and self._costs.draft(size) > credit:
             size //= 2
         return size
 
