@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from langchain_metaaligner.engines.base import Edit, FinishReason, Request, TokenAgreement
+from langchain_metaaligner.engines.choosing import passes_for
 from langchain_metaaligner.engines.drafting import (
     ACCELERATOR,
     CPU_BFLOAT16,
@@ -16,7 +17,7 @@ from langchain_metaaligner.engines.drafting import (
     Costs,
     Drafter,
 )
-from langchain_metaaligner.engines.packing import Part, Passes, input_device, passes_for
+from langchain_metaaligner.engines.passes import Part, Passes, input_device
 from langchain_metaaligner.engines.tokenizing import OutputText
 from langchain_metaaligner.engines.watching import Watch
 from langchain_metaaligner.errors import EngineError

@@ -16,9 +16,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from langchain_metaaligner.engines.choosing import passes_for
 from langchain_metaaligner.engines.decoding import costs_for
 from langchain_metaaligner.engines.drafting import Drafter
-from langchain_metaaligner.engines.packing import Part, Passes, passes_for
+from langchain_metaaligner.engines.passes import Part, Passes
 
 _known: WeakKeyDictionary[Any, Passes] = WeakKeyDictionary()
 

@@ -18,7 +18,7 @@ from langchain_metaaligner.engines.batching import Limits, Queue
 from langchain_metaaligner.engines.compiling import compile_feed_forward
 from langchain_metaaligner.engines.decoding import Decoder
 from langchain_metaaligner.engines.options import LoadOptions
-from langchain_metaaligner.engines.packing import input_device
+from langchain_metaaligner.engines.passes import input_device
 from langchain_metaaligner.engines.placing import warn_of_strays
 from langchain_metaaligner.engines.prefixes import PrefixCache
 from langchain_metaaligner.engines.sources import Source, find_source

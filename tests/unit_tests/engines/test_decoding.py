@@ -19,7 +19,8 @@ from langchain_metaaligner.engines.drafting import (
     CPU_FLOAT32,
     Drafter,
 )
-from langchain_metaaligner.engines.packing import PackedPasses, SinglePasses
+from langchain_metaaligner.engines.packing import PackedPasses
+from langchain_metaaligner.engines.single import SinglePasses
 from langchain_metaaligner.engines.tokenizing import OutputText, TextCodec
 from tests.unit_tests.tiny import (
     WORDS,

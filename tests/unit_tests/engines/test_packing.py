@@ -21,12 +21,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from langchain_metaaligner.engines.packing import (
-    PackedPasses,
-    Part,
-    SinglePasses,
-    passes_for,
-)
+from langchain_metaaligner.engines.choosing import passes_for
+from langchain_metaaligner.engines.packing import PackedPasses
+from langchain_metaaligner.engines.passes import Part
+from langchain_metaaligner.engines.single import SinglePasses
 
 SHAPE = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -149,6 +147,13 @@ def test_a_model_that_ignores_the_attention_given_to_it_is_run_row_by_row(llama,
         lambda self, module, query, *_: query.transpose(1, 2),
     )
     assert isinstance(passes_for(llama), SinglePasses)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_model_in_an_adapters_wrapper_is_packed_like_the_model_inside(llama):
+    peft = pytest.importorskip("peft", reason="needs the extra 'embedded'")
+    wrapped = peft.get_peft_model(llama, peft.LoraConfig(target_modules=["q_proj"]))
+    assert isinstance(passes_for(wrapped), PackedPasses)
 
 
 def test_a_row_may_begin_with_what_another_has_computed(llama):
