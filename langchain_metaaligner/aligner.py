@@ -6,21 +6,19 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self, overload
 
 from langchain_metaaligner.alignment import Alignment
-from langchain_metaaligner.conversation import answer_text
 from langchain_metaaligner.engines import calling
 from langchain_metaaligner.engines.base import Edit, Engine, load_engine
 from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.objectives import ObjectiveLike
-from langchain_metaaligner.preparing import Job, model_name, prepare
+from langchain_metaaligner.pieces import AlignmentStream, Pieces
+from langchain_metaaligner.preparing import Job, model_name, prepare, skipped
 from langchain_metaaligner.prompting import HH_RLHF, PromptFamily, find_family
 from langchain_metaaligner.settings import AlignerSettings
 
-# Seconds that an event loop may be held up without anybody noticing.
-_QUICK = 0.02
 _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
 
 Objectives = ObjectiveLike | Iterable[ObjectiveLike]
@@ -307,7 +305,12 @@ class Aligner:
             MetaAlignerError: As for `align`, from the iterator. After the first piece it means
                 that the text is not whole.
         """
-        return AlignmentStream(self, context, answer, objectives)
+
+        def begin() -> tuple[Job, Pieces]:
+            job = self._prepare(context, answer, objectives, time.monotonic())
+            return job, calling.stream(self.engine, job.request)
+
+        return AlignmentStream(answer, begin)
 
     def astream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
         """Edit one answer piece by piece without blocking the event loop; as `stream`.
@@ -315,7 +318,7 @@ class Aligner:
         Returns:
             An asynchronous iterator over the pieces; `aclose()` stops the generation.
         """
-        return AlignmentStream(self, context, answer, objectives)
+        return self.stream(context, answer, objectives)
 
     def _prepare_safely(self, item: Item, started: float) -> Job | Alignment | Exception:
         try:
@@ -334,98 +337,6 @@ class Aligner:
             objectives,
             started=started,
         )
-
-
-class AlignmentStream:
-    """The pieces of one edit, for `for` or `async for`.
-
-    Attributes:
-        alignment: The record of the edit once the pieces have ended well, else `None`.
-    """
-
-    def __init__(self, aligner: Aligner, context: Any, answer: Any, objectives: Objectives) -> None:
-        self.alignment: Alignment | None = None
-        self._pieces = self._run(aligner, context, answer, objectives)
-        # A generator can't be closed while another thread is inside it.
-        self._turn = threading.Lock()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        with self._turn:
-            return next(self._pieces)
-
-    def close(self) -> None:
-        """Stop the generation; returns when nothing runs any more."""
-        with self._turn:
-            self._pieces.close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        try:
-            piece = await asyncio.to_thread(self._next_or_none)
-        except asyncio.CancelledError:
-            # The step under way ends by itself; nobody may start another.
-            threading.Thread(target=self.close, daemon=True).start()
-            raise
-        if piece is None:
-            raise StopAsyncIteration
-        return piece
-
-    async def aclose(self) -> None:
-        """Stop the generation; returns when nothing runs any more."""
-        closing = threading.Thread(target=self.close, daemon=True)
-        closing.start()
-        # A loop that shuts down closes all forgotten generators at once, and one that waits there
-        # is in the way of those around it: where the close is quick nothing is waited for.
-        closing.join(_QUICK)
-        if closing.is_alive():
-            await asyncio.to_thread(closing.join)
-
-    def _next_or_none(self) -> str | None:
-        return next(self, None)
-
-    def _run(
-        self, aligner: Aligner, context: Any, answer: Any, objectives: Objectives
-    ) -> Generator[str, None, None]:
-        started = time.monotonic()
-        if (nothing := skipped(answer)) is not None:
-            self.alignment = nothing
-            if nothing.text:
-                yield nothing.text
-            return
-        job = aligner._prepare(context, answer, objectives, started)  # noqa: SLF001
-        pieces = calling.stream(aligner.engine, job.request)
-        # Nothing goes out before there is something to read: an edit of white space alone is none.
-        blank: str | None = ""
-        try:
-            while True:
-                try:
-                    piece = next(pieces)
-                except StopIteration as end:
-                    self.alignment = job.finish(end.value)
-                    return
-                if blank is not None:
-                    blank += piece
-                    if not blank.strip():
-                        continue
-                    piece, blank = blank, None
-                yield job.prompt.restore(piece)
-        finally:
-            pieces.close()
-
-
-def skipped(answer: Any) -> Alignment | None:
-    """The record for an answer without text, which never reaches an engine; else `None`.
-
-    Raises:
-        InputTypeError: The answer is neither text nor a message.
-    """
-    text = answer_text(answer)
-    return None if text.strip() else Alignment(original=text, text=text, status="skipped")
 
 
 def _results(

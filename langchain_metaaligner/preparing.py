@@ -109,6 +109,16 @@ class Job:
         return tuple(TokenAgreement(place[start], place[end], odds) for start, end, odds in tokens)
 
 
+def skipped(answer: Any) -> Alignment | None:
+    """The record for an answer without text, which never reaches an engine; else `None`.
+
+    Raises:
+        InputTypeError: The answer is neither text nor a message.
+    """
+    text = answer_text(answer)
+    return None if text.strip() else Alignment(original=text, text=text, status="skipped")
+
+
 def prepare(
     engine: Engine,
     family: PromptFamily,
