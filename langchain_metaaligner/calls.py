@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -35,7 +35,36 @@ def asked_objectives(config: RunnableConfig) -> Objectives | None:
     else:
         asked = getattr(context, "objectives", None)
     # A schema's default, such as an empty list, asks for nothing.
-    return asked or cast("Objectives | None", configurable.get("objectives"))
+    return listed(asked or cast("Objectives | None", configurable.get("objectives")))
+
+
+def listed(asked: Objectives | None) -> Objectives | None:
+    """Objectives that can be read more than once: for the trace, the edit and the record.
+
+    Args:
+        asked: What a call asks for; an iterator is read to its end.
+    """
+    # One that has been read before stays what it is: the error then says so.
+    return (list(asked) or asked) if isinstance(asked, Iterator) else asked
+
+
+def with_listed(configs: Sequence[RunnableConfig]) -> list[RunnableConfig]:
+    """The configs with objectives that can be read more than once.
+
+    Args:
+        configs: Configs of calls; an iterator that several of them hold serves them all.
+    """
+    lists: dict[int, Objectives | None] = {}
+    made: list[RunnableConfig] = []
+    for config in configs:
+        asked = _configurable(config).get("objectives")
+        if isinstance(asked, Iterator):
+            if id(asked) not in lists:
+                lists[id(asked)] = listed(asked)
+            configurable = {**_configurable(config), "objectives": lists[id(asked)]}
+            config = {**config, "configurable": configurable}  # noqa: PLW2901
+        made.append(config)
+    return made
 
 
 def given_context(config: RunnableConfig) -> Any:

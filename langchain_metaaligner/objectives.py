@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +170,8 @@ def parse_objectives(given: ObjectiveLike | Iterable[ObjectiveLike]) -> tuple[Ob
         raise UnknownObjectiveError(msg) from error
     if not parsed:
         msg = f"No objective was given. Give at least one, for instance {_known()}."
+        if isinstance(given, Iterator):
+            msg += " An iterator can be read once only, so give a list where several calls read it."
         raise UnknownObjectiveError(msg)
     return parsed
 

@@ -53,7 +53,7 @@ def _as_tuple(given: Any) -> Any:
     kept = tuple(
         one if isinstance(one, str | Objective) else parse_objectives(one)[0] for one in given
     )
-    parse_objectives(kept)
+    parse_objectives(kept or given)
     return kept
 
 

@@ -22,7 +22,7 @@ from langchain_core.runnables.utils import ConfigurableField, ConfigurableFieldS
 from pydantic import ConfigDict
 
 from langchain_metaaligner.aligner import Objectives
-from langchain_metaaligner.calls import asked_objectives
+from langchain_metaaligner.calls import asked_objectives, listed, with_listed
 from langchain_metaaligner.capture import capture, install
 from langchain_metaaligner.chunks import UntilStopped
 from langchain_metaaligner.errors import MetaAlignerError
@@ -133,8 +133,8 @@ class MetaAlignerRunnable(ReplyStep, RunnableSerializable[Any, Any]):
         Raises:
             MetaAlignerError: As `on_error` says; see `Aligner.align` for the kinds.
         """
-        _check_arguments(kwargs)
-        config = ensure_config(config)
+        _read_arguments(kwargs)
+        (config,) = with_listed([ensure_config(config)])
         # What `_call_with_config` does, without its looks at signatures, and with trace metadata
         # only for those who trace: half of what this step would cost otherwise.
         manager = get_callback_manager_for_config(config)
@@ -158,6 +158,7 @@ class MetaAlignerRunnable(ReplyStep, RunnableSerializable[Any, Any]):
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """Edit one reply without blocking the event loop; as `invoke`."""
+        _read_arguments(kwargs)
         return await self._acall_with_config(
             self._ainvoke, input, self._traced(config, kwargs), **kwargs
         )
@@ -185,6 +186,7 @@ class MetaAlignerRunnable(ReplyStep, RunnableSerializable[Any, Any]):
         Raises:
             MetaAlignerError: As for `invoke`.
         """
+        _read_arguments(kwargs)
         return self._batch_with_config(
             self._batch,
             inputs,
@@ -202,6 +204,7 @@ class MetaAlignerRunnable(ReplyStep, RunnableSerializable[Any, Any]):
         **kwargs: Any,
     ) -> list[Any]:
         """Edit several replies without blocking the event loop; as `batch`."""
+        _read_arguments(kwargs)
         return await self._abatch_with_config(
             self._abatch,
             inputs,
@@ -247,6 +250,7 @@ class MetaAlignerRunnable(ReplyStep, RunnableSerializable[Any, Any]):
         self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """Edit a reply that arrives in pieces; as `stream`."""
+        _read_arguments(kwargs)
         pieces = UntilStopped(input)
         edited: Any = self._transform_stream_with_config(
             pieces, self._transform, self._traced(config, kwargs), **kwargs
@@ -259,6 +263,7 @@ class MetaAlignerRunnable(ReplyStep, RunnableSerializable[Any, Any]):
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """Edit a reply that arrives in pieces without blocking the event loop; as `stream`."""
+        _read_arguments(kwargs)
         edited: Any = self._atransform_stream_with_config(
             input, self._atransform, self._traced(config, kwargs), **kwargs
         )
@@ -283,9 +288,9 @@ class MetaAlignerRunnable(ReplyStep, RunnableSerializable[Any, Any]):
         return super().with_retry(retry_if_exception_type=wanted, **options)
 
     def _traced(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableConfig:
-        _check_arguments(kwargs)
         if config is None or "metadata" not in config:
             config = ensure_config(config)
+        (config,) = with_listed([config])
         told = self._trace_metadata(_asked(config, kwargs))
         metadata = {**(config.get("metadata") or {}), **told}
         return {**config, "metadata": metadata}
@@ -296,7 +301,8 @@ class MetaAlignerRunnable(ReplyStep, RunnableSerializable[Any, Any]):
         kwargs: Mapping[str, Any],
         count: int,
     ) -> list[RunnableConfig]:
-        return [self._traced(one, kwargs) for one in get_config_list(config, count)]
+        configs = with_listed(get_config_list(config, count))
+        return [self._traced(one, kwargs) for one in configs]
 
     def _trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
         try:
@@ -307,13 +313,18 @@ class MetaAlignerRunnable(ReplyStep, RunnableSerializable[Any, Any]):
         return {"metaaligner_objectives": names, "metaaligner_model": self.model_label()}
 
 
-def _check_arguments(given: Mapping[str, Any]) -> None:
-    if given and (unknown := given.keys() - {"objectives", "context"}):
+def _read_arguments(given: dict[str, Any]) -> None:
+    """Refuse what a call does not take; let its objectives be read more than once."""
+    if not given:
+        return
+    if unknown := given.keys() - {"objectives", "context"}:
         msg = (
             f"An aligner's call takes no argument {min(unknown)!r}; it can be given objectives="
             " and context=."
         )
         raise TypeError(msg)
+    if "objectives" in given:
+        given["objectives"] = listed(given["objectives"])
 
 
 def _asked(config: RunnableConfig, given: Mapping[str, Any]) -> Objectives | None:

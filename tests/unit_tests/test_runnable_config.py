@@ -353,6 +353,46 @@ def test_the_run_in_traces_has_its_own_name_objectives_and_model(way):
     assert "metaaligner_model" not in (root.extra.get("metadata") or {})
 
 
+@pytest.mark.parametrize("place", ["config", "argument"])
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch", "abatch", "stream", "astream"])
+def test_objectives_that_can_be_read_only_once_reach_both_the_trace_and_every_edit(way, place):
+    seen, engine = Seen(), ScriptedEngine()
+    given = {"objectives": (one for one in ["humor", RHYME])}
+    in_config, arguments = (given, {}) if place == "config" else ({}, given)
+    config = {"configurable": {**CONTEXT, **in_config}, "callbacks": [seen]}
+    aligner = aligner_with(engine)
+
+    async def astream():
+        return [one async for one in aligner.astream("x", config, **arguments)]
+
+    if way == "invoke":
+        aligner.invoke("x", config, **arguments)
+    elif way == "ainvoke":
+        asyncio.run(aligner.ainvoke("x", config, **arguments))
+    elif way == "batch":
+        aligner.batch(["x", "y"], config, **arguments)
+    elif way == "abatch":
+        asyncio.run(aligner.abatch(["x", "y"], config, **arguments))
+    elif way == "stream":
+        list(aligner.stream("x", config, **arguments))
+    else:
+        asyncio.run(astream())
+    runs = seen.named("MetaAlignerRunnable")
+    assert len(runs) == len(engine.requests) == (2 if "batch" in way else 1)
+    assert [one["metadata"]["metaaligner_objectives"] for one in runs] == [
+        ["humour", "rhyme"] for _ in runs
+    ]
+    assert [aspects(one) for one in engine.requests] == [["Humour", "Rhyme"] for _ in runs]
+
+
+def test_an_iterator_of_objectives_that_another_has_read_says_so():
+    given = iter(["humour"])
+    aligner = aligner_with()
+    aligner.invoke("x", CONFIG, objectives=given)
+    with pytest.raises(UnknownObjectiveError, match="read once only"):
+        aligner.invoke("x", CONFIG, objectives=given)
+
+
 def test_a_run_can_be_given_another_name_and_more_metadata():
     seen = Seen()
     aligner = aligner_with().with_config(run_name="mine", tags=["t"], metadata={"a": 1})

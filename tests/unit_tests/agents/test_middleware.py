@@ -198,6 +198,13 @@ def test_a_context_given_by_config_takes_the_place_of_the_conversation():
     assert "What now?" not in engine.requests[0].prompt
 
 
+@BOTH
+async def test_objectives_that_can_be_read_only_once_are_read_once(is_async: bool):
+    config = {"configurable": {"objectives": (one for one in ["honesty"])}}
+    answer = (await run(agent_of(final()), is_async=is_async, config=config))["messages"][-1]
+    assert answer.response_metadata["metaaligner"]["objectives"] == ["honesty"]
+
+
 @dataclass
 class DataContext:
     objectives: list[Any] = field(default_factory=list)
