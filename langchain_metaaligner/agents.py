@@ -106,9 +106,7 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
             response = handler(request)
         answers = turn.answers_in(response)
         for answer in answers.values():
-            with answer.caught():
-                if answer.run is not None:
-                    answer.made = answer.run.align()
+            answer.align()
         return turn.settled(response, answers)
 
     async def awrap_model_call(
@@ -133,9 +131,7 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
             response = await handler(request)
         answers = turn.answers_in(response)
         for answer in answers.values():
-            with answer.caught():
-                if answer.run is not None:
-                    answer.made = await answer.run.aalign()
+            await answer.aalign()
         return turn.settled(response, answers)
 
 

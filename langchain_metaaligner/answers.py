@@ -40,6 +40,18 @@ class Answer:
             self.made = error
             self.begun = self.begun or (self.run is not None and self.run.emitted)
 
+    def align(self) -> None:
+        """Make the edit whole, where there is one to make; its error is kept."""
+        with self.caught():
+            if self.run is not None:
+                self.made = self.run.align()
+
+    async def aalign(self) -> None:
+        """Make the edit whole without blocking the event loop; as `align`."""
+        with self.caught():
+            if self.run is not None:
+                self.made = await self.run.aalign()
+
     def settled(self, settings: ReplySettings, asked: Objectives | None) -> AIMessage:
         """What becomes of the reply.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -16,10 +16,8 @@ from langchain_metaaligner.calls import hushed_step
 from langchain_metaaligner.chunks import MessageWriter, as_chunk
 from langchain_metaaligner.conversation import answer_text
 from langchain_metaaligner.policies import reply_of, wants_data
+from langchain_metaaligner.policy_model import PolicyModel
 from langchain_metaaligner.streaming import EditRun
-
-if TYPE_CHECKING:
-    from langchain_metaaligner.chat_model import ChatMetaAligner
 
 
 class Call:
@@ -33,7 +31,7 @@ class Call:
 
     def __init__(
         self,
-        model: ChatMetaAligner,
+        model: PolicyModel,
         messages: Sequence[BaseMessage],
         stop: list[str] | None,
         kwargs: Mapping[str, Any],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, suppress
+from contextlib import aclosing, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from langchain_core.callbacks import (
     AsyncCallbackManagerForChainRun,
     CallbackManagerForChainRun,
 )
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig
 
 from langchain_metaaligner.ahead import Ahead, What, is_piece
@@ -23,12 +23,11 @@ from langchain_metaaligner.capture import capture
 from langchain_metaaligner.chunks import Gathered, MessageWriter, TextWriter, as_chunk
 from langchain_metaaligner.conversation import answer_text
 from langchain_metaaligner.errors import InputTypeError, MissingContextError
+from langchain_metaaligner.inputs import Reply, read_reply
 from langchain_metaaligner.leaks import check_leak
 from langchain_metaaligner.preparing import NO_CONTEXT
 from langchain_metaaligner.replies import ReplySettings
 from langchain_metaaligner.streaming import EditRun, listened_to, outside_runs
-
-Reply = AIMessage | str
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +51,19 @@ class _Call:
     item: Item | None = None
     made: Alignment | Exception | None = None
     begun: bool = False
+
+    @contextmanager
+    def caught(
+        self, run: EditRun | None, writer: TextWriter | MessageWriter | None = None
+    ) -> Iterator[None]:
+        """Keep an error for the error policy."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the error policy decides
+            self.made = error
+            self.begun = (run is not None and run.emitted) or (
+                writer is not None and writer.started
+            )
 
 
 class ReplyStep(ReplySettings):
@@ -115,10 +127,8 @@ class ReplyStep(ReplySettings):
     ) -> Any:
         call = self._read(input, run_manager, config, given)
         if (run := self._run(call, run_manager, config)) is not None:
-            try:
+            with call.caught(run):
                 call.made = run.align()
-            except Exception as error:  # noqa: BLE001 - the error policy decides
-                call.made, call.begun = error, run.emitted
         return self._settled(call)
 
     async def _ainvoke(
@@ -130,10 +140,8 @@ class ReplyStep(ReplySettings):
     ) -> Any:
         call = self._read(input, run_manager, config, given)
         if (run := self._run(call, run_manager, config)) is not None:
-            try:
+            with call.caught(run):
                 call.made = await run.aalign()
-            except Exception as error:  # noqa: BLE001 - the error policy decides
-                call.made, call.begun = error, run.emitted
         return self._settled(call)
 
     def _batch(
@@ -148,8 +156,7 @@ class ReplyStep(ReplySettings):
             items = [call.item for call in group if call.item is not None]
             with outside_runs():
                 made = self.get_aligner().align_batch(items, return_exceptions=True)
-            for call, result in zip(group, made, strict=True):
-                call.made = result
+            _take(group, made)
         for one, manager, own in zip(calls, run_manager, config, strict=True):
             # The error, if it is one, goes on through the error policy.
             with suppress(Exception):
@@ -169,8 +176,7 @@ class ReplyStep(ReplySettings):
             items = [call.item for call in group if call.item is not None]
             with outside_runs():
                 made = await self.get_aligner().aalign_batch(items, return_exceptions=True)
-            for call, result in zip(group, made, strict=True):
-                call.made = result
+            _take(group, made)
         for one, manager, own in zip(calls, run_manager, config, strict=True):
             with suppress(Exception):
                 if (run := self._run_to_show(one, manager, own)) is not None:
@@ -210,7 +216,7 @@ class ReplyStep(ReplySettings):
             return
         call = self._read(gathered.value, run_manager, config, given)
         run, writer = self._run(call, run_manager, config), self._writer(call)
-        try:
+        with call.caught(run, writer):
             if run is not None and writer is None:
                 call.made = run.align()
             elif run is not None and writer is not None:
@@ -219,8 +225,6 @@ class ReplyStep(ReplySettings):
                         for chunk in writer.write(piece):
                             yield chunk
                 call.made = run.alignment
-        except Exception as error:  # noqa: BLE001 - the error policy decides
-            call.made, call.begun = error, _begun(run, writer)
         for chunk in self._ending(call, writer):
             yield chunk
 
@@ -242,7 +246,7 @@ class ReplyStep(ReplySettings):
             return
         call = self._read(gathered.value, run_manager, config, given)
         run, writer = self._run(call, run_manager, config), self._writer(call)
-        try:
+        with call.caught(run, writer):
             if run is not None and writer is None:
                 call.made = await run.aalign()
             elif run is not None and writer is not None:
@@ -251,8 +255,6 @@ class ReplyStep(ReplySettings):
                         for chunk in writer.write(piece):
                             yield chunk
                 call.made = run.alignment
-        except Exception as error:  # noqa: BLE001 - the error policy decides
-            call.made, call.begun = error, _begun(run, writer)
         for chunk in self._ending(call, writer):
             yield chunk
 
@@ -332,43 +334,9 @@ class ReplyStep(ReplySettings):
             yield AIMessageChunk(content="", id=settled.id, response_metadata=provenance)
 
 
-def read_reply(given: Any) -> tuple[Reply, list[BaseMessage] | None]:
-    """Find the reply in what a step was given.
-
-    Args:
-        given: A message, text, or a state with messages, the reply last.
-
-    Returns:
-        The reply, and for a state the messages before it.
-
-    Raises:
-        InputTypeError: There is no reply in it.
-    """
-    if isinstance(given, AIMessage | str):
-        return given, None
-    messages = given.get("messages") if isinstance(given, Mapping) else _messages_of(given)
-    if messages is None:
-        raise InputTypeError(_WRONG_INPUT.format(type(given).__name__))
-    try:
-        conversation = convert_to_messages(messages)
-    except (ValueError, NotImplementedError, TypeError, KeyError) as error:
-        raise InputTypeError(_WRONG_INPUT.format(type(given).__name__)) from error
-    if not conversation or not isinstance(conversation[-1], AIMessage):
-        last = type(conversation[-1]).__name__ if conversation else "nothing"
-        msg = f"The last of the messages is the reply to edit, an AIMessage; here it is {last}."
-        raise InputTypeError(msg)
-    return conversation[-1], list(conversation[:-1])
-
-
-def _messages_of(given: Any) -> Any:
-    if isinstance(given, BaseMessage):
-        return None
-    messages = getattr(given, "messages", None)
-    return messages if isinstance(messages, Sequence) and not isinstance(messages, str) else None
-
-
-def _begun(run: EditRun | None, writer: TextWriter | MessageWriter | None) -> bool:
-    return (run is not None and run.emitted) or (writer is not None and writer.started)
+def _take(calls: Sequence[_Call], made: Sequence[Alignment | Exception]) -> None:
+    for call, result in zip(calls, made, strict=True):
+        call.made = result
 
 
 def _groups(
@@ -379,9 +347,3 @@ def _groups(
     size = min(bounds, default=len(wanted))
     for start in range(0, len(wanted), max(1, size)):
         yield wanted[start : start + size]
-
-
-_WRONG_INPUT = (
-    "An aligner edits an AIMessage, text, or the last message of a state with 'messages', not"
-    " {}. Put it behind the step that makes the reply, or turn this into one of those first."
-)

@@ -124,6 +124,14 @@ async def test_objectives_and_context_come_by_config_and_by_argument(how: str):
 
 
 @HOW
+@pytest.mark.parametrize("place", ["config", "argument"])
+async def test_objectives_that_can_be_read_only_once_are_read_once(how: str, place: str):
+    given = {"objectives": (one for one in ["honesty"])}
+    options: Any = given if place == "argument" else {"config": {"configurable": given}}
+    assert said(await asked(model_of(), how, **options))["objectives"] == ["honesty"]
+
+
+@HOW
 async def test_inside_a_chain_with_objectives_of_its_own_the_models_own_config_wins(how: str):
     inner = {"configurable": {"objectives": ["honesty"], "context": Context("Inner?")}}
     outer = {"configurable": {"objectives": ["fairness"], "context": Context("Outer?")}}
