@@ -11,6 +11,7 @@ _REST = 1 << 30  # all that is left is drafted next, where all of a draft was ac
 _TOGETHER = 2  # tokens of a draft after which edit and answer count as together again
 _MOST = 6  # tokens in a row that are asked for after several useless drafts
 _FIRST_SHARE = 0.05  # of the prefill may be lost to drafts
+_LEAST = 8  # tokens of the first draft, however short the prompt
 _EARNED = 0.02  # of each step without a draft, too
 _SAVED = 0.5  # of what a draft has saved may be lost by later ones
 _LENT = 0.7  # steps: as much as one useless draft, for tokens in a row that are found again
@@ -67,11 +68,12 @@ class Costs:
             prompt: The prompt's number of tokens.
 
         Returns:
-            Tokens, one at least.
+            Tokens; no fewer than a phrase, which is cheap behind any prompt.
         """
         if self.first is None:
             return _REST
-        return max(1, min(self.first, int(_FIRST_SHARE * self.prefill(prompt) / self.token)))
+        share = int(_FIRST_SHARE * self.prefill(prompt) / self.token)
+        return max(_LEAST, min(self.first, share))
 
 
 CPU_FLOAT32 = Costs(base=1.46, token=0.046, first=32, again=24)

@@ -148,7 +148,8 @@ def test_an_end_token_in_an_accepted_draft_ends_the_edit_there(engine, monkeypat
         drafted = edit_of(engine, "hello world | Edit: ", ANSWER)
         assert same(drafted, stepwise)
         assert drafted.usage["output_tokens"] == ids.index(end)
-        assert drafted.passes == 1
+        # Eight tokens of the answer are tried with a prompt as short as this.
+        assert drafted.passes == (1 if ids.index(end) < 8 else 2)
         request = Request("hello world | Edit: ", draft=ANSWER, max_new_tokens=LENGTH)
         pieces, streamed = drain(engine.stream(request))
         assert "".join(pieces) == stepwise.text
@@ -165,7 +166,7 @@ def test_a_stop_text_in_an_accepted_draft_ends_the_edit_there(engine):
         drafted = engine.edit([request])[0]
         assert same(drafted, stepwise)
         assert same(streamed, stepwise)
-        assert drafted.passes == 1
+        assert drafted.passes == (1 if drafted.usage["output_tokens"] < 8 else 2)
         assert "".join(pieces) == stepwise.text == ANSWER[: ANSWER.index(stop[0])]
 
 
