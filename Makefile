@@ -75,7 +75,7 @@ coverage: $(ready) ## the unit tests' coverage, line by line
 	@$(bin)/coverage run -m pytest --quiet $(ARGS)
 	@$(bin)/coverage report
 
-bench: $(ready) ## speed and memory, into the README's figures; 12 minutes on an idle machine
+bench: $(ready) ## speed and memory, into the README's figures; on an idle machine
 	@$(bin)/python -m tests.benchmarks --write $(ARGS)
 
 bench-gpu: $(ready) ## figures for a model of 7B's shape; needs a GPU

@@ -42,7 +42,8 @@ class Alignment:
         passes: Forward passes of the aligner's model, where known.
         seconds: Wall time from the request to the edit.
         agreement: Mean log-probability per token of the original under the aligner (natural
-            logarithm), where known.
+            logarithm); `None` where no pass saw all of it, as in most rewrites. `keep_above` and
+            `token_agreement` have it seen.
         token_agreement: The same for each token of the original with its place in it, where
             `token_agreement=True` asked for it. `None`, like `agreement`, where the engine can't
             tell: it is no local one, or the edit parts from the answer and the model is of a kind

@@ -69,7 +69,7 @@ class Edit:
         usage: `input_tokens`, `output_tokens` and `total_tokens`, where the engine counts.
         passes: Forward passes of the model that this edit took part in.
         agreement: Mean log-probability per token (natural logarithm) of the draft under the
-            model; `None` where the engine can't tell.
+            model; `None` where the engine can't tell, or no pass saw all of it.
         token_agreement: The same for each token of the draft, in order, where it was asked for;
             `None` where it was not or the engine can't tell of all of them.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_metaaligner.errors import TrainingError
@@ -64,7 +64,7 @@ class TrainingSettings:
     logging_steps: int = 10
     save_steps: int = 50
     eval_steps: int = 100
-    shown_edits: int = field(default=4)
+    shown_edits: int = 4
 
     def __post_init__(self) -> None:
         """Refuse what can't be meant.
