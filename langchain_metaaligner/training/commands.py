@@ -16,7 +16,8 @@ _FAILED, _STOPPED = 1, 130
 _EMBEDDED_HELP = """\
 Make an adapter like the embedded aligner's from human preference pairs and the texts of this
 package, with the settings of training/embedded/recipe.py; the embedded one's card compares the
-two. Two cores and 4 GiB of memory are enough. A run that was stopped, however, goes on when the command is given again.
+two. Two cores and 4 GiB of memory are enough. A run that was stopped, however, goes on when the
+command is given again.
 
 glibc's malloc lets a training with batches of many lengths grow: on Linux, put
 LD_PRELOAD=libjemalloc.so.2 in front (Debian: libjemalloc2)."""
