@@ -17,6 +17,7 @@ from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.batching import Limits, Queue
 from langchain_metaaligner.engines.compiling import compile_feed_forward
 from langchain_metaaligner.engines.decoding import Decoder
+from langchain_metaaligner.engines.few_rows import quicken_few_rows
 from langchain_metaaligner.engines.options import LoadOptions
 from langchain_metaaligner.engines.passes import input_device
 from langchain_metaaligner.engines.placing import warn_of_strays
@@ -165,6 +166,8 @@ class Held:
         model.eval()
         if self._options.torch_compile:
             compile_feed_forward(model, self._options.torch_compile)
+        else:
+            quicken_few_rows(model)
         if self._closed:  # meanwhile; nobody would free it again
             raise EngineError(CLOSED)
         self._queue = self._new_queue(model)
