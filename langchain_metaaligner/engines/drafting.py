@@ -112,6 +112,7 @@ class Drafter:
         self._opening = costs.opening(prompt)
         self._first = _REST if whole else self._opening
         self._size = self._first
+        self._grown = costs.again  # tokens of the next draft in a shared pass
         self._need = _FAR
         self._at = 0  # where the answer goes on, as far as edit and answer are together
         self._apart = 0  # tokens since they parted
@@ -136,12 +137,15 @@ class Drafter:
         """Whether the edit is the answer so far, token by token."""
         return not self._parted
 
-    def propose(self, output: Sequence[int], room: int) -> list[int]:
+    def propose(self, output: Sequence[int], room: int, *, shared: bool = False) -> list[int]:
         """Draft what comes next.
 
         Args:
             output: The edit so far.
             room: Most tokens of the draft.
+            shared: Whether other rows take part in the pass. Then a pass is no price for a draft
+                that ends too soon, but useless tokens cost what they ever did: drafts grow step
+                by step.
 
         Returns:
             The draft; empty where a step without one is the better choice.
@@ -152,7 +156,7 @@ class Drafter:
             return []
         size = min(self._size, len(self._draft) - at, max(0, room))
         if output:
-            size = self._affordable(size)
+            size = self._affordable(min(size, self._grown) if shared else size)
         self._proposed, self._trial = size, at
         return self._draft[at : at + size]
 
@@ -177,6 +181,7 @@ class Drafter:
         if self._apart and accepted >= min(_TOGETHER, proposed):
             # What was accepted is followed from there, with the tokens that `follow` sees next.
             self._at, self._apart = self._trial, 0
+        self._grown = max(self._costs.again, 2 * accepted if accepted == proposed else accepted)
         if accepted == proposed:
             self._size = _REST
             self._need = _FAR
