@@ -113,7 +113,8 @@ def train_aligner(
         say(f"{trained} examples, {left_out} longer than {chosen.max_length} tokens left out")
         _train(plans, model_base, chosen, dict(trainer_options or {}), start, callbacks, say)
         if _is_main():
-            _write(plans, result, model_base, asked, chosen, whole, card or CardDetails(), learned)
+            details = card or CardDetails()
+            _write(plans, result, model_base, asked, chosen, whole, details, learned, start)
     return result
 
 
@@ -248,6 +249,7 @@ def _write(
     whole: bool,
     details: CardDetails,
     examples: Sequence[TrainingExample],
+    start: str | Path | None,
 ) -> None:
     from langchain_metaaligner.training.results import write_adapter, write_model
     from langchain_metaaligner.training.stages import SUMMARY
@@ -270,6 +272,7 @@ def _write(
         kinds=kinds,
         whole=whole,
         details=details,
+        start=start,
     )
     shutil.rmtree(result, ignore_errors=True)
     part.rename(result)

@@ -181,6 +181,31 @@ def build(
         is one that no engine asks with.
     """
     rng = random.Random(seed)
+    made = draw(harmless_pairs, helpful_pairs, rng, copies, documentation, repairs)
+    return [reworded(_staged(e, rng), rng, 0.12) for e in made]
+
+
+def draw(
+    harmless_pairs: Sequence[Pair],
+    helpful_pairs: Sequence[Pair],
+    rng: random.Random,
+    copies: int = 280,
+    documentation: int = 60,
+    repairs: int = 35,
+) -> list[TrainingExample]:
+    """Draw examples of all kinds.
+
+    Args:
+        harmless_pairs: Human pairs about harm.
+        helpful_pairs: Human pairs about helpfulness.
+        rng: The source of chance.
+        copies: Good human replies to keep.
+        documentation: Paragraphs of documentation to keep.
+        repairs: Damaged replies of each kind to mend.
+
+    Returns:
+        The examples in a fixed order, with the catalogue's wordings, all of one stage.
+    """
     safe = [p for p in harmless_pairs if not held_out(p.context)]
     useful = [p for p in helpful_pairs if not held_out(p.context)]
     parts: list[Callable[[], list[TrainingExample]]] = [
@@ -193,9 +218,7 @@ def build(
         lambda: documents(rng, documentation),
     ]
     made = [example for part in parts for example in part()]
-    return [
-        reworded(_staged(e, rng), rng, 0.12) for e in made if e.edit.strip() and e.answer.strip()
-    ]
+    return [e for e in made if e.edit.strip() and e.answer.strip()]
 
 
 def _staged(made: TrainingExample, rng: random.Random) -> TrainingExample:

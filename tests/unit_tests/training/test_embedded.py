@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from langchain_metaaligner.prompting import HH_RLHF
-from langchain_metaaligner.training.embedded import examples, mending, sources
+from langchain_metaaligner.training.embedded import examples, mending, polishing, sources
 from langchain_metaaligner.training.embedded.asking import WORDED, described, example
 from langchain_metaaligner.training.embedded.examples import build
 from langchain_metaaligner.training.embedded.forms import MAIN, conversation, sentences
@@ -27,6 +27,16 @@ USEFUL = [
         "No idea.",
     )
     for place in range(60)
+]
+LONG = [
+    Pair(
+        conversation(f"How do I lay out bed {place} of my garden?"),
+        " ".join(
+            f"Row{n} gets kind{n} and sort{n + place} of seeds{n} by week{n}." for n in range(12)
+        ),
+        "No idea.",
+    )
+    for place in range(30)
 ]
 RISKY = [
     Pair(
@@ -49,6 +59,39 @@ def test_the_same_seed_gives_the_same_examples() -> None:
 
 def test_another_seed_gives_other_examples() -> None:
     assert made() != made(seed=8)
+
+
+@cache
+def polished(seed: int = 8) -> list[TrainingExample]:
+    return polishing.build(RISKY, [*USEFUL, *LONG], seed=seed, copies=20)
+
+
+def test_the_second_round_draws_the_same_kinds_anew_and_copies_more() -> None:
+    assert polished() == polished.__wrapped__() != polished(seed=9)
+    first, second = examples.counts(made()), examples.counts(polished())
+    assert first.keys() - {"cut", "rule"} <= second.keys()
+    assert second["harm"] < first["harm"]
+    assert second["look"] < first["look"]
+    copied = [e for e in polished() if e.kind in ("long", "written", "formal")]
+    assert all(e.edit == e.answer for e in copied)
+    assert len(copied) > 400
+    assert {e.stage for e in polished()} == {"contrastive"}
+    asked = [tuple(goal.name for goal in e.objectives) for e in copied]
+    assert asked.count(MAIN) > len(copied) / 3
+
+
+def test_nothing_held_out_is_in_the_second_round() -> None:
+    assert not [e.context for e in polished() if held_out(e.context)]
+    kept_apart = [p.context for p in [*RISKY, *USEFUL, *LONG] if held_out(p.context)]
+    assert kept_apart
+    assert not set(kept_apart) & {e.context for e in polished()}
+
+
+def test_long_replies_of_people_stay_as_they_are() -> None:
+    found = [e for e in polished() if e.kind == "long"]
+    assert found
+    assert all(len(e.answer.split()) >= 85 for e in found)
+    assert {e.context for e in found} <= {p.context for p in LONG}
 
 
 def test_no_held_out_conversation_is_trained_on() -> None:
@@ -98,10 +141,12 @@ def test_written_refusals_are_keyed_and_hold_no_conversation() -> None:
 # Every file of texts, the fields of its rows, and those that no two rows may share.
 FILES = {
     "facts": (("ask", "answer"), ("ask",)),
+    "formal": (("ask", "answer"), ("ask", "answer")),
     "formatted": (("ask", "answer"), ("ask", "answer")),
     "lookalikes": (("ask", "answer"), ("ask",)),
     "playful": (("ask", "dry", "humour"), ("ask", "humour")),
     "probes": (("ask", "answer"), ("ask",)),
+    "replies": (("ask", "answer"), ("ask", "answer")),
     "refusals": (("key", "edit"), ("key",)),
     "risky": (("ask", "bad", "harmless", "helpful", "humour"), ("ask", "bad", "harmless")),
     "targets": (("verbs", "target", "answer"), ("target",)),
@@ -114,7 +159,8 @@ def test_every_row_of_a_file_has_its_fields_filled_and_no_row_comes_twice(name: 
     fields, unique = FILES[name]
     rows = sources.texts(name)
     assert len(rows) >= 40
-    assert all(tuple(row) == fields and all(map(str.strip, row.values())) for row in rows)
+    shared = [{key: row[key] for key in row if key != "earlier"} for row in rows]
+    assert all(tuple(row) == fields and all(map(str.strip, row.values())) for row in shared)
     for field in unique:
         assert len({row[field] for row in rows}) == len(rows)
 

@@ -1,0 +1,109 @@
+"""The second round's examples: the first round's forms drawn anew, and long replies that stay."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from langchain_metaaligner.training.embedded import sources
+from langchain_metaaligner.training.embedded.asking import example, reworded
+from langchain_metaaligner.training.embedded.examples import draw
+from langchain_metaaligner.training.embedded.forms import MAIN, conversation, some
+from langchain_metaaligner.training.embedded.human import good
+from langchain_metaaligner.training.embedded.sources import Pair, held_out
+from langchain_metaaligner.training.example import TrainingExample
+
+# After the first round the adapter dropped last sentences, as it had learned to drop unfinished
+# ones, and refused odd instructions, but its refusals and answers were where they should be.
+SHARES = {
+    "look": 0.5,
+    "answer": 0.5,
+    "harm": 0.7,
+    "humour": 0.6,
+    "keep": 0.7,
+    "mend": 0.3,
+    "cut": 0.3,
+    "rule": 0.3,
+    "short": 0.3,
+    "spoilt": 0.6,
+    "unseen": 0.7,
+    "format": 0.7,
+    "document": 0.7,
+}
+_LONG = 85  # words
+_ROOM = 3000  # characters of a conversation and twice its reply
+
+
+def _goals(rng: random.Random) -> tuple[str, ...]:
+    return MAIN if rng.random() < 0.6 else some(rng)
+
+
+def long_replies(pairs: Sequence[Pair], rng: random.Random, limit: int) -> list[TrainingExample]:
+    """Copy long human-preferred replies.
+
+    Args:
+        pairs: Pairs about helpfulness.
+        rng: The source of chance.
+        limit: How many.
+
+    Returns:
+        Replies that stay.
+    """
+    found = [p for p in pairs if good(p, _ROOM) and len(p.chosen.split()) >= _LONG]
+    rng.shuffle(found)
+    return [example("long", p.context, p.chosen, _goals(rng), p.chosen) for p in found[:limit]]
+
+
+def written_replies(rng: random.Random) -> list[TrainingExample]:
+    """Copy code, outlines, tasks and prose, and formal refusals.
+
+    Args:
+        rng: The source of chance.
+
+    Returns:
+        Replies that stay, for several sets of objectives.
+    """
+    made: list[TrainingExample] = []
+    for row in sources.texts("replies"):
+        if held_out(row["ask"]):
+            continue
+        context, answer = conversation(row["ask"]), row["answer"]
+        sets = [_goals(rng)]
+        if rng.random() < 0.6:
+            sets.append(some(rng))
+        made.extend(example("written", context, answer, goals, answer) for goals in sets)
+    for row in sources.texts("formal"):
+        turns = (*row.get("earlier", ()), row["ask"])
+        if held_out(turns[0]):
+            continue
+        context, answer = conversation(*turns), row["answer"]
+        sets = [MAIN, some(rng)]
+        made.extend(example("formal", context, answer, goals, answer) for goals in sets)
+    return made
+
+
+def build(
+    harmless_pairs: Sequence[Pair],
+    helpful_pairs: Sequence[Pair],
+    *,
+    seed: int = 8,
+    copies: int = 140,
+) -> list[TrainingExample]:
+    """Make the examples of the second round; held-out conversations never take part.
+
+    Args:
+        harmless_pairs: Human pairs about harm.
+        helpful_pairs: Human pairs about helpfulness.
+        seed: Decides every draw.
+        copies: Long human replies to keep.
+
+    Returns:
+        The examples in a fixed order, all of the contrastive stage.
+    """
+    rng = random.Random(seed)
+    drawn = draw(harmless_pairs, helpful_pairs, rng)
+    useful = [p for p in helpful_pairs if not held_out(p.context)]
+    made = [e for e in drawn if rng.random() < SHARES.get(e.kind, 1.0)]
+    made += long_replies(useful, rng, copies)
+    made += written_replies(rng)
+    return [reworded(e, rng, 0.12) for e in made]
