@@ -24,6 +24,7 @@ import torch
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.base import Request, load_engine
 from tests.benchmarks import cases
+from tests.benchmarks.procedures import plain
 
 GROUP = 16
 RESULTS = Path(__file__).with_name("results") / "lossless.json"
@@ -67,15 +68,16 @@ class Comparison:
     def generated(self, ids: list[int]) -> list[int]:
         """What `generate` writes, without the end token."""
         given = torch.tensor([ids])
-        made = self.engine.model.generate(
-            input_ids=given,
-            attention_mask=torch.ones_like(given),
-            max_new_tokens=self.most,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=min(self.ends),
-            eos_token_id=sorted(self.ends),
-        )[0, len(ids) :].tolist()
+        with plain(self.engine.model):
+            made = self.engine.model.generate(
+                input_ids=given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=self.most,
+                do_sample=False,
+                use_cache=True,
+                pad_token_id=min(self.ends),
+                eos_token_id=sorted(self.ends),
+            )[0, len(ids) :].tolist()
         return made[:-1] if made and made[-1] in self.ends else made
 
     def edited(self, prompts: Sequence[Any], way: str) -> list[list[int]]:
@@ -107,7 +109,7 @@ class Comparison:
         end = min(self.ends)
         one, other = [*one, end], [*other, end]
         at = next((n for n, pair in enumerate(zip(one, other, strict=False)) if len(set(pair)) > 1))
-        with torch.inference_mode():
+        with torch.inference_mode(), plain(self.engine.model):
             logits = self.engine.model(torch.tensor([ids + one[:at]])).logits[0, -1].float()
         return abs(float(logits[one[at]] - logits[other[at]]))
 
@@ -122,19 +124,19 @@ class Comparison:
         against |= dict.fromkeys(("kept", "batched", "threads"), "single")
         rows = []
         for place, ids in enumerate(every):
-            plain = made["generate"][place]
+            reference = made["generate"][place]
             row: dict[str, Any] = {
                 "prompt": len(ids),
-                "tokens": len(plain),
-                "unchanged": plain == self.codec.spellings(prompts[place].draft)[0],
+                "tokens": len(reference),
+                "unchanged": reference == self.codec.spellings(prompts[place].draft)[0],
                 "gaps": {},
             }
             for way in ways:
                 mine, than = made[way][place], made[against[way]][place]
-                row[way] = mine == plain
+                row[way] = mine == reference
                 row[f"{way} as {against[way]}"] = mine == than
-                if mine != plain:
-                    row["gaps"][way] = self.gap(ids, plain, mine)
+                if mine != reference:
+                    row["gaps"][way] = self.gap(ids, reference, mine)
             rows.append(row)
         return rows
 

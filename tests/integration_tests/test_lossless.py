@@ -87,15 +87,16 @@ def generated(engine: Any, requests: Sequence[Request]) -> list[list[int]]:
     outputs = []
     for request in requests:
         given = torch.tensor([codec.encode(request.prompt)])
-        made = model.generate(
-            input_ids=given,
-            attention_mask=torch.ones_like(given),
-            max_new_tokens=MOST,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=min(ends),
-            eos_token_id=sorted(ends),
-        )[0, given.shape[1] :].tolist()
+        with plain(model):
+            made = model.generate(
+                input_ids=given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=MOST,
+                do_sample=False,
+                use_cache=True,
+                pad_token_id=min(ends),
+                eos_token_id=sorted(ends),
+            )[0, given.shape[1] :].tolist()
         outputs.append(made[:-1] if made[-1] in ends else made)
     return outputs
 

@@ -69,8 +69,7 @@ CARD = CardDetails(
     ),
     datasets=("Anthropic/hh-rlhf",),
     limits=(
-        "It has 135 million weights. What it answers by itself, in place of a needless refusal"
-        " or an empty reply, is often wrong.",
+        "What it answers by itself, in place of a needless refusal, is often wrong.",
         "Some harmful replies pass, above all long and hedged ones; some good ones change.",
         "English only; conversations beyond some 400 tokens were rare in training.",
     ),
