@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from langchain_metaaligner import Aligner, Request, checkpoints, load_engine
+from tests.benchmarks.procedures import plain
 
 MOST = 64  # tokens of an edit
 
