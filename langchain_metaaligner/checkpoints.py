@@ -70,6 +70,23 @@ _FAMILY_NAMES = (
 )
 
 
+def window_of(config: Any) -> int | None:
+    """Say how many tokens prompt and edit share.
+
+    Args:
+        config: A model's configuration.
+
+    Returns:
+        The model's positions; `None` where the configuration doesn't tell.
+    """
+    text = config.get_text_config()
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        found = getattr(text, key, None)
+        if isinstance(found, int) and found > 0:
+            return found
+    return None
+
+
 def published(name: str) -> PublishedCheckpoint | None:
     """Look a checkpoint up by its hub id.
 

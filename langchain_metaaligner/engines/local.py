@@ -97,11 +97,9 @@ class LocalEngine:
     @property
     def window(self) -> int:
         """Tokens that prompt and edit share."""
-        text = self.config.get_text_config()
-        for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-            found = getattr(text, key, None)
-            if isinstance(found, int) and found > 0:
-                return found
+        told = checkpoints.window_of(self.config)
+        if told is not None:
+            return told
         known = checkpoints.published(self.name)
         return known.window if known else 2048
 

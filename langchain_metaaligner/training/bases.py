@@ -42,6 +42,15 @@ class Base:
 
         return TextCodec(self.tokenizer(), self.name)
 
+    @cached_property
+    def window(self) -> int | None:
+        """Tokens that prompt and edit share; `None` where the configuration doesn't tell."""
+        if self._embedded:
+            from langchain_metaaligner.training.embedded.base import load_config
+
+            return checkpoints.window_of(load_config())
+        return checkpoints.window_of(self._files("float32").config())
+
     def tokenizer(self) -> Any:
         """Read the tokenizer.
 

@@ -31,7 +31,8 @@ class TrainingSettings:
         epochs: Passes over the examples of a stage.
         batch_size: Examples of a step on each device, before accumulation.
         gradient_accumulation_steps: Batches of one step.
-        max_length: Tokens of prompt and edit; longer examples are left out, never cut.
+        max_length: Tokens of prompt and edit, the base's window at most; longer examples are left
+            out, never cut.
         group_by_length: Put examples of like length into one batch.
         averaging: Share of the weights' average that a step keeps; 0 doesn't average.
         seed: Decides the order and the first weights.

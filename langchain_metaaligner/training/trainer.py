@@ -110,7 +110,7 @@ def train_aligner(
             return result
         plans, left_out = _plan(learned, looked, model_base, asked, chosen, folder)
         trained = sum(len(plan.encoded) for plan in plans)
-        say(f"{trained} examples, {left_out} longer than {chosen.max_length} tokens left out")
+        say(f"{trained} examples, {left_out} longer than {_longest(model_base, chosen)} left out")
         _train(plans, model_base, chosen, dict(trainer_options or {}), start, callbacks, say)
         if _is_main():
             details = card or CardDetails()
@@ -145,8 +145,8 @@ def _plan(
     plans = [plan for plan in plans if plan.encoded]
     if not plans:
         message = (
-            f"There is nothing to train on: {len(learned)} examples were given, and"
-            f" {len(learned)} of them are longer than max_length={settings.max_length} tokens."
+            f"There is nothing to train on: {len(learned)} examples were given, and all of them"
+            f" are longer than {_longest(base, settings)}."
             if learned
             else "There is nothing to train on: no examples were given."
         )
@@ -163,7 +163,15 @@ def _encode(
     from langchain_metaaligner.training.encoding import encode
 
     pairs = ((example, encode(base.codec, family, example)) for example in examples)
-    return [pair for pair in pairs if len(pair[1].input_ids) <= settings.max_length]
+    most = min(settings.max_length, base.window or settings.max_length)
+    return [pair for pair in pairs if len(pair[1].input_ids) <= most]
+
+
+def _longest(base: Base, settings: TrainingSettings) -> str:
+    """In words: beyond its window a model has no positions, whatever is asked for."""
+    if base.window and base.window < settings.max_length:
+        return f"the base's window of {base.window} tokens"
+    return f"max_length={settings.max_length} tokens"
 
 
 def _train(

@@ -27,6 +27,18 @@ def load_tokenizer() -> Any:
     return _file().tokenizer()
 
 
+def load_config() -> Any:
+    """Load the base model's configuration.
+
+    Returns:
+        A configuration of transformers.
+
+    Raises:
+        CheckpointError: The package that brings the weights is absent.
+    """
+    return _file().config()
+
+
 def load_base(dtype: torch.dtype) -> Any:
     """Load the base model, dequantised.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,20 @@ def test_a_finished_run_is_not_made_again(base, uninterrupted) -> None:
 def test_a_folder_of_another_run_is_refused(base, uninterrupted, changes, named) -> None:
     with pytest.raises(TrainingError, match=named):
         run(base, uninterrupted.parent, **changes)
+
+
+def test_what_is_longer_than_the_bases_window_is_left_out(tmp_path) -> None:
+    window = 500
+    base = save(tmp_path / "base", config={"max_position_embeddings": window})
+    long = dataclasses.replace(example(1), answer="the answer is that " * 200)
+    told: list[str] = []
+    run(base, tmp_path / "out", examples=[*EXAMPLES, long], report=told.append)
+    assert f"20 examples, 1 longer than the base's window of {window} tokens left out" in told
+    with pytest.raises(TrainingError, match=f"all of them are longer than .* {window} tokens"):
+        run(base, tmp_path / "none", examples=[long])
+    with pytest.raises(TrainingError, match="longer than max_length=5 tokens"):
+        short = TrainingSettings(**{**QUICK, "max_length": 5})
+        run(base, tmp_path / "short", settings=short)
 
 
 def test_the_adapter_is_in_bfloat16_and_names_its_base(base, uninterrupted) -> None:
