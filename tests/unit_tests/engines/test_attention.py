@@ -64,3 +64,11 @@ def test_one_sight_serves_all_layers_and_what_comes_later_is_never_seen(new) -> 
         after = attend(query, keys, values, sight, None)
         assert torch.equal(made[:, :-1], after[:, :-1])
         assert not torch.equal(made[:, -1], after[:, -1])
+
+
+def test_a_sight_serves_layers_with_other_groups_of_heads_too() -> None:
+    sight = Sight(3, 40)
+    for heads, kept in ((4, 2), (4, 1), (2, 2)):
+        query, keys, values = inputs(heads, kept, 3, 40, torch.bfloat16)
+        made = attend(query, keys, values, sight, None)
+        torch.testing.assert_close(made.float(), wanted(query, keys, values), atol=0.03, rtol=0.01)
