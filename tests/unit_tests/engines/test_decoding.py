@@ -371,6 +371,9 @@ def test_an_edit_that_begins_in_the_answers_other_spelling_tells_of_its_tokens_t
     assert odds_of(edit) == pytest.approx(
         log_probabilities(engine, prompt, answer, spelling=1), abs=1e-3
     )
+    asked = Request(prompt, answer, max_new_tokens=9, token_agreement=True)
+    among, _ = engine.edit([asked, Request("a " + prompt, answer, max_new_tokens=9)])
+    assert odds_of(among) == pytest.approx(odds_of(edit), abs=1e-3)
 
 
 def test_a_prompt_and_an_answer_that_are_more_than_a_pass_holds_take_one_more(engine, passes):
