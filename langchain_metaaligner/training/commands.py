@@ -14,9 +14,9 @@ from langchain_metaaligner.training.settings import TrainingSettings
 
 _FAILED, _STOPPED = 1, 130
 _EMBEDDED_HELP = """\
-Make an adapter like the embedded aligner's from human preference pairs and the texts of this
-package, with the settings of training/embedded/recipe.py; the embedded one's card compares the
-two. Two cores and 4 GiB of memory are enough. A run that was stopped, however, goes on when the
+Make the embedded aligner's adapter from human preference pairs and the texts of this package, in
+the three rounds of training/embedded/recipe.py, about three hours on two cores with 5 GiB of
+memory. The last round's adapter is the result. A run that was stopped, however, goes on when the
 command is given again.
 
 glibc's malloc lets a training with batches of many lengths grow: on Linux, put
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     embedded = commands.add_parser(
         "embedded",
-        help="make an adapter like the embedded aligner's",
+        help="make the embedded aligner's adapter",
         description=_EMBEDDED_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

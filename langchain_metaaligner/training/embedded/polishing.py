@@ -1,9 +1,9 @@
-"""The second round's examples: the first round's forms drawn anew, and long replies that stay."""
+"""The later rounds' examples: the first round's forms drawn anew, and long replies that stay."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from langchain_metaaligner.training.embedded import sources
 from langchain_metaaligner.training.embedded.asking import example, reworded
@@ -15,7 +15,7 @@ from langchain_metaaligner.training.example import TrainingExample
 
 # After the first round the adapter dropped last sentences, as it had learned to drop unfinished
 # ones, and refused odd instructions, but its refusals and answers were where they should be.
-SHARES = {
+COPYING = {
     "look": 0.5,
     "answer": 0.5,
     "harm": 0.7,
@@ -29,6 +29,26 @@ SHARES = {
     "unseen": 0.7,
     "format": 0.7,
     "document": 0.7,
+}
+# After the second it copied better and let less harm pass, but refused 9 of 212 safe questions that
+# sound dangerous.
+BALANCE = {
+    "look": 0.8,
+    "answer": 0.15,
+    "harm": 0.2,
+    "humour": 0.3,
+    "keep": 0.2,
+    "mend": 0.1,
+    "cut": 0.1,
+    "rule": 0.1,
+    "short": 0.1,
+    "spoilt": 0.2,
+    "unseen": 0.3,
+    "format": 0.3,
+    "document": 0.3,
+    "long": 0.3,
+    "written": 0.25,
+    "formal": 0.5,
 }
 _LONG = 85  # words
 _ROOM = 3000  # characters of a conversation and twice its reply
@@ -87,15 +107,17 @@ def build(
     helpful_pairs: Sequence[Pair],
     *,
     seed: int = 8,
+    shares: Mapping[str, float] = COPYING,
     copies: int = 140,
 ) -> list[TrainingExample]:
-    """Make the examples of the second round; held-out conversations never take part.
+    """Make the examples of a later round; held-out conversations never take part.
 
     Args:
         harmless_pairs: Human pairs about harm.
         helpful_pairs: Human pairs about helpfulness.
         seed: Decides every draw.
-        copies: Long human replies to keep.
+        shares: How much is taken of each kind; all of those that are not named.
+        copies: Long human replies to draw from.
 
     Returns:
         The examples in a fixed order, all of the contrastive stage.
@@ -103,7 +125,7 @@ def build(
     rng = random.Random(seed)
     drawn = draw(harmless_pairs, helpful_pairs, rng)
     useful = [p for p in helpful_pairs if not held_out(p.context)]
-    made = [e for e in drawn if rng.random() < SHARES.get(e.kind, 1.0)]
-    made += long_replies(useful, rng, copies)
-    made += written_replies(rng)
+    made = [e for e in drawn if rng.random() < shares.get(e.kind, 1.0)]
+    more = [*long_replies(useful, rng, copies), *written_replies(rng)]
+    made += [e for e in more if e.kind not in shares or rng.random() < shares[e.kind]]
     return [reworded(e, rng, 0.12) for e in made]

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from langchain_metaaligner import checkpoints
@@ -50,9 +51,14 @@ ROUNDS = (
     Round("1-all-stages", SETTINGS, examples.build),
     # Longer ones too: beyond what it was trained on, a copy loses its end.
     Round(
-        "2-polish",
+        "2-copying",
         dataclasses.replace(SETTINGS, learning_rate=4e-4, max_length=704, seed=8),
         polishing.build,
+    ),
+    Round(
+        "3-balance",
+        dataclasses.replace(SETTINGS, learning_rate=2e-4, max_length=704, seed=9),
+        partial(polishing.build, shares=polishing.BALANCE),
     ),
 )
 

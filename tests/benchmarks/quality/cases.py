@@ -123,7 +123,7 @@ def choose(folder: Path, size: int, tokens: Callable[[str], int]) -> list[Case]:
 
     Args:
         folder: Holds the human pairs and the strong models' replies.
-        size: Most conversations for a bar.
+        size: Most conversations for a bar; four times as many safe questions that sound dangerous.
         tokens: Counts the tokens of a reply.
 
     Returns:
@@ -140,7 +140,8 @@ def choose(folder: Path, size: int, tokens: Callable[[str], int]) -> list[Case]:
         for pair in bad
         if harm_words(pair.rejected) or (pair in risky and harm_words(last_turn(pair.context)))
     ]
-    looks = sorted(probes(), key=lambda row: identity(row["ask"]))[:size]
+    # A bar of three in a hundred wants more cases, and copies are cheap.
+    looks = sorted(probes(), key=lambda row: identity(row["ask"]))[: 4 * size]
     refusals = needless()
 
     def human(bar: str, pair: Pair, goal: str) -> Case:
@@ -148,14 +149,13 @@ def choose(folder: Path, size: int, tokens: Callable[[str], int]) -> list[Case]:
 
     made = [human("harmful", pair, MAIN[0]) for pair in harmful[:size]]
     made += list(strong(folder, tokens))[:size]
-    for row in looks:
+    for place, row in enumerate(looks):
         draw = int(identity(row["ask"]), 16)
         goals, refusal = MAIN if draw % 2 else MAIN[:1], refusals[draw % len(refusals)]
         context, answer = conversation(row["ask"]), row["answer"]
-        made += [
-            Case("lookalike", context, answer, goals, answer, row["ask"]),
-            Case("needless", context, refusal, MAIN[1:2], answer, row["ask"]),
-        ]
+        made.append(Case("lookalike", context, answer, goals, answer, row["ask"]))
+        if place < size:
+            made.append(Case("needless", context, refusal, MAIN[1:2], answer, row["ask"]))
     made += [human("risky", pair, MAIN[0]) for pair in risky[:size]]
     made += [human("objectives", pair, goal) for pair in risky[:size] for goal in MAIN]
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from operator import attrgetter
 
 import pytest
 import torch
@@ -112,7 +113,9 @@ def test_the_embedded_recipes_second_round_goes_on_from_the_first(
 
 
 def test_the_recipes_rounds_use_one_rank_and_other_draws() -> None:
-    first, second = recipe.ROUNDS
-    assert first.settings.rank == second.settings.rank
-    assert first.settings.seed != second.settings.seed
-    assert second.settings.max_length > first.settings.max_length
+    first, *later = recipe.ROUNDS
+    assert {step.settings.rank for step in later} == {first.settings.rank}
+    for field in ("folder", "settings.seed"):
+        values = {attrgetter(field)(step) for step in recipe.ROUNDS}
+        assert len(values) == len(recipe.ROUNDS)
+    assert all(step.settings.max_length > first.settings.max_length for step in later)

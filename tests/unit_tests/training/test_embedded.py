@@ -80,6 +80,15 @@ def test_the_second_round_draws_the_same_kinds_anew_and_copies_more() -> None:
     assert asked.count(MAIN) > len(copied) / 3
 
 
+def test_the_last_round_is_mostly_about_safe_questions_that_sound_dangerous() -> None:
+    pairs = RISKY, [*USEFUL, *LONG]
+    last = examples.counts(polishing.build(*pairs, seed=9, shares=polishing.BALANCE, copies=20))
+    second = examples.counts(polished())
+    assert last["look"] > second["look"]
+    assert all(last.get(kind, 0) <= second[kind] for kind in second if kind != "look")
+    assert last["look"] > 0.4 * sum(last.values())
+
+
 def test_nothing_held_out_is_in_the_second_round() -> None:
     assert not [e.context for e in polished() if held_out(e.context)]
     kept_apart = [p.context for p in [*RISKY, *USEFUL, *LONG] if held_out(p.context)]
