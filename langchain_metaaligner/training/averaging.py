@@ -1,7 +1,9 @@
-"""The running average of the trained weights, which is what the training gives in the end."""
+"""Averages of trained weights: over the steps of a training, and over adapters."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 _FILE = "average.safetensors"
+_WEIGHTS = "adapter_model.safetensors"
 
 
 class Averaging(TrainerCallback):
@@ -60,3 +63,27 @@ class Averaging(TrainerCallback):
 
 def _trained(model: Any) -> dict[str, torch.Tensor]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def mean_of(adapters: Sequence[Path], folder: Path) -> Path:
+    """Write the mean of adapters that come from one another.
+
+    Args:
+        adapters: Folders of adapters of one shape; the last gives the configuration and the card.
+        folder: Where to; what is there is replaced.
+
+    Returns:
+        The folder.
+    """
+    loaded = [load_file(adapter / _WEIGHTS) for adapter in adapters]
+    mean = {
+        name: torch.stack([state[name].float() for state in loaded]).mean(0).to(last.dtype)
+        for name, last in loaded[-1].items()
+    }
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(adapters[-1], part)
+    save_file(mean, part / _WEIGHTS, metadata={"format": "pt"})
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return folder

@@ -16,8 +16,7 @@ _FAILED, _STOPPED = 1, 130
 _EMBEDDED_HELP = """\
 Make the embedded aligner's adapter from human preference pairs and the texts of this package, in
 the three rounds of training/embedded/recipe.py, about three hours on two cores with 5 GiB of
-memory. The last round's adapter is the result. A run that was stopped, however, goes on when the
-command is given again.
+memory. A run that was stopped, however, goes on when the command is given again.
 
 glibc's malloc lets a training with batches of many lengths grow: on Linux, put
 LD_PRELOAD=libjemalloc.so.2 in front (Debian: libjemalloc2)."""

@@ -106,13 +106,17 @@ def split(
 def train(data: Path, out: Path, *, report: Callable[[str], None] | None = None) -> Path:
     """Make the embedded adapter; a second call goes on with a run that was stopped.
 
+    The last round trades what the one before had gained for what that one had lost; between them
+    lies what was wanted (weights of one descent can be averaged: Wortsman et al. 2022, arXiv
+    2203.05482).
+
     Args:
         data: Folder with `hh_harmless_pairs.jsonl` and `hh_helpful_pairs.jsonl`.
-        out: Folder for the rounds, each with its checkpoints and its adapter.
+        out: Folder for the adapter and for the rounds, each with its checkpoints and adapter.
         report: Gets a line now and then about what is done.
 
     Returns:
-        The folder of the last round's adapter.
+        The folder of the adapter, which is the mean of the last two rounds' adapters.
 
     Raises:
         FileNotFoundError: The data are not there.
@@ -120,11 +124,12 @@ def train(data: Path, out: Path, *, report: Callable[[str], None] | None = None)
         CheckpointError: The base can't be had.
     """
     pairs = examples.load(data)
-    first, *later = ROUNDS
-    adapter = _train(first, pairs, out, None, report)
-    for step in later:
-        adapter = _train(step, pairs, out, adapter, report)
-    return adapter
+    from langchain_metaaligner.training.averaging import mean_of
+
+    adapters: list[Path] = []
+    for step in ROUNDS:
+        adapters.append(_train(step, pairs, out, adapters[-1] if adapters else None, report))
+    return mean_of(adapters[-2:], out / "adapter")
 
 
 def _train(

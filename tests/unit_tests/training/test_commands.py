@@ -8,6 +8,7 @@ from operator import attrgetter
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from langchain_metaaligner.training.commands import main
 from langchain_metaaligner.training.embedded import recipe
@@ -84,7 +85,7 @@ def _tiny_round(folder: str, seed: int, length: int) -> recipe.Round:
     return recipe.Round(folder, settings, build)
 
 
-def test_the_embedded_recipes_second_round_goes_on_from_the_first(
+def test_the_embedded_recipes_rounds_go_on_from_one_another_and_the_last_two_are_averaged(
     tmp_path, capsys, monkeypatch
 ) -> None:
     base = save(tmp_path / "base", config={"max_position_embeddings": 2048})
@@ -101,13 +102,19 @@ def test_the_embedded_recipes_second_round_goes_on_from_the_first(
     command = ["embedded", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(command) == 0
     told = capsys.readouterr()
-    result = tmp_path / "out" / "2-second" / "adapter"
+    result = tmp_path / "out" / "adapter"
     assert told.out.splitlines()[-1] == str(result)
     first = tmp_path / "out" / "1-first" / "adapter"
+    second = tmp_path / "out" / "2-second" / "adapter"
+    name = "adapter_model.safetensors"
+    one, other, mean = (load_file(folder / name) for folder in (first, second, result))
+    assert mean.keys() == one.keys() == other.keys()
+    for key, weight in mean.items():
+        assert torch.equal(weight, ((one[key].float() + other[key].float()) / 2).bfloat16())
+    assert not torch.equal(one[key], other[key])
     begun = json.loads((tmp_path / "out" / "2-second" / "run.json").read_text())
     assert begun["start"] == str(first)
     assert str(first) in (result / "README.md").read_text()
-    assert (first / "adapter_model.safetensors").is_file()
     assert main(command) == 0  # a second call makes neither again
     assert capsys.readouterr().err.count("finished before") == 2
 
