@@ -46,7 +46,7 @@ def write_card(
     kinds: Mapping[str, int],
     whole: bool,
     details: CardDetails,
-    start: str | Path | None = None,
+    start: str | None = None,
 ) -> Path:
     """Write `README.md`, with the block of metadata that the hub reads.
 
@@ -59,7 +59,7 @@ def write_card(
         kinds: Number of examples of each kind.
         whole: Whether the folder holds a whole checkpoint.
         details: What the training can't know.
-        start: The adapter that it went on from.
+        start: What it went on from.
 
     Returns:
         The file.
@@ -88,7 +88,7 @@ def write_card(
         (
             f"Base `{base}`, prompts of the family {family}, loss on the edits alone, seed"
             f" {settings.seed}. Each stage goes on from the one before, with a new optimizer."
-            + (f" The first went on from the adapter in `{start}`." if start else "")
+            + (f" The first went on from {start}." if start else "")
         ),
         _table(
             ("stage", "examples", "steps", "loss at the end", "validation loss"),

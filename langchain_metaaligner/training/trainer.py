@@ -280,10 +280,20 @@ def _write(
         kinds=kinds,
         whole=whole,
         details=details,
-        start=start,
+        start=_named(start),
     )
     shutil.rmtree(result, ignore_errors=True)
     part.rename(result)
+
+
+def _named(start: str | Path | None) -> str | None:
+    """Weights by what they are: where they lay on this machine is nobody's business."""
+    if start is None:
+        return None
+    file = Path(start) / "adapter_model.safetensors"
+    if not file.is_file():
+        return f"`{Path(start).name}`"
+    return f"an adapter, sha256 `{hashlib.sha256(file.read_bytes()).hexdigest()}`"
 
 
 def _claim(folder: Path, run: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from operator import attrgetter
@@ -114,7 +115,9 @@ def test_the_embedded_recipes_rounds_go_on_from_one_another_and_the_last_two_are
     assert not torch.equal(one[key], other[key])
     begun = json.loads((tmp_path / "out" / "2-second" / "run.json").read_text())
     assert begun["start"] == str(first)
-    assert str(first) in (result / "README.md").read_text()
+    card = (result / "README.md").read_text()
+    assert hashlib.sha256((first / name).read_bytes()).hexdigest() in card
+    assert str(tmp_path) not in card
     assert main(command) == 0  # a second call makes neither again
     assert capsys.readouterr().err.count("finished before") == 2
 
