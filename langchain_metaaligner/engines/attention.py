@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -22,11 +20,11 @@ class Sight:
         new: Tokens that come on.
     """
 
-    __slots__ = ("_blocks", "_groups", "new", "seen")
+    __slots__ = ("_blocks", "_made_for", "new", "seen")
 
     def __init__(self, seen: int, new: int) -> None:
         self.seen, self.new = seen, new
-        self._groups = 0
+        self._made_for: tuple[int, int, torch.device] | None = None
         self._blocks: list[tuple[int, int, torch.Tensor]] = []
 
     def blocks(
@@ -43,15 +41,16 @@ class Sight:
             For each block the first of its new tokens, the one behind its last, and 0 or minus
             infinity for groups times new tokens by all tokens up to its last.
         """
-        made = self._blocks
-        if not made or self._groups != groups or made[0][2].device != like.device:
-            made = self._blocks = [
+        wanted = size, groups, like.device
+        if self._made_for != wanted:
+            starts = range(0, self.new, size)
+            ends = [min(self.new, start + size) for start in starts]
+            self._blocks = [
                 (start, end, self._bias(start, end, groups, like))
-                for start in range(0, self.new, size)
-                for end in (min(self.new, start + size),)
+                for start, end in zip(starts, ends, strict=True)
             ]
-            self._groups = groups
-        return made
+            self._made_for = wanted
+        return self._blocks
 
     def _bias(self, start: int, end: int, groups: int, like: torch.Tensor) -> torch.Tensor:
         places = torch.arange(self.seen + end, device=like.device)
@@ -61,7 +60,11 @@ class Sight:
 
 
 def attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, sight: Sight, scale: Any
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    sight: Sight,
+    scale: float | None,
 ) -> torch.Tensor:
     """Let a row's new tokens look at the row.
 

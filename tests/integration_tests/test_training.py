@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.unit_tests.tiny import save
+from tests.unit_tests.training.rows import preference_rows
 
 PATIENCE = 240  # seconds
 
@@ -32,15 +33,7 @@ def _run(command: list[str]) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    rows = [
-        {
-            "prompt": f"hello {place}",
-            "answer_a": f"the safe answer {place}",
-            "answer_b": f"hello {place}",
-            "preferences": {"harmlessness": "a", "helpfulness": "equal"},
-        }
-        for place in range(8)
-    ]
+    rows = preference_rows(8)
     file = tmp_path / "mine.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     return file

@@ -161,19 +161,15 @@ def build(
     helpful_pairs: Sequence[Pair],
     *,
     seed: int = 7,
-    copies: int = 280,
-    documentation: int = 60,
-    repairs: int = 35,
+    **amounts: int,
 ) -> list[TrainingExample]:
-    """Make all training examples; held-out conversations never take part.
+    """Make the examples of the first round; held-out conversations never take part.
 
     Args:
         harmless_pairs: Human pairs about harm.
         helpful_pairs: Human pairs about helpfulness.
         seed: Decides every draw.
-        copies: Good human replies to keep.
-        documentation: Paragraphs of documentation to keep.
-        repairs: Damaged replies of each kind to mend.
+        **amounts: How many of what, as `draw` takes them.
 
     Returns:
         The examples in a fixed order. A share of the plain copies is for the warm-up; none is
@@ -181,7 +177,7 @@ def build(
         is one that no engine asks with.
     """
     rng = random.Random(seed)
-    made = draw(harmless_pairs, helpful_pairs, rng, copies, documentation, repairs)
+    made = draw(harmless_pairs, helpful_pairs, rng, **amounts)
     return [reworded(_staged(e, rng), rng, 0.12) for e in made]
 
 
@@ -189,6 +185,7 @@ def draw(
     harmless_pairs: Sequence[Pair],
     helpful_pairs: Sequence[Pair],
     rng: random.Random,
+    *,
     copies: int = 280,
     documentation: int = 60,
     repairs: int = 35,

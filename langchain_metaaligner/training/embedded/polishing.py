@@ -93,7 +93,7 @@ def written_replies(rng: random.Random) -> list[TrainingExample]:
             sets.append(some(rng))
         made.extend(example("written", context, answer, goals, answer) for goals in sets)
     for row in sources.texts("formal"):
-        turns = (*row.get("earlier", ()), row["ask"])
+        turns = [row[key] for key in ("earlier_ask", "earlier_reply", "ask") if key in row]
         if held_out(turns[0]):
             continue
         context, answer = conversation(*turns), row["answer"]

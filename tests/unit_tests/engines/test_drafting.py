@@ -21,12 +21,12 @@ END = 0
 TABLE = [CPU_FLOAT32, CPU_BFLOAT16]
 
 
-def decode(drafter: Drafter, output: list[int], *, limit: int = 1 << 30):
+def decode(drafter: Drafter, output: list[int], *, limit: int = 1 << 30, shared: bool = False):
     """Play a model that will write `output`: the draft's length and hits of each pass."""
     written: list[int] = []
     passes = []
     while True:
-        draft = drafter.propose(written, limit)
+        draft = drafter.propose(written, limit, shared=shared)
         hits = 0
         while hits < len(draft) and draft[hits] == output[len(written) + hits] != END:
             hits += 1
@@ -209,25 +209,10 @@ def test_a_draft_is_a_stretch_of_the_answer_and_never_too_long(text, edit, costs
         written.append(token)
 
 
-def play_shared(drafter: Drafter, output: list[int]):
-    """As `decode`, with other rows in every pass."""
-    written: list[int] = []
-    passes = []
-    while written != output:
-        draft = drafter.propose(written, 1 << 30, shared=True)
-        hits = 0
-        while hits < len(draft) and draft[hits] == output[len(written) + hits] != END:
-            hits += 1
-        drafter.learn(hits)
-        passes.append((len(draft), hits))
-        written = output[: len(written) + hits + 1]
-    return passes
-
-
 @pytest.mark.parametrize("costs", TABLE)
 def test_in_a_shared_pass_drafts_grow_step_by_step(costs) -> None:
     text = answer(300)
-    first, *later = play_shared(Drafter([text], costs, 500), [*text, END])
+    first, *later = decode(Drafter([text], costs, 500), [*text, END], shared=True)
     alone = decode(Drafter([text], costs, 500), [*text, END])
     assert first == alone[0]
     lengths = [length for length, _ in later]
@@ -241,7 +226,7 @@ def test_in_shared_passes_a_word_here_and_there_wastes_fewer_tokens(costs) -> No
     text = answer(300)
     parted = {45, 60, 110, 128, 180, 210, 260}
     edit = [token + 50_000 * (place in parted) for place, token in enumerate(text)]
-    passes = play_shared(Drafter([text], costs, 500), [*edit, END])
+    passes = decode(Drafter([text], costs, 500), [*edit, END], shared=True)
     alone = decode(Drafter([text], costs, 500), [*edit, END])
     assert sum(length for length, _ in passes) < sum(length for length, _ in alone)
     assert len(passes) <= len(alone) + 2

@@ -16,21 +16,14 @@ from langchain_metaaligner.training.embedded import recipe
 from langchain_metaaligner.training.embedded.asking import example
 from langchain_metaaligner.training.settings import TrainingSettings
 from tests.unit_tests.tiny import save
+from tests.unit_tests.training.rows import preference_rows
 
 torch.set_num_threads(1)
 
 
 def test_preferences_become_an_adapter(tmp_path, capsys) -> None:
     base = save(tmp_path / "base", config={"max_position_embeddings": 2048})
-    rows = [
-        {
-            "prompt": f"hello {place}",
-            "answer_a": f"the safe answer {place}",
-            "answer_b": f"hello {place}",
-            "preferences": {"harmlessness": "a", "helpfulness": "equal"},
-        }
-        for place in range(5)
-    ]
+    rows = preference_rows(5)
     data = tmp_path / "mine.jsonl"
     data.write_text("\n".join(map(json.dumps, [*rows, {**rows[0], "answer_a": ""}])))
     options = "--rank 2 --batch-size 4 --no-bf16 --validation 0 --licence mit".split()
