@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 _FILE = "average.safetensors"
 _WEIGHTS = "adapter_model.safetensors"
+_CARD = "README.md"
 
 
 class Averaging(TrainerCallback):
@@ -69,7 +71,8 @@ def mean_of(adapters: Sequence[Path], folder: Path) -> Path:
     """Write the mean of adapters that come from one another.
 
     Args:
-        adapters: Folders of adapters of one shape; the last gives the configuration and the card.
+        adapters: Folders of adapters of one shape; the last gives the configuration
+            and the card, which is told what was averaged.
         folder: Where to; what is there is replaced.
 
     Returns:
@@ -84,6 +87,10 @@ def mean_of(adapters: Sequence[Path], folder: Path) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(adapters[-1], part)
     save_file(mean, part / _WEIGHTS, metadata={"format": "pt"})
+    hashes = [hashlib.sha256((one / _WEIGHTS).read_bytes()).hexdigest() for one in adapters]
+    with (part / _CARD).open("a", encoding="utf-8") as card:
+        told = "\n".join(f"- sha256 `{one}`" for one in hashes)
+        card.write(f"\n## Averaged\n\nThe weights are the mean of these adapters':\n\n{told}\n")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     return folder
