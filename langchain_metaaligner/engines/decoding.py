@@ -12,8 +12,7 @@ from langchain_metaaligner.engines.base import Edit, FinishReason, Request, Toke
 from langchain_metaaligner.engines.choosing import passes_for
 from langchain_metaaligner.engines.drafting import (
     ACCELERATOR,
-    CPU_BFLOAT16,
-    CPU_FLOAT32,
+    CPU,
     Costs,
     Drafter,
 )
@@ -70,7 +69,7 @@ class Row:
     firsts: dict[int, float] = field(default_factory=dict)
     kept: bool = False
     watch: Watch = field(default_factory=Watch)
-    error: Exception | None = None
+    error: BaseException | None = None
     suspect: bool = False
     shared: int = 0
     found: int = 0
@@ -317,10 +316,8 @@ class Decoder:
 
 
 def costs_for(model: Any) -> Costs:
-    """What passes of a model cost, by its device and format."""
-    if input_device(model).type != "cpu":
-        return ACCELERATOR
-    return CPU_BFLOAT16 if model.dtype == torch.bfloat16 else CPU_FLOAT32
+    """What passes of a model cost, by its device."""
+    return CPU if input_device(model).type == "cpu" else ACCELERATOR
 
 
 def _log_probabilities(logits: torch.Tensor, tokens: Sequence[int]) -> list[float]:

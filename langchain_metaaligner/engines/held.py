@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,17 +18,19 @@ from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.batching import Limits, Queue
 from langchain_metaaligner.engines.compiling import compile_feed_forward
 from langchain_metaaligner.engines.decoding import Decoder
-from langchain_metaaligner.engines.few_rows import quicken_few_rows
 from langchain_metaaligner.engines.options import LoadOptions
 from langchain_metaaligner.engines.passes import input_device
 from langchain_metaaligner.engines.placing import warn_of_strays
 from langchain_metaaligner.engines.prefixes import PrefixCache
+from langchain_metaaligner.engines.prepacking import prepack
 from langchain_metaaligner.engines.sources import Source, find_source
 from langchain_metaaligner.engines.tokenizing import TextCodec
 from langchain_metaaligner.engines.watching import Watch
 from langchain_metaaligner.errors import EngineError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CLOSED = (
     "This engine was closed. Ask load_engine for a new one; close() belongs at the very end of an"
@@ -103,7 +106,7 @@ class Held:
             with watch.holding(self._loading, "the model was being loaded"):
                 model = self._model
                 if model is None:
-                    model = self._read_model()
+                    model = _apart(self._read_model)
             watch.check("the model was being loaded")
         return model
 
@@ -130,6 +133,9 @@ class Held:
     def close(self) -> None:
         """Let go of everything; work that is under way keeps the weights until it ends."""
         self._closed = True
+        queue = self._queue
+        if queue is not None:
+            queue.close()
         self._model = self._queue = self._codec = self._config = self._source = None
         if "workers" in self.__dict__:
             self.workers.shutdown(wait=False)
@@ -167,7 +173,7 @@ class Held:
         if self._options.torch_compile:
             compile_feed_forward(model, self._options.torch_compile)
         else:
-            quicken_few_rows(model)
+            prepack(model, self._options.prepack_weights)
         if self._closed:  # meanwhile; nobody would free it again
             raise EngineError(CLOSED)
         self._queue = self._new_queue(model)
@@ -184,3 +190,21 @@ class Held:
         if held is None:
             held = _PREFIXES_ON_CPU if on_cpu else _PREFIXES_ON_ACCELERATORS
         return Queue(Decoder(model), PrefixCache(held), limits)
+
+
+def _apart(work: Callable[[], T]) -> T:
+    """Do something in a thread that ends with it.
+
+    What OpenMP keeps for a thread that has multiplied anything goes with it; see `Queue`.
+    """
+    done: Future[T] = Future()
+    inside = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            done.set_result(inside.run(work))
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="metaaligner-load", daemon=True).start()
+    return done.result()

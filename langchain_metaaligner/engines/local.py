@@ -17,7 +17,7 @@ import torch
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.base import Edit, Request
 from langchain_metaaligner.engines.decoding import Row, costs_for
-from langchain_metaaligner.engines.drafting import CPU_FLOAT32, Drafter
+from langchain_metaaligner.engines.drafting import CPU, Drafter
 from langchain_metaaligner.engines.held import CLOSED, Held
 from langchain_metaaligner.engines.options import LoadOptions, normal_name
 from langchain_metaaligner.engines.quoting import first_line
@@ -270,7 +270,7 @@ class LocalEngine:
             tokens = held.codec.encode(prompt, templated=templated)[:-_UNSURE]
             if not queue.keeps_prefixes or not 0 < len(tokens) < self.window:
                 return
-            row = Row.ahead(tokens, OutputText(held.codec, ()), Drafter((), CPU_FLOAT32, 0))
+            row = Row.ahead(tokens, OutputText(held.codec, ()), Drafter((), CPU, 0))
             queue.run([row], watch)
             if row.error is not None:
                 raise row.error

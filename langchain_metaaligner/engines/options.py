@@ -33,6 +33,9 @@ class LoadOptions:
         torch_compile: Compile the feed-forward part of each layer, for any length: `True`,
             or arguments of `torch.compile`. Attention is left as it is, since each row has its own
             keys and values. The first edits wait for the compiler.
+        prepack_weights: On a CPU, hold a second copy of the linear layers' weights, in the order
+            that its kernels read: edits are a good deal faster in float32 and bfloat16. `None` does
+            so where the copies take 1 GiB at most. With `torch_compile` there are none.
         max_memory: Memory to use on each device, as accelerate takes it.
         offload_folder: Where layers that fit nowhere else go.
         adapter: Folder or hub id of a PEFT adapter, merged into the weights where possible.
@@ -52,6 +55,7 @@ class LoadOptions:
     attn_implementation: str | None = None
     quantization_config: Any = None
     torch_compile: bool | Mapping[str, Any] = False
+    prepack_weights: bool | None = None
     max_memory: Mapping[Any, Any] | None = None
     offload_folder: str | None = None
     adapter: str | None = None

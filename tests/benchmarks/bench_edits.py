@@ -43,6 +43,7 @@ CHAT = "prefill over a chat of six turns"
 DELAY = "delay after the policy's last token"
 NO_CACHE, LOOKUP, LLAMA = "use_cache=False", "prompt lookup", "llama.cpp"
 AUTHORS = "the authors' procedure"
+CHATS = 10  # at least: their earlier answers are of any length
 PARTS = ("single", "delay", "chat", "many")
 
 
@@ -82,7 +83,7 @@ def measure_delays(figures: Figures, ours: Ours, cases: Sequence[Case]) -> None:
 def measure_chats(figures: Figures, ours: Ours, count: int) -> None:
     """The prompts of a chat's six edits; of each edit no more than its first token."""
     codec, end = ours.engine._held.codec, ours.engine.tokenizer.eos_token_id
-    for prompts in chats(count):
+    for prompts in chats(codec, count):
         ours.forget()
         theirs = mine = 0.0
         for prompt in prompts:
@@ -151,7 +152,7 @@ def measure(
             measure_delays(figures, ours, few)
             tell(f"{dtype}: delays done")
         if "chat" in parts:
-            measure_chats(figures, ours, count)
+            measure_chats(figures, ours, max(count, CHATS))
             tell(f"{dtype}: chats done")
         if "many" in parts:
             measure_many(figures, ours, cases[:16], max(1, count // 2))

@@ -103,8 +103,8 @@ def edited(
     return {UNCHANGED: answer, SENTENCE: "".join(other), LIGHT: "".join(light)}
 
 
-def chats(count: int, *, seed: int = 1) -> list[list[Prompt]]:
-    """Chats of six turns, each as the prompts of its six edits."""
+def chats(codec: Any, count: int, *, seed: int = 1) -> list[list[Prompt]]:
+    """Chats of six turns, each as the prompts of its six edits, up to 300 to 700 tokens long."""
     made: list[list[Prompt]] = []
     seen: set[str] = set()
     for one in told(seed=seed):
@@ -115,10 +115,11 @@ def chats(count: int, *, seed: int = 1) -> list[list[Prompt]]:
         prompts = []
         for turn in range(TURNS):
             before = HUMAN + HUMAN.join(turns[:turn])
-            asked, _, said = turns[turn].partition(ASSISTANT)
-            context = (before if turn else "") + HUMAN + asked + ASSISTANT
+            asked, _, said = turns[turn].partition(ASSISTANT.strip())
+            context = (before if turn else "") + HUMAN + asked.rstrip() + ASSISTANT
             prompts.append(rendered(context, said.strip() or one.answer))
-        made.append(prompts)
+        if 300 <= len(codec.encode(prompts[-1].text)) <= 700:
+            made.append(prompts)
         if len(made) == count:
             break
     return made

@@ -3,8 +3,9 @@
 The embedded aligner edits real answers freely, nothing is forced: once by `generate` of
 transformers (one row, greedy, cache on) and then by the engine in several ways. Outputs are
 compared token by token. A row whose output differs is noted with how far apart the two tokens were
-at the first place that differs. It takes long, so each group of rows is written to the file when it
-is done, and a run that was stopped goes on from there.
+at the first place that differs. It takes long, so what `generate` writes and what was found out
+about each group of rows go to files as soon as they are there, and a run that was stopped goes on
+from there. `--only-generate` makes the first part alone, which no change of the engine undoes.
 """
 
 from __future__ import annotations
@@ -57,8 +58,11 @@ def outputs_of(engine: Any) -> Iterator[dict[tuple[int, ...], Any]]:
 class Comparison:
     """Edits rows in every way there is and compares."""
 
-    def __init__(self, engine: Any, most: int) -> None:
-        self.engine, self.most = engine, most
+    def __init__(self, engine: Any, most: int, written: Path, about: dict[str, Any]) -> None:
+        self.engine, self.most, self._written, self._about = engine, most, written, about
+        self._known: dict[tuple[int, ...], list[int]] = {}
+        for made in lines(written, about):
+            self._known[tuple(made["prompt"])] = made["output"]
         self.codec = engine._held.codec
         model = engine.model
         self.ends = self.codec.end_ids(
@@ -67,6 +71,9 @@ class Comparison:
 
     def generated(self, ids: list[int]) -> list[int]:
         """What `generate` writes, without the end token."""
+        known = self._known.get(tuple(ids))
+        if known is not None:
+            return known
         given = torch.tensor([ids])
         with plain(self.engine.model):
             made = self.engine.model.generate(
@@ -78,7 +85,11 @@ class Comparison:
                 pad_token_id=min(self.ends),
                 eos_token_id=sorted(self.ends),
             )[0, len(ids) :].tolist()
-        return made[:-1] if made and made[-1] in self.ends else made
+        output = made[:-1] if made and made[-1] in self.ends else made
+        noted = {**self._about, "prompt": ids, "output": output}
+        with self._written.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(noted) + "\n")
+        return output
 
     def edited(self, prompts: Sequence[Any], way: str) -> list[list[int]]:
         """What the engine writes in one of the ways."""
@@ -141,6 +152,15 @@ class Comparison:
         return rows
 
 
+def lines(path: Path, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a file has of the same weights, format and length; others' would say nothing here."""
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            noted = json.loads(line)
+            if {key: noted[key] for key in about} == about:
+                yield noted
+
+
 def chosen(codec: Any, count: int) -> list[Any]:
     """Prompts of as many conversations, an answer of each."""
     found: dict[str, Any] = {}
@@ -173,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="conversations")
     parser.add_argument("--out", type=Path, required=True, help="what was found so far, as JSONL")
+    parser.add_argument("--only-generate", action="store_true", help="what all is compared with")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--most", type=int, default=256, help="tokens of an edit")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -186,16 +207,17 @@ def main() -> None:
         "adapter": hashlib.sha256(weights.read_bytes()).hexdigest()[:12],
     }
     ways = [way for way in WAYS if way != "plain" or given.dtype != "float32"]
-    rows: list[dict[str, Any]] = []
-    if given.out.is_file():
-        for line in given.out.read_text(encoding="utf-8").splitlines():
-            group = json.loads(line)
-            # Rows of other weights would say nothing about these.
-            rows += group["rows"] if {key: group[key] for key in about} == about else []
+    rows = [row for group in lines(given.out, about) for row in group["rows"]]
+    written = given.out.with_suffix(".generated.jsonl")
     with load_engine("embedded", dtype=given.dtype) as engine:
         engine.load()
-        comparison = Comparison(engine, given.most)
+        comparison = Comparison(engine, given.most, written, about)
         prompts = chosen(comparison.codec, given.count)
+        if given.only_generate:
+            for number, one in enumerate(prompts, 1):
+                comparison.generated(comparison.codec.encode(one.text))
+                print(f"{number} of {len(prompts)}", flush=True)
+            return
         for start in range(len(rows), len(prompts), GROUP):
             began = time.monotonic()
             found = comparison.group(prompts[start : start + GROUP], ways)

@@ -68,16 +68,20 @@ def generate(model: Any, rows: Sequence[Output], *, most: int = MOST, **more: An
     }
     force = Forced(width, [output for _, output in rows], end)
     settings = {"use_cache": True, "do_sample": False, "max_new_tokens": most} | more
-    with plain(model):
-        return timed(
-            lambda: model.generate(
-                **given,
-                pad_token_id=end,
-                eos_token_id=end,
-                logits_processor=LogitsProcessorList([force]),
-                **settings,
-            )
+
+    def work() -> None:
+        model.generate(
+            **given,
+            pad_token_id=end,
+            eos_token_id=end,
+            logits_processor=LogitsProcessorList([force]),
+            **settings,
         )
+
+    # In a thread that ends, as the engine's own thread is the only one of an application to run
+    # models: OpenMP slows all of them down where several have done so.
+    with plain(model), ThreadPoolExecutor(1) as alone:
+        return alone.submit(timed, work).result()
 
 
 def prompt_lookup(model: Any, row: Output) -> float:
@@ -133,7 +137,7 @@ class Ours:
         if turns:
             self.engine.warm(case.prompt.text[: case.prompt.text.rfind(HUMAN)])
         with self.writing([(case.ids, case.edits[name])]) as sizes:
-            seconds = timed(lambda: self.engine.edit([request(case)]))
+            seconds = timed(lambda: self._edit(request(case), case.edits[name]))
         return seconds, len(sizes)
 
     def many(
@@ -146,16 +150,20 @@ class Ours:
         """
         self.forget()
         requests = [request(case) for case in cases]
+        outputs = [case.edits[name] for case, name in zip(cases, names, strict=True)]
         rows = [(case.ids, case.edits[name]) for case, name in zip(cases, names, strict=True)]
         with self.writing(rows) as sizes:
             if not threads:
                 return timed(lambda: self.engine.edit(requests)), len(sizes)
             with ThreadPoolExecutor(len(requests)) as pool:
-                seconds = timed(lambda: list(pool.map(self._edit, requests)))
+                seconds = timed(lambda: list(pool.map(self._edit, requests, outputs)))
             return seconds, len(sizes)
 
-    def _edit(self, one: Request) -> None:
-        self.engine.edit([one])
+    def _edit(self, one: Request, output: Sequence[int]) -> None:
+        made = self.engine.edit([one])[0].usage["output_tokens"]
+        if made != len(output) - 1:
+            message = f"{made} tokens were written, not the {len(output) - 1} that were forced."
+            raise RuntimeError(message)
 
 
 def request(case: Case) -> Request:

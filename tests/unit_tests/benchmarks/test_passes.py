@@ -12,7 +12,7 @@ import torch
 
 from langchain_metaaligner.engines import decoding, local
 from langchain_metaaligner.engines.base import Request, load_engine
-from langchain_metaaligner.engines.drafting import ACCELERATOR, CPU_BFLOAT16, CPU_FLOAT32
+from langchain_metaaligner.engines.drafting import ACCELERATOR, CPU
 from langchain_metaaligner.engines.shared import Registry
 from tests.benchmarks import cases
 from tests.benchmarks.forcing import counted, forced
@@ -21,7 +21,7 @@ from tests.unit_tests.tiny import WORDS, save
 
 torch.set_num_threads(1)
 ANSWERS = 5
-COSTS = {"float32": CPU_FLOAT32, "bfloat16": CPU_BFLOAT16, "on a GPU": ACCELERATOR}
+COSTS = {"on a CPU": CPU, "on a GPU": ACCELERATOR}
 
 
 @pytest.fixture(scope="module")

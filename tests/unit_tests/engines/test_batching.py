@@ -249,16 +249,25 @@ def test_callers_take_turns_where_a_pass_is_for_one_row_only(engine, monkeypatch
     queue._calls.clear()
 
 
-def test_whoever_makes_the_passes_leaves_out_rows_whose_callers_have_gone(engine):
+def idle(queue) -> None:
+    deadline = time.monotonic() + 30
+    while queue._running or queue._choose():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_rows_whose_callers_have_gone_are_left_out(engine):
     queue = engine._held.queue()
     gone = Watch()
     row = engine._row(LONG)
     queue._calls.append(_Call([row], gone, lambda row: row.finish is not None))
     engine.edit([request(1, tokens=3)])
-    assert row.passes == 3
+    assert row.passes >= 3
     gone.cancel()
+    idle(queue)
+    passes = row.passes
     engine.edit([request(1, tokens=3)])
-    assert row.passes == 3
+    assert row.passes == passes < 60
     late = engine._row(Request("hello | Edit: ", deadline=time.monotonic() - 1))
     queue._calls[0] = _Call([late], Watch(), lambda row: row.finish is not None)
     engine.edit([request(1, tokens=3)])
@@ -266,8 +275,7 @@ def test_whoever_makes_the_passes_leaves_out_rows_whose_callers_have_gone(engine
     queue._calls.clear()
 
 
-def test_a_caller_who_drives_and_goes_hands_over(engine, passes, held_up):
-    """The one that makes the passes runs out of time; the others go on."""
+def test_a_caller_whose_time_is_up_in_the_middle_of_a_pass_holds_up_nobody(engine, passes, held_up):
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(
             engine.edit, [Request("hello | Edit: ", deadline=time.monotonic() + 0.3)]
@@ -275,10 +283,64 @@ def test_a_caller_who_drives_and_goes_hands_over(engine, passes, held_up):
         assert passes.began.wait(30)
         second = pool.submit(engine.edit, [request(2)])
         time.sleep(0.3)
-        held_up(2)
+        held_up(1)
         with pytest.raises(EditTimeout):
             first.result(60)
         assert second.result(60)
+
+
+async def test_one_thread_runs_the_model_whoever_asks(engine):
+    seen = set()
+    engine.model.register_forward_pre_hook(lambda *_: seen.add(threading.current_thread()))
+    requests = [request(n) for n in range(4)]
+    engine.edit(requests)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda one: engine.edit([one]), requests))
+    await asyncio.gather(*(engine.aedit([one]) for one in requests))
+    "".join(engine.stream(requests[0]))
+    engine.warm("hello world the answer is")
+    assert len(seen) == 1
+    assert threading.current_thread() not in seen
+
+
+def test_the_thread_ends_when_it_is_idle_and_starts_again(engine, monkeypatch):
+    monkeypatch.setattr("langchain_metaaligner.engines.batching._IDLE", 0.01)
+    queue = engine._held.queue()
+    threads = set()
+    for n in range(3):
+        engine.edit([request(n)])
+        thread = queue._thread
+        if thread is not None:
+            threads.add(thread)
+            thread.join(30)
+        assert queue._thread is None
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_closing_ends_the_thread_and_loading_leaves_none(checkpoint):
+    def ours():
+        return {one for one in threading.enumerate() if one.name.startswith("metaaligner-")}
+
+    before = ours()
+    engine = load_engine(str(checkpoint))
+    engine.load()
+    assert ours() <= before
+    engine.edit([request(1)])
+    (thread,) = ours() - before
+    engine.close()
+    thread.join(0.5)
+    assert not thread.is_alive()
+
+
+def test_what_stops_a_pass_for_good_is_raised_where_it_is_waited_for(engine):
+    def stop(*_):
+        raise SystemExit(3)
+
+    hook = engine.model.register_forward_pre_hook(stop)
+    with pytest.raises(SystemExit):
+        engine.edit([request(1)])
+    hook.remove()
+    assert engine.edit([request(1)])
 
 
 def test_rows_that_ended_keep_no_keys_and_values(engine):

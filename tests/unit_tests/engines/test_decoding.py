@@ -15,8 +15,7 @@ from langchain_metaaligner.engines.batching import Limits
 from langchain_metaaligner.engines.decoding import Decoder, Row, costs_for
 from langchain_metaaligner.engines.drafting import (
     ACCELERATOR,
-    CPU_BFLOAT16,
-    CPU_FLOAT32,
+    CPU,
     Drafter,
 )
 from langchain_metaaligner.engines.packing import PackedPasses
@@ -104,7 +103,7 @@ def test_rows_do_not_depend_on_their_neighbours_nor_on_how_they_are_run(parts, k
             LENGTH,
             0.0,
             OutputText(codec, ()),
-            Drafter([draft], rng.choice([CPU_FLOAT32, CPU_BFLOAT16, ACCELERATOR]), 400),
+            Drafter([draft], rng.choice([CPU, ACCELERATOR]), 400),
             frozenset({2}),
         )
 
@@ -262,7 +261,7 @@ def test_drafted_samples_are_distributed_as_the_model_says():
     torch.manual_seed(0)
     for _ in range(count // 100):
         rows = [
-            Row([3, 4], 2, 1.5, OutputText(codec, ()), Drafter([[5, 6]], CPU_FLOAT32, 9))
+            Row([3, 4], 2, 1.5, OutputText(codec, ()), Drafter([[5, 6]], CPU, 9))
             for _ in range(100)
         ]
         while left := [row for row in rows if row.finish is None]:
@@ -455,5 +454,4 @@ def test_an_answer_that_no_edit_could_be_as_long_as_is_kept_too(engine):
 
 def test_what_passes_cost_is_a_table_by_device_and_format():
     model = tiny_llama(tiny_config(9))
-    assert costs_for(model) is CPU_FLOAT32
-    assert costs_for(model.to(torch.bfloat16)) is CPU_BFLOAT16
+    assert costs_for(model) is CPU
