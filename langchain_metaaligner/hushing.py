@@ -68,7 +68,24 @@ def hushed(target: T) -> T:
     return cast("T", _hushed_function(target))
 
 
-class _Hushed(RunnableBinding[Any, Any]):
+class _Quiet(RunnableBinding[Any, Any]):
+    """A binding whose config is merged once.
+
+    LangChain merges all a second time with what factories give, factories or not: a third of
+    what an aligner adds to a chain. It is written down as the binding that it is.
+    """
+
+    def _merge_configs(self, *configs: RunnableConfig | None) -> RunnableConfig:
+        if self.config_factories:
+            return super()._merge_configs(*configs)
+        return merge_configs(self.config, *configs)
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        return RunnableBinding.lc_id()
+
+
+class _Hushed(_Quiet):
     """A binding that stays hushed through the methods that make a new model of it."""
 
     def bind_tools(self, *args: Any, **kwargs: Any) -> Any:
@@ -213,14 +230,15 @@ def _hushed_step(step: Any) -> Any:
         return step
     if isinstance(step, RunnableBinding) and STEP in (step.config.get("tags") or ()):
         return step
-    return _tagged(step, NOSTREAM, STEP)
+    quiet = _tagged(step, NOSTREAM, STEP)
+    return _Quiet(**quiet.__dict__) if type(quiet) is RunnableBinding else quiet
 
 
 def _tagged(one: Any, *tags: str) -> Any:
-    if isinstance(one, DynamicRunnable):
-        # Its with_config forgets the config that it has.
-        return one.with_config(merge_configs(one.config, {"tags": [*tags]}))
-    return one.with_config(tags=[*tags])
+    # Their with_config replaces what it is given, tags too, and the second one's all the rest.
+    own = (isinstance(one, RunnableBinding | DynamicRunnable) and one.config) or {}
+    had = own.get("tags") or ()
+    return one.with_config({**own, "tags": [*had, *(tag for tag in tags if tag not in had)]})
 
 
 def _asks_no_model(step: Any) -> bool:

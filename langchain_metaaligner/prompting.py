@@ -139,7 +139,7 @@ class PromptFamily:
             UnknownObjectiveError: The family's template can't name one of the objectives.
         """
         aspects = _aspects(self, tuple(objectives))
-        structure = (*self.structure, *_control_marks(tuple(control_tokens)))
+        structure, of_turns = _structure(self, tuple(control_tokens))
         swaps = _Swaps(
             aspects,
             answer,
@@ -150,12 +150,12 @@ class PromptFamily:
             question = swaps.disarm(context, structure)
         else:
             question = self.render_turns(
-                [Turn(turn.role, swaps.disarm(turn.text, (*structure, _TURN))) for turn in context]
+                [Turn(turn.role, swaps.disarm(turn.text, of_turns)) for turn in context]
             )
-        draft = swaps.disarm(answer, (*structure, _TURN))
+        draft = swaps.disarm(answer, of_turns)
         text = _fill(
             self.template,
-            aspects=swaps.disarm(aspects, (*structure, _TURN)),
+            aspects=swaps.disarm(aspects, of_turns),
             question=question,
             answer=draft,
         )
@@ -229,12 +229,10 @@ class _Swaps:
         self._lookalike: dict[str, str] = {}
 
     def disarm(self, text: str, marks: Iterable[Mark]) -> str:
-        at = {
-            found.start(1)
-            for mark in marks
-            if mark.char in text
-            for found in mark.pattern.finditer(text)
-        }
+        at: set[int] = set()
+        for mark in marks:
+            if mark.char in text:
+                at.update(found.start(1) for found in mark.pattern.finditer(text))
         if not at:
             return text
         return "".join(self._swap(char) if i in at else char for i, char in enumerate(text))
@@ -270,6 +268,15 @@ def _control_marks(control_tokens: tuple[str, ...]) -> tuple[Mark, ...]:
         _mark(start, f"({re.escape(start)})(?=(?:{'|'.join(rest)}))")
         for start, rest in by_start.items()
     )
+
+
+@functools.lru_cache(maxsize=32)
+def _structure(
+    family: PromptFamily, control_tokens: tuple[str, ...]
+) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
+    """What would read as structure in a context that is text, and what in all else."""
+    marks = (*family.structure, *_control_marks(control_tokens))
+    return marks, (*marks, _TURN)
 
 
 def _fill(template: str, **fields: str) -> str:

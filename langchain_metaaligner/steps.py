@@ -27,7 +27,7 @@ from langchain_metaaligner.inputs import Reply, read_reply
 from langchain_metaaligner.leaks import check_leak
 from langchain_metaaligner.preparing import NO_CONTEXT
 from langchain_metaaligner.replies import ReplySettings
-from langchain_metaaligner.streaming import EditRun, listened_to, outside_runs
+from langchain_metaaligner.streaming import EditRun, OutsideRuns, listened_to
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class ReplyStep(ReplySettings):
         calls = self._read_all(inputs, run_manager, config, given)
         for group in _groups(calls, config):
             items = [call.item for call in group if call.item is not None]
-            with outside_runs():
+            with OutsideRuns():
                 made = self.get_aligner().align_batch(items, return_exceptions=True)
             _take(group, made)
         for one, manager, own in zip(calls, run_manager, config, strict=True):
@@ -174,7 +174,7 @@ class ReplyStep(ReplySettings):
         calls = self._read_all(inputs, run_manager, config, given)
         for group in _groups(calls, config):
             items = [call.item for call in group if call.item is not None]
-            with outside_runs():
+            with OutsideRuns():
                 made = await self.get_aligner().aalign_batch(items, return_exceptions=True)
             _take(group, made)
         for one, manager, own in zip(calls, run_manager, config, strict=True):

@@ -93,7 +93,7 @@ class _Instruments:
     def __init__(self) -> None:
         from opentelemetry import metrics, trace
 
-        self._providers = trace.get_tracer_provider, metrics.get_meter_provider
+        self._tracers, self._meters = trace.get_tracer_provider, metrics.get_meter_provider
         meter = metrics.get_meter(_SCOPE)
         self.tracer = trace.get_tracer(_SCOPE)
         self.client = trace.SpanKind.CLIENT
@@ -113,7 +113,9 @@ class _Instruments:
 
     def heard(self) -> bool:
         """Whether anybody has set a provider; the API's own stand-ins throw all away."""
-        return any("Proxy" not in type(provider()).__name__ for provider in self._providers)
+        return "Proxy" not in type(self._tracers()).__name__ or (
+            "Proxy" not in type(self._meters()).__name__
+        )
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from langchain_metaaligner.engines.base import Edit, Engine, Request
@@ -27,7 +27,7 @@ def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Exception]:
         An edit or its error for each request, in order.
     """
     try:
-        with _errors_of_ours():
+        with _ErrorsOfOurs():
             if (each := getattr(engine, "edit_each", None)) is not None:
                 return list(each(requests))
             return [*_checked(_edit_in_time(engine, requests), len(requests))]
@@ -40,7 +40,7 @@ def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Exception]:
 async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Exception]:
     """Make edits without blocking the event loop; as `edit`."""
     try:
-        with _errors_of_ours():
+        with _ErrorsOfOurs():
             if (each := getattr(engine, "aedit_each", None)) is not None:
                 return list(await each(requests))
             return [*_checked(await _aedit_in_time(engine, requests), len(requests))]
@@ -76,13 +76,13 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
             yield made.text
         return made
     texts: list[str] = []
-    with _errors_of_ours():
+    with _ErrorsOfOurs():
         pieces = iter(engine.stream(request))
         if request.deadline is not None and not getattr(engine, "keeps_deadlines", False):
             pieces = _PiecesInTime(pieces, request.deadline)
     try:
         while True:
-            with _errors_of_ours():
+            with _ErrorsOfOurs():
                 try:
                     piece = next(pieces)
                 except StopIteration as end:
@@ -193,7 +193,7 @@ async def _aedit_in_time(engine: Engine, requests: Sequence[Request]) -> list[Ed
 
 async def _ours(work: Awaitable[list[Edit]]) -> list[Edit]:
     # Inside the task: SystemExit would go around whoever waits for it, to the loop.
-    with _errors_of_ours():
+    with _ErrorsOfOurs():
         return await work
 
 
@@ -223,15 +223,19 @@ def _checked(edits: Any, count: int) -> list[Edit]:
     return list(edits)
 
 
-@contextmanager
-def _errors_of_ours() -> Iterator[None]:
-    try:
-        yield
-    except (MetaAlignerError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
+class _ErrorsOfOurs:
+    """Lets only errors of this package out; no generator, since every edit passes here."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, MetaAlignerError | KeyboardInterrupt):
+            return
         if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
-            raise
+            return
         # Anything outside Exception would take the place of every item of LangChain's batch.
         msg = (
             f"The engine failed: {type(error).__name__}: {error}. The answer was not edited; the"

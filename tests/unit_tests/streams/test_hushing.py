@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
+from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import (
@@ -635,3 +638,67 @@ def test_typed_events_carry_the_edit_word_by_word_under_the_reply_s_id(style: An
     (message,) = list(run.messages)
     assert len(list(message.text)) >= 50
     assert run.output["messages"][-1].id == message.message_id
+
+
+class Started(BaseCallbackHandler):
+    """Notes the tags and metadata that a policy's run has."""
+
+    def __init__(self) -> None:
+        self.tags: set[str] = set()
+        self.metadata: dict[str, Any] = {}
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **given: Any) -> None:
+        if "metaaligner" not in given["tags"]:
+            self.tags, self.metadata = set(given["tags"]), given["metadata"]
+
+
+Configured = {
+    "with_config": lambda model: model.with_config(tags=["mine"], metadata={"mine": 1}),
+    "bound, too": lambda model: model.with_config(tags=["mine"], metadata={"mine": 1}).bind(seed=1),
+    "configurable": lambda model: model.configurable_fields(
+        text=ConfigurableField(id="text")
+    ).with_config(tags=["mine"], metadata={"mine": 1}),
+    "inside": lambda model: (
+        RunnablePassthrough() | model.with_config(tags=["mine"], metadata={"mine": 1})
+    ),
+    "a function": lambda model: RunnableLambda(lambda said: model.invoke(said)).with_config(
+        tags=["mine"], metadata={"mine": 1}
+    ),
+}
+
+
+@pytest.mark.parametrize("configured", Configured.values(), ids=Configured.keys())
+@pytest.mark.parametrize("quiet", ["in a pipe", "hushed()"])
+def test_a_policy_keeps_its_own_tags_and_metadata(configured: Any, quiet: str) -> None:
+    started = Started()
+    policy = configured(Policy())
+    chain = policy | aligner() if quiet == "in a pipe" else hushed(policy)
+    chain.invoke("What now?", {"callbacks": [started], "tags": ["call"]})
+    assert started.tags >= {"mine", "call", "nostream"}
+    assert started.metadata["mine"] == 1
+
+
+def test_what_a_chain_is_made_in_leaves_no_trace_in_it() -> None:
+    made: list[Any] = []
+
+    def make(_: Any) -> None:
+        made.append(Policy().with_config(tags=["mine"]) | aligner())
+
+    RunnableLambda(make).invoke(1, {"tags": ["outer"], "metadata": {"outer": 1}})
+    started = Started()
+    made[0].invoke("What now?", {"callbacks": [started]})
+    assert "mine" in started.tags
+    assert "outer" not in started.tags
+    assert "outer" not in started.metadata
+
+
+def test_a_quiet_step_is_written_down_as_the_binding_that_it_is() -> None:
+    chain = FakeListChatModel(responses=["a"]) | aligner()
+    assert dumpd(chain)["kwargs"]["first"]["id"][-1] == "RunnableBinding"
+
+
+def test_what_config_factories_give_reaches_a_quiet_step() -> None:
+    seen = []
+    policy = Policy().with_listeners(on_end=lambda run: seen.append(run.name))
+    (policy | aligner()).invoke("What now?")
+    assert seen == ["Policy"]
