@@ -61,7 +61,8 @@ class Queue:
 
     The thread is there because OpenMP keeps helpers for each thread that ever ran a model, and
     with more of them than cores all wait for each other the slow way: 16 edits took 1.5 times as
-    long. It starts with the first request and ends when there is nothing to do for a while.
+    long. It starts with the first request and ends when there is nothing to do for a second; what
+    `torch.set_num_threads` says counts for it from its next start on.
 
     Args:
         decoder: Makes the passes.

@@ -10,7 +10,7 @@ import torch
 
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.gguf import _LAYER_NAMES, _NAMES
-from tests.benchmarks.procedures import Output, timed
+from tests.benchmarks.procedures import Output, apart, timed
 
 FORMATS = ("float32", "bfloat16")
 
@@ -54,7 +54,7 @@ class LlamaCpp:
             for token in output[:-1]:  # the end token needs no pass of its own
                 self._llama.eval([token])
 
-        return timed(work)
+        return apart(lambda: timed(work))
 
     def close(self) -> None:
         """Free the weights."""

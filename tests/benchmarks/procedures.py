@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import LogitsProcessorList
@@ -21,6 +21,7 @@ SAMPLED = 6
 LOOKUP = 10
 """Tokens that prompt lookup tries: what transformers' own guide takes."""
 
+T = TypeVar("T")
 Output = tuple[list[int], list[int]]
 """A prompt's tokens, and the output's with the end."""
 
@@ -31,6 +32,16 @@ def timed(work: Callable[[], Any]) -> float:
     start = clock()
     work()
     return clock() - start
+
+
+def apart(work: Callable[[], T]) -> T:
+    """Do something in a thread that ends with it.
+
+    The engine's own thread is the only one of an application to run models: OpenMP slows all of
+    them down where several have done so.
+    """
+    with ThreadPoolExecutor(1) as alone:
+        return alone.submit(work).result()
 
 
 @contextmanager
@@ -78,10 +89,8 @@ def generate(model: Any, rows: Sequence[Output], *, most: int = MOST, **more: An
             **settings,
         )
 
-    # In a thread that ends, as the engine's own thread is the only one of an application to run
-    # models: OpenMP slows all of them down where several have done so.
-    with plain(model), ThreadPoolExecutor(1) as alone:
-        return alone.submit(timed, work).result()
+    with plain(model):
+        return apart(lambda: timed(work))
 
 
 def prompt_lookup(model: Any, row: Output) -> float:

@@ -13,6 +13,7 @@ import torch
 from langchain_metaaligner.engines import calling
 from langchain_metaaligner.engines.base import Edit, Request, load_engine
 from langchain_metaaligner.engines.batching import Limits, _Call
+from langchain_metaaligner.engines.held import Held
 from langchain_metaaligner.engines.watching import Watch
 from langchain_metaaligner.errors import EditTimeout, EngineError, OverloadedError
 from tests.unit_tests.tiny import WORDS
@@ -329,6 +330,23 @@ def test_closing_ends_the_thread_and_loading_leaves_none(checkpoint):
     (thread,) = ours() - before
     engine.close()
     thread.join(0.5)
+    assert not thread.is_alive()
+
+
+def test_loading_runs_in_a_thread_that_ends(checkpoint, monkeypatch):
+    seen = []
+    read = Held._read_model
+
+    def noted(held):
+        seen.append(threading.current_thread())
+        return read(held)
+
+    monkeypatch.setattr(Held, "_read_model", noted)
+    with load_engine(str(checkpoint)) as engine:
+        engine.load()
+    (thread,) = seen
+    assert thread is not threading.current_thread()
+    thread.join(5)
     assert not thread.is_alive()
 
 
