@@ -1,7 +1,8 @@
 """Runs all benchmarks and saves what they found: `python -m tests.benchmarks --write`.
 
-Each format and each measurement of memory has a process of its own. `--write` saves the figures,
-with what the machine is, and writes the README's table; without it they are only printed.
+Each part, in each format, has a process of its own: what one leaves behind, threads of other
+libraries above all, must not slow the next. `--write` saves the figures, with what the machine is,
+and writes the README's table; without it they are only printed.
 """
 
 from __future__ import annotations
@@ -81,10 +82,11 @@ def main() -> None:
     began = time.monotonic()
     found: dict[str, Any] = {"machine": machine(given.threads), "count": given.count}
     found["overhead"] = apart("bench_overhead")
-    settings = ["--threads", str(given.threads), "--count", str(given.count), "--only", *given.only]
-    found["edits"] = {
-        dtype: apart("bench_edits", "--dtype", dtype, *settings) for dtype in given.dtypes
-    }
+    settings = ["--threads", str(given.threads), "--count", str(given.count)]
+    found["edits"] = {dtype: {} for dtype in given.dtypes}
+    for dtype, edits in found["edits"].items():
+        for part in given.only:
+            edits.update(apart("bench_edits", "--dtype", dtype, *settings, "--only", part))
     found["memory"] = {dtype: bench_memory.apart(dtype, given.threads) for dtype in given.dtypes}
     found["minutes"] = round((time.monotonic() - began) / 60, 1)
     text = json.dumps(_rounded(found), indent=1, ensure_ascii=False) + "\n"
