@@ -45,6 +45,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": threads,
         "system": platform.system(),
+        "preloaded": Path(os.environ.get("LD_PRELOAD", "")).name or None,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": importlib.metadata.version("transformers"),
