@@ -36,7 +36,8 @@ def _about(machine: Mapping[str, Any]) -> str:
     return (
         f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, transformers"
         f" {machine['transformers']}{_preloaded(machine)}; embedded aligner;"
-        f" {machine['conversations']}, 300 to 700 tokens of prompt, answers of 100 to 250; outputs forced, so all write the same tokens."
+        f" {machine['conversations']}, 300 to 700 tokens of prompt, answers of 100 to 250; outputs"
+        " forced, so all write the same tokens."
         " Times as fast as the authors' procedure (`generate`, left-padded, greedy, cache on):"
         " ratio of medians, quartiles of the single ratios in brackets, *n* pairs."
     )
