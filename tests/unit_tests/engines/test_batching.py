@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import torch
@@ -288,6 +288,27 @@ def test_a_caller_whose_time_is_up_in_the_middle_of_a_pass_holds_up_nobody(engin
         with pytest.raises(EditTimeout):
             first.result(60)
         assert second.result(60)
+
+
+def test_a_caller_who_leaves_in_the_middle_of_a_pass_waits_for_its_end(engine, passes):
+    passes.gate.clear()
+    passes.began.clear()
+    with ThreadPoolExecutor(1) as pool:
+        soon = time.monotonic() + 0.1
+        job = pool.submit(engine.edit, [Request("hello | Edit: ", deadline=soon)])
+        assert passes.began.wait(30)
+        wait({job}, timeout=0.4)
+        assert not job.done()
+        passes.gate.set()
+        with pytest.raises(EditTimeout):
+            job.result(30)
+
+
+def test_whoever_waits_is_told_and_does_not_have_to_look(engine, monkeypatch):
+    monkeypatch.setattr("langchain_metaaligner.engines.batching._GLANCE", 60)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(engine.edit, [request(1)]).result(30)
+        assert pool.submit(lambda: list(engine.stream(request(2)))).result(30)
 
 
 async def test_one_thread_runs_the_model_whoever_asks(engine):
