@@ -38,15 +38,15 @@ def prepack(model: Any, wanted: bool | None = None) -> int:
     Returns:
         Bytes of all copies; 0 where none were made.
     """
-    layers = [layer for layer in model.modules() if _fits(layer)] if wanted is not False else []
-    size = sum(int(layer.weight.nbytes) for layer in layers)
-    if not layers or not _there():
+    if wanted is False or not _there():
         return 0
+    layers = [layer for layer in model.modules() if _fits(layer)]
+    size = sum(int(layer.weight.nbytes) for layer in layers)
     if wanted is None and size > min(MOST_BYTES, free_memory() / 1.1):
         logger.info(
             "Weights stay as they are: prepacked copies would take %.1f GiB. With"
             " prepack_weights=True they are made all the same.",
-            size / MOST_BYTES,
+            size / (1 << 30),
         )
         return 0
     for layer in layers:
@@ -114,13 +114,14 @@ def _multiply(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | Non
 
 
 def _there() -> bool:
-    """Whether this build of torch has the two operators, which `torch.compile` uses, too."""
+    """Whether this build of torch has the operators, which `torch.compile` uses, too."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     try:
         with torch.inference_mode():
             weight, rows = torch.ones(16, 16), torch.ones(2, 16)
             made = _multiply(rows, _prepacked(weight), None)
+            _takes(torch.ones(1, dtype=torch.bfloat16))
     except (AttributeError, RuntimeError) as error:
         logger.info("Weights stay as they are: this torch has no prepacked ones (%s).", error)
         return False
