@@ -14,7 +14,7 @@ import pdoc
 import pdoc.doc
 import pdoc.render
 
-from langchain_metaaligner.settings import AlignerSettings
+from langchain_metaaligner.options import AlignerSettings
 
 PACKAGE = "langchain_metaaligner"
 MODULES = (PACKAGE, f"{PACKAGE}.engines.generation", f"{PACKAGE}.training")

@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from langchain_metaaligner.agents import MetaAlignerMiddleware
-    from langchain_metaaligner.aligner import Aligner
-    from langchain_metaaligner.alignment import Alignment
-    from langchain_metaaligner.chat_model import ChatMetaAligner
-    from langchain_metaaligner.conversation import Context
-    from langchain_metaaligner.engines.base import Edit, Engine, Request, load_engine
+    from langchain_metaaligner.editing.aligner import Aligner
+    from langchain_metaaligner.editing.alignment import Alignment
+    from langchain_metaaligner.editing.conversation import Context
+    from langchain_metaaligner.editing.objectives import Objective
+    from langchain_metaaligner.engines.base import Edit, Engine, Request
+    from langchain_metaaligner.engines.registry import load_engine
     from langchain_metaaligner.errors import (
         AnswerTooLongError,
         CheckpointError,
@@ -26,17 +26,18 @@ if TYPE_CHECKING:
         TrainingError,
         UnknownObjectiveError,
     )
-    from langchain_metaaligner.hushing import hushed
-    from langchain_metaaligner.objectives import Objective
-    from langchain_metaaligner.runnable import MetaAlignerRunnable
+    from langchain_metaaligner.integrations.chat_model import ChatMetaAligner
+    from langchain_metaaligner.integrations.hushing import hushed
+    from langchain_metaaligner.integrations.middleware import MetaAlignerMiddleware
+    from langchain_metaaligner.integrations.runnable import MetaAlignerRunnable
 
 _HOMES = {
-    "Aligner": "aligner",
-    "Alignment": "alignment",
+    "Aligner": "editing.aligner",
+    "Alignment": "editing.alignment",
     "AnswerTooLongError": "errors",
-    "ChatMetaAligner": "chat_model",
+    "ChatMetaAligner": "integrations.chat_model",
     "CheckpointError": "errors",
-    "Context": "conversation",
+    "Context": "editing.conversation",
     "Edit": "engines.base",
     "EditTimeout": "errors",
     "Engine": "engines.base",
@@ -44,17 +45,17 @@ _HOMES = {
     "InputTypeError": "errors",
     "LeakError": "errors",
     "MetaAlignerError": "errors",
-    "MetaAlignerMiddleware": "agents",
-    "MetaAlignerRunnable": "runnable",
+    "MetaAlignerMiddleware": "integrations.middleware",
+    "MetaAlignerRunnable": "integrations.runnable",
     "MissingContextError": "errors",
-    "Objective": "objectives",
+    "Objective": "editing.objectives",
     "OverloadedError": "errors",
     "PreferenceDataError": "errors",
     "Request": "engines.base",
     "TrainingError": "errors",
     "UnknownObjectiveError": "errors",
-    "hushed": "hushing",
-    "load_engine": "engines.base",
+    "hushed": "integrations.hushing",
+    "load_engine": "engines.registry",
 }
 
 __all__ = [

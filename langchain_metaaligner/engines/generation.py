@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from langchain_metaaligner.engines.choosing import passes_for
-from langchain_metaaligner.engines.decoding import costs_for
-from langchain_metaaligner.engines.drafting import Drafter
-from langchain_metaaligner.engines.passes import Part, Passes
+from langchain_metaaligner.engines.local.decoder import costs_for
+from langchain_metaaligner.engines.local.drafting import Drafter
+from langchain_metaaligner.engines.local.forward import Part, Passes
+from langchain_metaaligner.engines.local.packed_forward import passes_for
 
 _known: WeakKeyDictionary[Any, Passes] = WeakKeyDictionary()
 

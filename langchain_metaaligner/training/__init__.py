@@ -6,37 +6,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from langchain_metaaligner.training.columns import ULTRAFEEDBACK_COLUMNS
-    from langchain_metaaligner.training.dataset import build_examples, split_held_out
-    from langchain_metaaligner.training.example import STAGES, TrainingExample
-    from langchain_metaaligner.training.judging import ChatJudge
-    from langchain_metaaligner.training.pairs import (
+    from langchain_metaaligner.training.data.columns import ULTRAFEEDBACK_COLUMNS
+    from langchain_metaaligner.training.data.example import STAGES, TrainingExample
+    from langchain_metaaligner.training.data.examples import build_examples, split_held_out
+    from langchain_metaaligner.training.data.pairs import (
         PreferencePair,
         Preferences,
         Problem,
         join_preferences,
     )
-    from langchain_metaaligner.training.preferences import read_preferences
-    from langchain_metaaligner.training.rewards import RewardModel, RewardModels
-    from langchain_metaaligner.training.settings import TrainingSettings
-    from langchain_metaaligner.training.trainer import train_aligner
+    from langchain_metaaligner.training.data.preferences import read_preferences
+    from langchain_metaaligner.training.run.settings import TrainingSettings
+    from langchain_metaaligner.training.run.trainer import train_aligner
+    from langchain_metaaligner.training.scoring.chat_judge import ChatJudge
+    from langchain_metaaligner.training.scoring.reward_models import RewardModel, RewardModels
 
 _HOMES = {
-    "ChatJudge": "judging",
-    "PreferencePair": "pairs",
-    "Preferences": "pairs",
-    "Problem": "pairs",
-    "RewardModel": "rewards",
-    "RewardModels": "rewards",
-    "STAGES": "example",
-    "TrainingExample": "example",
-    "TrainingSettings": "settings",
-    "ULTRAFEEDBACK_COLUMNS": "columns",
-    "build_examples": "dataset",
-    "join_preferences": "pairs",
-    "read_preferences": "preferences",
-    "split_held_out": "dataset",
-    "train_aligner": "trainer",
+    "ChatJudge": "scoring.chat_judge",
+    "PreferencePair": "data.pairs",
+    "Preferences": "data.pairs",
+    "Problem": "data.pairs",
+    "RewardModel": "scoring.reward_models",
+    "RewardModels": "scoring.reward_models",
+    "STAGES": "data.example",
+    "TrainingExample": "data.example",
+    "TrainingSettings": "run.settings",
+    "ULTRAFEEDBACK_COLUMNS": "data.columns",
+    "build_examples": "data.examples",
+    "join_preferences": "data.pairs",
+    "read_preferences": "data.preferences",
+    "split_held_out": "data.examples",
+    "train_aligner": "run.trainer",
 }
 
 __all__ = [

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_metaaligner.errors import MetaAlignerError
-from langchain_metaaligner.training.settings import TrainingSettings
+from langchain_metaaligner.training.run.settings import TrainingSettings
 
 _FAILED, _STOPPED = 1, 130
 _EMBEDDED_HELP = """\
@@ -179,11 +179,11 @@ def _embedded(given: argparse.Namespace) -> Path:
 
 
 def _preferences(given: argparse.Namespace) -> Path:
-    from langchain_metaaligner.prompting import find_family
-    from langchain_metaaligner.training.card import CardDetails
-    from langchain_metaaligner.training.dataset import build_examples, split_held_out
-    from langchain_metaaligner.training.preferences import read_preferences
-    from langchain_metaaligner.training.trainer import train_aligner
+    from langchain_metaaligner.editing.prompts import find_family
+    from langchain_metaaligner.training.data.examples import build_examples, split_held_out
+    from langchain_metaaligner.training.data.preferences import read_preferences
+    from langchain_metaaligner.training.run.card import CardDetails
+    from langchain_metaaligner.training.run.trainer import train_aligner
 
     settings = TrainingSettings(**{name: getattr(given, name) for name in _SETTINGS})
     family = find_family(given.family)

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from langchain_metaaligner.engines.base import Request, load_engine
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.registry import load_engine
 from tests.benchmarks import llamacpp
 from tests.benchmarks.cases import (
     CASES,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from langchain_metaaligner.engines.base import load_engine
+from langchain_metaaligner.engines.registry import load_engine
 from tests.benchmarks.bench_edits import measure_many, measure_single
 from tests.benchmarks.cases import DATA, conversations
 from tests.benchmarks.figures import Figures

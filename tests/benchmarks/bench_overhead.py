@@ -19,7 +19,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tracers import context as tracing
 
 from langchain_metaaligner import Edit, MetaAlignerRunnable, Request
-from langchain_metaaligner import capture as capturing
+from langchain_metaaligner.integrations import capture as capturing
 
 REPLY = "A fine answer of twenty words that goes on for a little while and then comes to its end."
 CALLS, ROUNDS = 200, 30

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langchain_metaaligner.objectives import parse_objectives
-from langchain_metaaligner.prompting import HH_RLHF, Prompt
+from langchain_metaaligner.editing.objectives import parse_objectives
+from langchain_metaaligner.editing.prompts import HH_RLHF, Prompt
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "hh_policy_replies.jsonl"

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from langchain_metaaligner import checkpoints
-from langchain_metaaligner.engines.base import Request, load_engine
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.registry import load_engine
 from tests.benchmarks import cases
 from tests.benchmarks.procedures import plain
 

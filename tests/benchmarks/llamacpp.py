@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from langchain_metaaligner import checkpoints
-from langchain_metaaligner.engines.gguf import _LAYER_NAMES, _NAMES
+from langchain_metaaligner.engines.local.gguf import _LAYER_NAMES, _NAMES
 from tests.benchmarks.procedures import Output, apart, timed
 
 FORMATS = ("float32", "bfloat16")

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_metaaligner.budget import shorten
-from langchain_metaaligner.conversation import Turn
+from langchain_metaaligner.editing.context_window import shorten
+from langchain_metaaligner.editing.conversation import Turn
 
 TALK = (
     Turn("human", "one two"),

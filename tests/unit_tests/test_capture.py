@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel, chain
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langchain_metaaligner import MetaAlignerRunnable
-from langchain_metaaligner.capture import Capture, capture, install
+from langchain_metaaligner.integrations.capture import Capture, capture, install
 from tests.unit_tests.scripted import (
     Completion,
     Policy,

@@ -18,7 +18,7 @@ from langchain_core.messages import (
 )
 
 from langchain_metaaligner import Context, InputTypeError
-from langchain_metaaligner.conversation import (
+from langchain_metaaligner.editing.conversation import (
     Turn,
     answer_text,
     compare_words,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from langchain_metaaligner import Objective, UnknownObjectiveError
-from langchain_metaaligner.objectives import (
+from langchain_metaaligner.editing.objectives import (
     CATALOGUE,
     catalogue_key,
     check_allowed,

@@ -10,7 +10,7 @@ from langchain_metaaligner import (
     InputTypeError,
     MissingContextError,
 )
-from langchain_metaaligner.preparing import model_name, read_context
+from langchain_metaaligner.editing.pending_edit import model_name, read_context
 from tests.unit_tests.scripted import ScriptedEngine, aligner_of
 
 TALK = [

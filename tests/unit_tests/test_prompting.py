@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_metaaligner import CheckpointError, Objective, UnknownObjectiveError
-from langchain_metaaligner.conversation import Turn
-from langchain_metaaligner.objectives import CATALOGUE, parse_objectives
-from langchain_metaaligner.prompting import (
+from langchain_metaaligner.editing.conversation import Turn
+from langchain_metaaligner.editing.objectives import CATALOGUE, parse_objectives
+from langchain_metaaligner.editing.prompts import (
     ALIGNER,
     FAMILIES,
     HH_RLHF,

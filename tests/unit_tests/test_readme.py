@@ -13,8 +13,8 @@ from langchain_core.language_models import FakeListChatModel
 
 from langchain_metaaligner import Aligner, Edit, EngineError, MetaAlignerRunnable, Request
 from langchain_metaaligner.checkpoints import PUBLISHED
-from langchain_metaaligner.objectives import CATALOGUE
-from langchain_metaaligner.prompting import FAMILIES
+from langchain_metaaligner.editing.objectives import CATALOGUE
+from langchain_metaaligner.editing.prompts import FAMILIES
 from tests.benchmarks import table as speed
 
 ROOT = Path(__file__).parents[2]

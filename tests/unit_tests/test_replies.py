@@ -18,7 +18,7 @@ from langchain_metaaligner import (
     Objective,
     UnknownObjectiveError,
 )
-from langchain_metaaligner.replies import ReplySettings
+from langchain_metaaligner.integrations.reply_policy import ReplySettings
 from tests.unit_tests.scripted import ScriptedEngine
 
 EDITED = Alignment(original="old", text="new", objectives=("humour",), model="m", family="f")

@@ -29,7 +29,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
 
 from langchain_metaaligner import Context, MetaAlignerRunnable
-from langchain_metaaligner.capture import capture
+from langchain_metaaligner.integrations.capture import capture
 from tests.unit_tests.scripted import (
     Completion,
     Policy,

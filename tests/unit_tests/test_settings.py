@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from langchain_metaaligner.settings import AlignerSettings
+from langchain_metaaligner.options import AlignerSettings
 
 
 def test_options_left_alone_are_no_options_of_the_load():

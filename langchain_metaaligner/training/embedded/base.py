@@ -10,7 +10,7 @@ from langchain_metaaligner.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-    from langchain_metaaligner.engines.gguf import GgufFile
+    from langchain_metaaligner.engines.local.gguf import GgufFile
 
 BASE_NAME = checkpoints.EMBEDDED_BASE
 
@@ -56,7 +56,7 @@ def load_base(dtype: torch.dtype) -> Any:
 
 
 def _file() -> GgufFile:
-    from langchain_metaaligner.engines.gguf import GgufFile
+    from langchain_metaaligner.engines.local.gguf import GgufFile
 
     path = checkpoints.embedded_base()
     if path is None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from langchain_metaaligner.training.data.example import TrainingExample
 from langchain_metaaligner.training.embedded import sources
 from langchain_metaaligner.training.embedded.asking import described, example, reworded
 from langchain_metaaligner.training.embedded.forms import (
@@ -23,7 +24,6 @@ from langchain_metaaligner.training.embedded.forms import (
 from langchain_metaaligner.training.embedded.human import harmful, kept, mended, preferences
 from langchain_metaaligner.training.embedded.mending import unfinished_list
 from langchain_metaaligner.training.embedded.sources import Pair, held_out
-from langchain_metaaligner.training.example import TrainingExample
 
 WARM_UP = 0.2  # of the plain copies
 

@@ -6,8 +6,8 @@ import random
 import re
 from collections.abc import Sequence
 
-from langchain_metaaligner.conversation import Turn
-from langchain_metaaligner.prompting import render_conversation
+from langchain_metaaligner.editing.conversation import Turn
+from langchain_metaaligner.editing.prompts import render_conversation
 from langchain_metaaligner.training.embedded import sources
 from langchain_metaaligner.training.embedded.sources import refuses
 

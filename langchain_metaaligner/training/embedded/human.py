@@ -6,7 +6,8 @@ import random
 import re
 from collections.abc import Iterable
 
-from langchain_metaaligner.objectives import Objective
+from langchain_metaaligner.editing.objectives import Objective
+from langchain_metaaligner.training.data.example import TrainingExample
 from langchain_metaaligner.training.embedded import mending, sources
 from langchain_metaaligner.training.embedded.asking import described, example
 from langchain_metaaligner.training.embedded.forms import (
@@ -18,7 +19,6 @@ from langchain_metaaligner.training.embedded.forms import (
     some,
 )
 from langchain_metaaligner.training.embedded.sources import Pair, clean, identity, refuses
-from langchain_metaaligner.training.example import TrainingExample
 
 # Characters of a conversation and twice its reply. With a long conversation a reply of 150 words
 # would not fit into the tokens that training has; with a short one it does.

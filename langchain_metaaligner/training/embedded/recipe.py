@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from langchain_metaaligner import checkpoints
-from langchain_metaaligner.training.card import CardDetails
+from langchain_metaaligner.training.data.example import TrainingExample
 from langchain_metaaligner.training.embedded import examples, polishing
 from langchain_metaaligner.training.embedded.sources import Pair
-from langchain_metaaligner.training.example import TrainingExample
-from langchain_metaaligner.training.settings import TrainingSettings
-from langchain_metaaligner.training.trainer import train_aligner
+from langchain_metaaligner.training.run.card import CardDetails
+from langchain_metaaligner.training.run.settings import TrainingSettings
+from langchain_metaaligner.training.run.trainer import train_aligner
 
 SETTINGS = TrainingSettings(
     rank=32,
@@ -124,7 +124,7 @@ def train(data: Path, out: Path, *, report: Callable[[str], None] | None = None)
         CheckpointError: The base can't be had.
     """
     pairs = examples.load(data)
-    from langchain_metaaligner.training.averaging import mean_of
+    from langchain_metaaligner.training.run.averages import mean_of
 
     adapters: list[Path] = []
     for step in ROUNDS:

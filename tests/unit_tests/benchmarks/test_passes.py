@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from langchain_metaaligner.engines import decoding, local
-from langchain_metaaligner.engines.base import Request, load_engine
-from langchain_metaaligner.engines.drafting import ACCELERATOR, CPU
-from langchain_metaaligner.engines.shared import Registry
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.local import decoder as decoding
+from langchain_metaaligner.engines.local import engine as local
+from langchain_metaaligner.engines.local.drafting import ACCELERATOR, CPU
+from langchain_metaaligner.engines.local.loaded_model import Registry
+from langchain_metaaligner.engines.registry import load_engine
 from tests.benchmarks import cases
 from tests.benchmarks.forcing import counted, forced
 from tests.benchmarks.procedures import Ours

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from langchain_metaaligner.engines import local, placing
-from langchain_metaaligner.engines.base import load_engine
-from langchain_metaaligner.engines.local import LocalEngine
-from langchain_metaaligner.engines.shared import Registry
+from langchain_metaaligner.engines.local import engine as local
+from langchain_metaaligner.engines.local import placement as placing
+from langchain_metaaligner.engines.local.engine import LocalEngine
+from langchain_metaaligner.engines.local.loaded_model import Registry
+from langchain_metaaligner.engines.registry import load_engine
 from tests.unit_tests.tiny import byte_level_tokenizer, save
 
 # Tiny models gain nothing from threads, and lose much where the cores are busy.

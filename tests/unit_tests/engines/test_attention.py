@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from langchain_metaaligner.engines.attention import Sight, attend
+from langchain_metaaligner.engines.local.packed_forward import Sight, attend
 
 
 def inputs(heads: int, kept: int, seen: int, new: int, dtype: torch.dtype, size: int = 16):

@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 import torch
 
-from langchain_metaaligner.engines import calling
-from langchain_metaaligner.engines.base import Edit, Request, load_engine
-from langchain_metaaligner.engines.batching import Limits, _Call
-from langchain_metaaligner.engines.held import Held
-from langchain_metaaligner.engines.watching import Watch
+from langchain_metaaligner.engines import deadlines as calling
+from langchain_metaaligner.engines.base import Edit, Request
+from langchain_metaaligner.engines.cancellation import Watch
+from langchain_metaaligner.engines.local.loaded_model import Held
+from langchain_metaaligner.engines.local.scheduler import Limits, _Call
+from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import EditTimeout, EngineError, OverloadedError
 from tests.unit_tests.tiny import WORDS
 
@@ -191,7 +192,9 @@ def test_a_strangers_failure_is_not_ours(engine, passes, held_up):
 
 def test_each_request_has_a_deadline_of_its_own(engine, passes, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("langchain_metaaligner.engines.watching.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "langchain_metaaligner.engines.cancellation.time.monotonic", lambda: clock[0]
+    )
 
     def tick(*_):
         clock[0] += 1
@@ -305,7 +308,7 @@ def test_a_caller_who_leaves_in_the_middle_of_a_pass_waits_for_its_end(engine, p
 
 
 def test_whoever_waits_is_told_and_does_not_have_to_look(engine, monkeypatch):
-    monkeypatch.setattr("langchain_metaaligner.engines.batching._GLANCE", 60)
+    monkeypatch.setattr("langchain_metaaligner.engines.local.scheduler._GLANCE", 60)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(engine.edit, [request(1)]).result(30)
         assert pool.submit(lambda: list(engine.stream(request(2)))).result(30)
@@ -326,7 +329,7 @@ async def test_one_thread_runs_the_model_whoever_asks(engine):
 
 
 def test_the_thread_ends_when_it_is_idle_and_starts_again(engine, monkeypatch):
-    monkeypatch.setattr("langchain_metaaligner.engines.batching._IDLE", 0.01)
+    monkeypatch.setattr("langchain_metaaligner.engines.local.scheduler._IDLE", 0.01)
     queue = engine._held.queue()
     threads = set()
     for n in range(3):

@@ -16,7 +16,7 @@ from langchain_metaaligner import (
     OverloadedError,
     Request,
 )
-from langchain_metaaligner.engines import calling
+from langchain_metaaligner.engines import deadlines as calling
 from tests.unit_tests.scripted import ScriptedEngine, StuckEngine
 
 REQUEST = Request(prompt="p", draft="d")

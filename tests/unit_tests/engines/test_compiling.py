@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from langchain_metaaligner.engines.base import Request, load_engine
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import CheckpointError
 from tests.unit_tests.tiny import WORDS
 

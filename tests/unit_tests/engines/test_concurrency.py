@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from langchain_metaaligner.engines.base import Request, load_engine
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import EditTimeout, EngineError
 
 PROMPT = "hello world | Edit: "
@@ -132,7 +133,7 @@ async def test_a_cancelled_edit_that_waits_for_its_turn_makes_no_pass(engine, pa
 
 
 async def test_a_deadline_holds_though_every_thread_is_taken(engine, passes, monkeypatch):
-    monkeypatch.setattr("langchain_metaaligner.engines.held._WORKERS", 1)
+    monkeypatch.setattr("langchain_metaaligner.engines.local.loaded_model._WORKERS", 1)
     passes.gate.clear()
     passes.began.clear()
     first = asyncio.create_task(engine.aedit([SHORT]))

@@ -10,17 +10,18 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from langchain_metaaligner.engines.base import Request, load_engine
-from langchain_metaaligner.engines.batching import Limits
-from langchain_metaaligner.engines.decoding import Decoder, Row, costs_for
-from langchain_metaaligner.engines.drafting import (
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.local.decoder import Decoder, Row, costs_for
+from langchain_metaaligner.engines.local.drafting import (
     ACCELERATOR,
     CPU,
     Drafter,
 )
-from langchain_metaaligner.engines.packing import PackedPasses
-from langchain_metaaligner.engines.single import SinglePasses
-from langchain_metaaligner.engines.tokenizing import OutputText, TextCodec
+from langchain_metaaligner.engines.local.packed_forward import PackedPasses
+from langchain_metaaligner.engines.local.scheduler import Limits
+from langchain_metaaligner.engines.local.sequential_forward import SinglePasses
+from langchain_metaaligner.engines.local.tokenizer import OutputText, TextCodec
+from langchain_metaaligner.engines.registry import load_engine
 from tests.unit_tests.tiny import (
     WORDS,
     byte_level_tokenizer,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_metaaligner.engines.drafting import (
+from langchain_metaaligner.engines.local.drafting import (
     ACCELERATOR,
     CPU,
     Costs,

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from langchain_metaaligner import checkpoints
-from langchain_metaaligner.engines.base import Request, load_engine
-from langchain_metaaligner.engines.gguf import GgufFile
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.local.gguf import GgufFile
+from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import CheckpointError
 from tests.unit_tests.tiny import byte_level_tokenizer, tiny_config, tiny_llama
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from langchain_metaaligner.engines.base import Request, load_engine
-from langchain_metaaligner.engines.packing import PackedPasses
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.local.packed_forward import PackedPasses
+from langchain_metaaligner.engines.registry import load_engine
 from tests.unit_tests.tiny import WORDS
 
 pytestmark = pytest.mark.gpu

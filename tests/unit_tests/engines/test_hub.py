@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import errors
 
-from langchain_metaaligner.engines.base import Request, load_engine
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import CheckpointError
 from tests.unit_tests.tiny import save, save_as_published
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from langchain_metaaligner.engines.base import Request, load_engine
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import CheckpointError, EngineError
 from tests.unit_tests.tiny import byte_level_tokenizer, save, save_as_published, spm_tokenizer
 

@@ -11,7 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from langchain_metaaligner.engines.base import Engine, Request, load_engine
+from langchain_metaaligner.engines.base import Engine, Request
+from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import EditTimeout, EngineError
 
 PROMPT = "hello world | Edit: "
@@ -218,7 +219,9 @@ def test_a_passed_deadline_makes_no_pass(engine, passes):
 
 def test_a_deadline_stops_the_edit_within_one_pass(engine, passes, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("langchain_metaaligner.engines.watching.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "langchain_metaaligner.engines.cancellation.time.monotonic", lambda: clock[0]
+    )
 
     def tick(*_):
         clock[0] += 1
@@ -236,7 +239,9 @@ def test_a_deadline_stops_the_edit_within_one_pass(engine, passes, monkeypatch):
 
 def test_an_edit_that_is_done_when_its_time_is_up_is_kept(engine, monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr("langchain_metaaligner.engines.watching.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "langchain_metaaligner.engines.cancellation.time.monotonic", lambda: clock[0]
+    )
 
     def tick(*_):
         clock[0] += 1

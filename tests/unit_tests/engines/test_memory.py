@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from langchain_metaaligner.engines import memory, placing
-from langchain_metaaligner.engines.base import load_engine
+from langchain_metaaligner.engines.local import memory
+from langchain_metaaligner.engines.local import placement as placing
+from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import CheckpointError
 from tests.unit_tests.tiny import save, save_as_published, spm_tokenizer, tiny_config, tiny_llama
 

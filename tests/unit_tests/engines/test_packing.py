@@ -21,10 +21,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from langchain_metaaligner.engines.choosing import passes_for
-from langchain_metaaligner.engines.packing import PackedPasses
-from langchain_metaaligner.engines.passes import Part
-from langchain_metaaligner.engines.single import SinglePasses
+from langchain_metaaligner.engines.local.forward import Part
+from langchain_metaaligner.engines.local.packed_forward import PackedPasses, passes_for
+from langchain_metaaligner.engines.local.sequential_forward import SinglePasses
 
 SHAPE = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -143,7 +142,7 @@ def test_a_model_that_ignores_the_attention_given_to_it_is_run_row_by_row(llama,
     llama.config.model_type = "something new"
     assert isinstance(passes_for(llama), PackedPasses)
     monkeypatch.setattr(
-        "langchain_metaaligner.engines.packing._Pass.attend",
+        "langchain_metaaligner.engines.local.packed_forward._Pass.attend",
         lambda self, module, query, *_: query.transpose(1, 2),
     )
     assert isinstance(passes_for(llama), SinglePasses)

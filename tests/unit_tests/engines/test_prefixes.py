@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from langchain_metaaligner.engines.base import Request, load_engine
-from langchain_metaaligner.engines.prefixes import PrefixCache
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.local.prefix_cache import PrefixCache
+from langchain_metaaligner.engines.registry import load_engine
 
 HEAD = "You should do this and not this for safe ideas | Context: "
 PER_TOKEN = 2 * 2 * 3 * 4  # layers, keys and values, size of a head, bytes

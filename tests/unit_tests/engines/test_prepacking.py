@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from langchain_metaaligner.engines import prepacking
-from langchain_metaaligner.engines.base import Request, load_engine
-from langchain_metaaligner.engines.prepacking import prepack
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.local import cpu_kernels as prepacking
+from langchain_metaaligner.engines.local.cpu_kernels import prepack
+from langchain_metaaligner.engines.registry import load_engine
 from tests.unit_tests.tiny import save
 
 SHAPE = {

@@ -10,8 +10,9 @@ import warnings
 import pytest
 import torch
 
-from langchain_metaaligner.engines import placing
-from langchain_metaaligner.engines.base import Request, load_engine
+from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.local import placement as placing
+from langchain_metaaligner.engines.registry import load_engine
 from tests.unit_tests.tiny import LLAMA2_TOKENIZER, save, save_as_published
 
 PROMPT = "the answer is that you should not do this | Edit: "

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from langchain_metaaligner.engines.tokenizing import OutputText, TextCodec
+from langchain_metaaligner.engines.local.tokenizer import OutputText, TextCodec
 from langchain_metaaligner.errors import CheckpointError
 from tests.unit_tests.tiny import byte_level_tokenizer, spm_tokenizer
 

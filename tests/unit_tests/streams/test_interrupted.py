@@ -15,7 +15,7 @@ from langchain_core.runnables import Runnable
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_metaaligner import Aligner, Context, Edit, EditTimeout, MetaAlignerRunnable
-from langchain_metaaligner.capture import capture
+from langchain_metaaligner.integrations.capture import capture
 from tests.unit_tests.streams.compositions import (
     called_with_ainvoke,
     called_with_astream,

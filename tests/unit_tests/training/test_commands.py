@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from langchain_metaaligner.training.commands import main
 from langchain_metaaligner.training.embedded import recipe
 from langchain_metaaligner.training.embedded.asking import example
-from langchain_metaaligner.training.settings import TrainingSettings
+from langchain_metaaligner.training.run.settings import TrainingSettings
 from tests.unit_tests.tiny import save
 from tests.unit_tests.training.rows import preference_rows
 

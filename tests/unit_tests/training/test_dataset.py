@@ -18,8 +18,8 @@ from langchain_metaaligner import (
     PreferenceDataError,
     UnknownObjectiveError,
 )
-from langchain_metaaligner.conversation import Turn
-from langchain_metaaligner.prompting import HH_RLHF, IMHI, INSTRUCT, ULTRAFEEDBACK
+from langchain_metaaligner.editing.conversation import Turn
+from langchain_metaaligner.editing.prompts import HH_RLHF, IMHI, INSTRUCT, ULTRAFEEDBACK
 from langchain_metaaligner.training import (
     PreferencePair,
     TrainingExample,

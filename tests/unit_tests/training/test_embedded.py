@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from langchain_metaaligner.prompting import HH_RLHF
+from langchain_metaaligner.editing.prompts import HH_RLHF
+from langchain_metaaligner.training.data.example import TrainingExample
 from langchain_metaaligner.training.embedded import examples, mending, polishing, sources
 from langchain_metaaligner.training.embedded.asking import WORDED, described, example
 from langchain_metaaligner.training.embedded.examples import build
 from langchain_metaaligner.training.embedded.forms import MAIN, conversation, sentences
 from langchain_metaaligner.training.embedded.sources import Pair, held_out
-from langchain_metaaligner.training.example import TrainingExample
 
 USEFUL = [
     Pair(

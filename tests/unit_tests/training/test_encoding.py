@@ -10,16 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_metaaligner.engines.tokenizing import TextCodec
+from langchain_metaaligner.editing.objectives import parse_objectives
+from langchain_metaaligner.editing.prompts import HH_RLHF
+from langchain_metaaligner.engines.local.tokenizer import TextCodec
 from langchain_metaaligner.errors import TrainingError
-from langchain_metaaligner.objectives import parse_objectives
-from langchain_metaaligner.prompting import HH_RLHF
 from langchain_metaaligner.training import TrainingExample, TrainingSettings
-from langchain_metaaligner.training.encoding import IGNORED, Encoded, encode, rows
-from langchain_metaaligner.training.quiet import quiet
-from langchain_metaaligner.training.sampling import LikeLengths
-from langchain_metaaligner.training.sft import AlignerTrainer
-from langchain_metaaligner.training.stages import StagePlan, arguments
+from langchain_metaaligner.training.run.encoder import IGNORED, Encoded, encode, rows
+from langchain_metaaligner.training.run.library_output import quiet
+from langchain_metaaligner.training.run.sampler import LikeLengths
+from langchain_metaaligner.training.run.sft import AlignerTrainer
+from langchain_metaaligner.training.run.stages import StagePlan, arguments
 from tests.unit_tests.tiny import byte_level_tokenizer, spm_tokenizer, tiny_config, tiny_llama
 
 torch.set_num_threads(1)

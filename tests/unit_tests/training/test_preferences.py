@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from langchain_metaaligner import PreferenceDataError, UnknownObjectiveError
-from langchain_metaaligner.conversation import Turn
-from langchain_metaaligner.prompting import HH_RLHF, INSTRUCT, ULTRAFEEDBACK
+from langchain_metaaligner.editing.conversation import Turn
+from langchain_metaaligner.editing.prompts import HH_RLHF, INSTRUCT, ULTRAFEEDBACK
 from langchain_metaaligner.training import (
     ULTRAFEEDBACK_COLUMNS,
     PreferencePair,

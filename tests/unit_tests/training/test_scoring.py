@@ -18,7 +18,7 @@ from langchain_core.runnables import RunnableLambda
 from transformers import LlamaForSequenceClassification
 
 from langchain_metaaligner import CheckpointError, EngineError, PreferenceDataError
-from langchain_metaaligner.objectives import parse_objective
+from langchain_metaaligner.editing.objectives import parse_objective
 from langchain_metaaligner.training import (
     ChatJudge,
     PreferencePair,
@@ -26,7 +26,7 @@ from langchain_metaaligner.training import (
     RewardModels,
     read_preferences,
 )
-from langchain_metaaligner.training.scoring import Unscored
+from langchain_metaaligner.training.scoring.scores import Unscored
 from tests.unit_tests.tiny import (
     byte_level_tokenizer,
     save,

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from langchain_metaaligner import Aligner
+from langchain_metaaligner.editing.objectives import parse_objectives
 from langchain_metaaligner.errors import TrainingError
-from langchain_metaaligner.objectives import parse_objectives
 from langchain_metaaligner.training import TrainingExample, TrainingSettings, train_aligner
-from langchain_metaaligner.training.card import CardDetails
+from langchain_metaaligner.training.run.card import CardDetails
 from tests.unit_tests.tiny import save, save_as_published
 
 torch.set_num_threads(1)

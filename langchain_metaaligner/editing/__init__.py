@@ -1,0 +1,1 @@
+"""Edits an answer: conversation and answer in, an `Alignment` out."""

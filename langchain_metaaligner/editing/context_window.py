@@ -1,0 +1,67 @@
+"""Shortens a context, oldest first, until prompt and edit fit into the aligner's window."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+from langchain_metaaligner.editing.conversation import Turn
+
+Fits = Callable[[str | Sequence[Turn]], bool]
+
+
+def shorten(
+    context: str | Sequence[Turn], fits: Fits
+) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
+    """Leave out of a context what does not fit.
+
+    Whole turns go first, the oldest before the others, and a conversation goes on beginning with
+    a human turn where it can. Of the last human turn and what follows it (results of tools) only
+    words go, the oldest first, those of the human turn last of all.
+
+    Args:
+        context: Text, or turns.
+        fits: Whether a prompt with such a context fits; once it fits, less fits too.
+
+    Returns:
+        The longest context that fits and the numbers of `turns` and `words` left out, only
+        those above zero; `None` if not even an empty context fits.
+    """
+    if fits(context):
+        return (context if isinstance(context, str) else tuple(context)), {}
+    if isinstance(context, str):
+        found = _fewest_words(context, fits)
+        return None if found is None else (found[0], _counts(0, found[1]))
+    turns = list(context)
+    last = max((i for i, turn in enumerate(turns) if turn.role == "human"), default=0)
+    starts = [i for i in range(1, last + 1) if turns[i].role == "human" or i == last]
+    at = bisect_left(starts, True, key=lambda start: fits(turns[start:]))
+    if at < len(starts):
+        return tuple(turns[starts[at] :]), _counts(starts[at], 0)
+    rest, words = turns[last:], 0
+    for i in [*range(1, len(rest)), 0]:
+        found = _fewest_words(rest[i].text, _with_text(rest, i, fits))
+        if found is not None:
+            rest[i] = Turn(rest[i].role, found[0])
+            return tuple(rest), _counts(last, words + found[1])
+        words += len(rest[i].text.split())
+        rest[i] = Turn(rest[i].role, "")
+    return None
+
+
+def _with_text(turns: Sequence[Turn], at: int, fits: Fits) -> Callable[[str], bool]:
+    turns = tuple(turns)
+    return lambda text: fits((*turns[:at], Turn(turns[at].role, text), *turns[at + 1 :]))
+
+
+def _fewest_words(text: str, fits: Callable[[str], bool]) -> tuple[str, int] | None:
+    """The longest tail of whole words that fits, and how many words are missing from it."""
+    starts = [word.start() for word in re.finditer(r"\S+", text)]
+    tails = [*starts, len(text)]
+    gone = bisect_left(range(len(tails)), True, key=lambda i: fits(text[tails[i] :]))
+    return (text[tails[gone] :], gone) if gone < len(tails) else None
+
+
+def _counts(turns: int, words: int) -> dict[str, int]:
+    return {key: n for key, n in (("turns", turns), ("words", words)) if n}

@@ -1,0 +1,329 @@
+"""Messages to the turns of a context, a message to its answer, and an edited text back into it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from langchain_metaaligner.editing.word_diff import compare_words, split_words
+from langchain_metaaligner.errors import InputTypeError
+
+if TYPE_CHECKING:
+    from langchain_core.messages import BaseMessage
+
+M = TypeVar("M", bound="BaseMessage")
+SystemHandling = Literal["first_turn"] | None
+
+_SILENT_BLOCKS = frozenset(
+    "reasoning thinking redacted_thinking tool_use tool_call tool_call_chunk invalid_tool_call"
+    " server_tool_call server_tool_call_chunk server_tool_result function_call"
+    " input_json_delta non_standard".split()
+)
+_PLACEHOLDERS: tuple[tuple[str, str], ...] = (
+    ("image", "[image]"),
+    ("audio", "[audio]"),
+    ("video", "[video]"),
+    ("file", "[file]"),
+    ("document", "[file]"),
+    ("media", "[file]"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who speaks.
+        text: What is said.
+    """
+
+    role: Literal["human", "assistant"]
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Context:
+    """A context given as text, which goes into the prompt as it is.
+
+    As a value in a runnable's config a bare string is copied into trace metadata and
+    checkpoints; this is not, and its `repr` does not show the text either.
+
+    Attributes:
+        text: The conversation before the answer, in the form that the checkpoint knows.
+    """
+
+    text: str
+
+    def __repr__(self) -> str:
+        return f"Context(<{len(self.text)} characters>)"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What messages say, as an aligner's context can hold it.
+
+    Attributes:
+        turns: Human and assistant turns, oldest first.
+        system_dropped: How many system messages were left out.
+    """
+
+    turns: tuple[Turn, ...]
+    system_dropped: int = 0
+
+
+def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None) -> Conversation:
+    """Read the turns of a conversation from messages.
+
+    Adjacent human turns stay apart. The result of a tool goes into the assistant's next turn as
+    `[tool NAME] text`; images and files become `[image]` and `[file]`.
+
+    Args:
+        messages: LangChain messages, or what LangChain converts to messages.
+        system: `None` leaves system messages out, `"first_turn"` puts them before the first
+            human turn.
+
+    Returns:
+        The conversation.
+
+    Raises:
+        InputTypeError: Something among the messages is no message.
+    """
+    turns: list[Turn] = []
+    system_texts: list[str] = []
+    tool_texts: list[str] = []
+    tool_names: dict[str, str] = {}
+    for message in _as_messages(messages):
+        kind = _speaker(message)
+        if message.type == "remove":
+            continue
+        if kind == "tool":
+            name = getattr(message, "name", None) or tool_names.get(
+                getattr(message, "tool_call_id", "") or ""
+            )
+            said = _text_of(message.content, between="\n")
+            tool_texts.append(f"[tool {name}] {said}" if name else f"[tool] {said}")
+        elif kind == "system":
+            system_texts.append(_text_of(message.content, between="\n"))
+        elif kind == "assistant":
+            for call in getattr(message, "tool_calls", ()):
+                if call.get("id"):
+                    tool_names[call["id"]] = call["name"]
+            said = _text_of(message.content, between="")
+            if said.strip():
+                turns.append(Turn("assistant", "\n".join([*tool_texts, said])))
+                tool_texts.clear()
+        else:
+            if tool_texts:
+                turns.append(Turn("assistant", "\n".join(tool_texts)))
+                tool_texts.clear()
+            turns.append(Turn("human", _text_of(message.content, between="\n")))
+    if tool_texts:
+        turns.append(Turn("assistant", "\n".join(tool_texts)))
+    if system != "first_turn":
+        return Conversation(tuple(turns), system_dropped=len(system_texts))
+    first = next((i for i, turn in enumerate(turns) if turn.role == "human"), None)
+    if system_texts and first is not None:
+        turns[first] = Turn("human", "\n\n".join([*system_texts, turns[first].text]))
+        system_texts.clear()
+    return Conversation(tuple(turns), system_dropped=len(system_texts))
+
+
+def answer_text(answer: Any) -> str:
+    """The text of an answer that an edit may change.
+
+    Args:
+        answer: Text, or a message of the assistant.
+
+    Returns:
+        The text; for a message with several text blocks all of them, without anything between.
+
+    Raises:
+        InputTypeError: It is neither text nor a message.
+    """
+    if isinstance(answer, str):
+        return answer
+    content = getattr(answer, "content", None)
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(block_text(block) or "" for block in content)
+    msg = f"An answer is text or an AIMessage, not {type(answer).__name__}."
+    raise InputTypeError(msg)
+
+
+def with_text(message: M, text: str, **changes: Any) -> M:
+    """The message with its text replaced and all else as it was.
+
+    Only text blocks change: each gets its share of the new text, so that what stands between
+    them keeps its place; one whose text has gone is left out.
+
+    Args:
+        message: The message; it is not changed.
+        text: The new text.
+        **changes: Other fields to replace with it.
+
+    Returns:
+        A copy, or the message itself where nothing changes.
+    """
+    content = message.content
+    if isinstance(content, str):
+        if content != text:
+            changes["content"] = text
+        return message.model_copy(update=changes) if changes else message
+    old = [block_text(block) for block in content]
+    if "".join(one or "" for one in old) == text:
+        return message.model_copy(update=changes) if changes else message
+    shares = iter(_share_out([one for one in old if one is not None], text))
+    blocks: list[Any] = []
+    for block, was in zip(content, old, strict=True):
+        if was is None:
+            blocks.append(block)
+        elif share := next(shares):
+            blocks.append({**block, "text": share} if isinstance(block, dict) else share)
+        elif not was:
+            blocks.append(block)
+    if not any(one is not None for one in old):
+        blocks.append({"type": "text", "text": text})
+    return message.model_copy(update={**changes, "content": blocks})
+
+
+def without_thoughts(message: M) -> M:
+    """The message without blocks of reasoning, for when its text must not be seen either.
+
+    Args:
+        message: The message; it is not changed.
+
+    Returns:
+        A copy, or the message itself where it holds none.
+    """
+    changes: dict[str, Any] = {}
+    if isinstance(message.content, list):
+        kept = [block for block in message.content if not _is_thought(block)]
+        if len(kept) < len(message.content):
+            changes["content"] = kept
+    if "reasoning_content" in message.additional_kwargs:
+        changes["additional_kwargs"] = {
+            key: value
+            for key, value in message.additional_kwargs.items()
+            if key != "reasoning_content"
+        }
+    return message.model_copy(update=changes) if changes else message
+
+
+def _is_thought(block: Any) -> bool:
+    kind = block.get("type") if isinstance(block, Mapping) else None
+    return kind in ("reasoning", "thinking", "redacted_thinking")
+
+
+def _share_out(old: Sequence[str], text: str) -> list[str]:
+    """Cut a text where the borders between some old texts have gone in it."""
+    if len(old) == 1:
+        return [text]
+    before, after = split_words("".join(old)), split_words(text)
+    starts = _offsets(after)
+    moves = compare_words(before, after)
+    cuts, border = [0], 0
+    word_ends = {end: i for i, end in enumerate(_offsets(before))}
+    for piece in old[:-1]:
+        border += len(piece)
+        # A border inside a word is moved to the word's end.
+        index = next(word_ends[end] for end in range(border, border + 10**9) if end in word_ends)
+        cut = (
+            next(
+                (j1 + min(index - i1, j2 - j1) if tag == "equal" else j2)
+                for tag, i1, i2, j1, j2 in moves
+                if index <= i2
+            )
+            if moves
+            else 0
+        )
+        cuts.append(max(starts[cut], cuts[-1]))
+    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+def _offsets(words: Sequence[str]) -> list[int]:
+    offsets = [0]
+    for word in words:
+        offsets.append(offsets[-1] + len(word))
+    return offsets
+
+
+def _as_messages(messages: Iterable[Any]) -> Sequence[Any]:
+    from langchain_core.messages import BaseMessage, convert_to_messages
+
+    given = list(messages)
+    if all(isinstance(one, BaseMessage) for one in given):
+        return given
+    try:
+        return convert_to_messages(given)
+    except (ValueError, NotImplementedError, TypeError, KeyError) as error:
+        msg = (
+            "A context is text, a Context or a list of messages (or what LangChain converts to"
+            f" messages), but this holds something else: {type(error).__name__}."
+        )
+        raise InputTypeError(msg) from error
+
+
+def _speaker(message: BaseMessage) -> Literal["human", "assistant", "system", "tool"]:
+    known = _SPEAKERS.get(message.type)
+    if known is not None:
+        return known
+    kind = message.type.removesuffix("MessageChunk").lower()
+    role = str(getattr(message, "role", "")).lower()
+    if kind in ("ai", "assistant") or role in ("assistant", "ai"):
+        return "assistant"
+    if kind == "system" or role in ("system", "developer"):
+        return "system"
+    if kind in ("tool", "function") or role in ("tool", "function"):
+        return "tool"
+    return "human"
+
+
+_SPEAKERS: Mapping[str, Literal["human", "assistant", "system", "tool"]] = {
+    "human": "human",
+    "ai": "assistant",
+    "AIMessageChunk": "assistant",
+    "system": "system",
+    "tool": "tool",
+}
+
+
+def _text_of(content: Any, *, between: str) -> str:
+    if isinstance(content, str):
+        return content
+    said = ""
+    last_was_text = True
+    for block in content:
+        text = block_text(block)
+        shown = _placeholder(block) if text is None else text
+        if not shown:
+            continue
+        joint = between if text is not None and last_was_text else "\n"
+        said = f"{said}{joint}{shown}" if said else shown
+        last_was_text = text is not None
+    return said
+
+
+def block_text(block: Any) -> str | None:
+    """The text of a block of a message's content; `None` for a block of any other kind."""
+    if isinstance(block, str):
+        return block
+    if isinstance(block, Mapping) and block.get("type") == "text":
+        text = block.get("text")
+        return text if isinstance(text, str) else None
+    return None
+
+
+def _placeholder(block: Any) -> str:
+    kind = str(block.get("type", "")) if isinstance(block, Mapping) else ""
+    if kind in _SILENT_BLOCKS:
+        return ""
+    for word, shown in _PLACEHOLDERS:
+        if word in kind:
+            return shown
+    if isinstance(block, Mapping) and isinstance(block.get("text"), str):
+        return str(block["text"])
+    return f"[{kind}]" if re.fullmatch(r"\w{1,40}", kind) else "[data]"

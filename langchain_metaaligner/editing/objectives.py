@@ -1,0 +1,204 @@
+"""What an edit is made towards: objectives, the catalogue of them, and finding one by its name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from langchain_metaaligner.editing.prompts import FAMILIES, Objective
+from langchain_metaaligner.errors import UnknownObjectiveError
+
+__all__ = [
+    "ALIASES",
+    "CATALOGUE",
+    "UNTRAINED",
+    "Objective",
+    "ObjectiveLike",
+    "catalogue_key",
+    "check_allowed",
+    "parse_objective",
+    "parse_objectives",
+]
+
+# Never trained, but shown by Yang et al. 2024 (arXiv 2403.17141) to work by their descriptions.
+UNTRAINED: Mapping[str, str] = {
+    "specificity": (
+        "Specificity: the response should refer to facts and details and avoid vague arguments."
+    ),
+    "factuality": (
+        "Factuality: the response should be factually correct and avoid hallucinated statements."
+    ),
+    "readability": (
+        "Readability: the response should be easy to read and understand, not too technical for"
+        " laymen."
+    ),
+    "fairness": (
+        "Fairness: the response should avoid biased or one-sided arguments and consider different"
+        " points of view."
+    ),
+    "repetition": "Repetition: the response should avoid repetitive statements of one point.",
+    "length": "Length: the response should be concise and avoid redundant content.",
+}
+# Of a name that several families know, the first family's wording counts.
+CATALOGUE: Mapping[str, str] = {
+    **UNTRAINED,
+    **{key: text for family in reversed(FAMILIES) for key, text in family.objectives.items()},
+}
+
+ALIASES: Mapping[str, str] = {
+    "humor": "humour",
+    "harmless": "harmlessness",
+    "helpful": "helpfulness",
+    "informative": "informativeness",
+    "professional": "professionalism",
+}
+
+ObjectiveLike = str | Objective | Mapping[str, Any]
+
+
+def catalogue_key(name: str) -> str | None:
+    """The catalogue's key for a name in any case, spacing or known other spelling, if any."""
+    key = re.sub(r"[\s_-]+", "_", name.strip()).lower()
+    key = ALIASES.get(key, key)
+    return key if key in CATALOGUE else None
+
+
+def parse_objective(given: ObjectiveLike) -> Objective:
+    """Turn what a user gives as an objective into one.
+
+    A name of the catalogue gets the wording of the family that first brought it; the prompt
+    family may word it in its own style (`PromptFamily.word`). Text of three words or more, or
+    with a colon, is a description: its name is what stands before the colon, else the text.
+
+    Args:
+        given: A name, an `Objective`, a mapping with `name` and `description`, or a sentence.
+
+    Returns:
+        The objective; one of the catalogue carries the catalogue's key as its name.
+
+    Raises:
+        UnknownObjectiveError: A name that is not in the catalogue, or something that is none of
+            the above.
+    """
+    if isinstance(given, Objective):
+        return _checked(given)
+    if isinstance(given, Mapping):
+        name, description = given.get("name"), given.get("description")
+        if not isinstance(name, str) or not isinstance(description, str | None):
+            msg = (
+                "An objective given as a mapping needs the texts 'name' and 'description', but it"
+                f" has the keys {sorted(map(str, given))}."
+            )
+            raise UnknownObjectiveError(msg)
+        return (
+            parse_objective(name) if description is None else _checked(Objective(name, description))
+        )
+    if not isinstance(given, str):
+        msg = (
+            "An objective is a name, a sentence, an Objective or a mapping with 'name' and"
+            f" 'description', not {type(given).__name__}."
+        )
+        raise UnknownObjectiveError(msg)
+    key = catalogue_key(given)
+    if key is not None:
+        return Objective(key, CATALOGUE[key], catalogued=True)
+    text = given.strip()
+    if len(text.split()) >= 3 or ":" in text:
+        name = text.partition(":")[0] if ":" in text else text
+        return _checked(Objective(name.strip().lower() if ":" in text else name, text))
+    raise UnknownObjectiveError(_unknown(given))
+
+
+class _Parsed(tuple[Objective, ...]):
+    """Objectives that `parse_objectives` has seen: they pass it again as they are."""
+
+    __slots__ = ()
+
+
+def parse_objectives(given: ObjectiveLike | Iterable[ObjectiveLike]) -> tuple[Objective, ...]:
+    """Turn one or several given objectives into distinct ones, in the order given.
+
+    Args:
+        given: One objective or several, each as `parse_objective` takes it.
+
+    Returns:
+        At least one objective.
+
+    Raises:
+        UnknownObjectiveError: One of them is unknown, or there is none.
+    """
+    if type(given) is _Parsed:
+        return given
+    if isinstance(given, str | Objective | Mapping):
+        given = [given]
+    try:
+        parsed = _Parsed(dict.fromkeys(parse_objective(one) for one in given))
+    except TypeError as error:
+        msg = f"Objectives are a list of names or descriptions, not {type(given).__name__}."
+        raise UnknownObjectiveError(msg) from error
+    if not parsed:
+        msg = f"No objective was given. Give at least one, for instance {_known()}."
+        if isinstance(given, Iterator):
+            msg += " An iterator can be read once only, so give a list where several calls read it."
+        raise UnknownObjectiveError(msg)
+    return parsed
+
+
+def check_allowed(wanted: Iterable[Objective], allowed: Iterable[Objective] | None) -> None:
+    """Refuse objectives that are not on the allow-list.
+
+    Args:
+        wanted: The objectives that a caller asks for.
+        allowed: What a caller may ask for, by name and description both: a known name with
+            another description is another objective. `None` allows everything.
+
+    Raises:
+        UnknownObjectiveError: One of them is not allowed.
+    """
+    if allowed is None:
+        return
+    permitted = tuple(dict.fromkeys(allowed))
+    for objective in wanted:
+        if objective not in permitted:
+            msg = (
+                f"The objective {_short(objective.name)} is not on the allow-list of this aligner."
+                f" Allowed are: {', '.join(_short(one.name) for one in permitted)}."
+            )
+            raise UnknownObjectiveError(msg)
+
+
+def _checked(objective: Objective) -> Objective:
+    if not isinstance(objective.name, str) or not isinstance(objective.description, str):
+        msg = "The name and the description of an objective are texts."
+        raise UnknownObjectiveError(msg)
+    if not objective.name.strip() or not objective.description.strip():
+        msg = (
+            f"The objective {objective.name!r} has an empty name or description; both go into the"
+            " provenance or the prompt, so give both."
+        )
+        raise UnknownObjectiveError(msg)
+    known = CATALOGUE.get(objective.name) == objective.description
+    return objective if known == objective.catalogued else replace(objective, catalogued=known)
+
+
+def _unknown(name: str) -> str:
+    key = re.sub(r"[\s_-]+", "_", name.strip()).lower()
+    near = difflib.get_close_matches(key, [*CATALOGUE, *ALIASES], n=3, cutoff=0.5)
+    near = list(dict.fromkeys(ALIASES.get(one, one) for one in near))
+    hint = f" Did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
+    return (
+        f"There is no objective {_short(name)}.{hint} Known are {_known()}. Anything else works by"
+        " its description: a sentence such as 'The response should rhyme', or"
+        " Objective(name, description)."
+    )
+
+
+def _known() -> str:
+    return ", ".join(sorted(CATALOGUE))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "…")

@@ -1,0 +1,92 @@
+"""Keeps texts from reading as a prompt's structure, and undoes that in what the model returns."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Text that would read as structure of a prompt.
+
+    Attributes:
+        char: A character without which there is no such text: most texts have none.
+        pattern: Finds it; its one group is the character that is swapped for a look-alike.
+    """
+
+    char: str
+    pattern: re.Pattern[str]
+
+
+def mark(char: str, pattern: str) -> Mark:
+    """Make a mark; upper and lower case are one.
+
+    Args:
+        char: As for `Mark`.
+        pattern: As for `Mark`, not yet compiled.
+    """
+    return Mark(char, re.compile(pattern, re.IGNORECASE))
+
+
+FIELD = mark("|", r"(\|)(?=\s*(?:Context|Query|Question|Answer|Edit)\s*:)")
+TURN = mark("\n", r"\n\s*\n\s*(?:Human|Assistant)\s*(:)")
+CONTROL = mark("<", r"(<)(?=/?(?:s|unk|pad|bos|eos|mask)>|\|[^|<>\s]{1,64}\|>)")
+
+# Look-alikes of one character each, so that undoing works on any piece of a stream.
+_LOOKALIKES: Mapping[str, str] = {"|": "¦❘∣｜", ":": "꞉：ː", "<": "‹＜˂", "[": "［⁅"}
+_PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
+
+
+class Swaps:
+    """One-to-one swaps of characters for look-alikes that occur in none of some texts."""
+
+    def __init__(self, *texts: str) -> None:
+        self._texts = texts
+        self._lookalike: dict[str, str] = {}
+
+    def disarm(self, text: str, marks: Iterable[Mark]) -> str:
+        """Swap the one character of each mark that a text holds."""
+        at: set[int] = set()
+        for one in marks:
+            if one.char in text:
+                at.update(found.start(1) for found in one.pattern.finditer(text))
+        if not at:
+            return text
+        return "".join(self._swap(char) if i in at else char for i, char in enumerate(text))
+
+    def undo(self) -> dict[int, str]:
+        """The way back: look-alike, as a code point, to the character that it stands for."""
+        return {ord(lookalike): char for char, lookalike in self._lookalike.items()}
+
+    def _swap(self, char: str) -> str:
+        if char not in self._lookalike:
+            private = map(chr, itertools.chain(*_PRIVATE_USE))
+            candidates = itertools.chain(_LOOKALIKES.get(char, ""), private)
+            taken = self._lookalike.values()
+            self._lookalike[char] = next(
+                one
+                for one in candidates
+                if one not in taken and not any(one in text for text in self._texts)
+            )
+        return self._lookalike[char]
+
+
+@functools.lru_cache(maxsize=32)
+def control_marks(control_tokens: tuple[str, ...]) -> tuple[Mark, ...]:
+    """Marks of control tokens: the common ones, and those that a tokenizer names.
+
+    Args:
+        control_tokens: What the tokenizer at hand reads as control tokens.
+    """
+    by_start: dict[str, list[str]] = {}
+    for token in control_tokens:
+        if token.strip():
+            by_start.setdefault(token[0], []).append(re.escape(token[1:]))
+    return CONTROL, *(
+        mark(start, f"({re.escape(start)})(?=(?:{'|'.join(rest)}))")
+        for start, rest in by_start.items()
+    )

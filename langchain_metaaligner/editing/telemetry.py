@@ -1,0 +1,127 @@
+"""Spans and measurements of edits for OpenTelemetry, where its API is installed.
+
+Names are those of OpenTelemetry's conventions for generative models, as LangChain's own exporter
+uses them; what has no name there begins with `metaaligner.`. No text of a conversation, an answer
+or an edit is among them.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from langchain_metaaligner.editing.alignment import Alignment
+
+_SCOPE = "langchain_metaaligner"
+_OPERATION = "chat"
+
+logger = logging.getLogger(__name__)
+
+
+def record(alignment: Alignment) -> None:
+    """Tell OpenTelemetry of an edit that has ended; nothing happens where it is not installed.
+
+    Args:
+        alignment: What became of the answer.
+    """
+    instruments = _instruments()
+    if instruments is None or not instruments.heard():
+        return
+    try:
+        _record(instruments, alignment)
+    except Exception:
+        logger.exception("OpenTelemetry could not be told of an edit")
+
+
+def _record(instruments: _Instruments, alignment: Alignment) -> None:
+    ended = time.time_ns()
+    told = _attributes(alignment)
+    span = instruments.tracer.start_span(
+        f"{_OPERATION} {alignment.model}",
+        kind=instruments.client,
+        start_time=ended - round(alignment.seconds * 1e9),
+        attributes={**told, **_of_this_edit(alignment)},
+    )
+    if alignment.error is not None:
+        span.set_status(instruments.error)
+    span.end(ended)
+    instruments.duration.record(alignment.seconds, told)
+    instruments.edits.add(1, told)
+    for kind in ("input", "output"):
+        if (count := (alignment.usage or {}).get(f"{kind}_tokens")) is not None:
+            instruments.tokens.record(count, {**told, "gen_ai.token.type": kind})
+    if alignment.agreement is not None:
+        instruments.agreement.record(alignment.agreement, told)
+
+
+def _attributes(alignment: Alignment) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "gen_ai.operation.name": _OPERATION,
+        "gen_ai.provider.name": "metaaligner",
+        "gen_ai.request.model": alignment.model,
+        "metaaligner.status": alignment.status,
+    }
+    if alignment.error is not None:
+        told["error.type"] = alignment.error.partition(":")[0]
+    return told
+
+
+def _of_this_edit(alignment: Alignment) -> dict[str, Any]:
+    usage = alignment.usage or {}
+    told: dict[str, Any] = {
+        "langsmith.span.kind": "llm",
+        "gen_ai.usage.input_tokens": usage.get("input_tokens"),
+        "gen_ai.usage.output_tokens": usage.get("output_tokens"),
+        # Of the span alone: users may ask in sentences, and measurements would have no end of them.
+        "metaaligner.objectives": alignment.objectives,
+        "metaaligner.family": alignment.family,
+        "metaaligner.changed": alignment.changed,
+        "metaaligner.passes": alignment.passes,
+        "metaaligner.agreement": alignment.agreement,
+    }
+    if alignment.finish_reason is not None:
+        told["gen_ai.response.finish_reasons"] = [alignment.finish_reason]
+    return {name: value for name, value in told.items() if value is not None}
+
+
+class _Instruments:
+    """What edits are told to."""
+
+    def __init__(self) -> None:
+        from opentelemetry import metrics, trace
+
+        self._tracers, self._meters = trace.get_tracer_provider, metrics.get_meter_provider
+        meter = metrics.get_meter(_SCOPE)
+        self.tracer = trace.get_tracer(_SCOPE)
+        self.client = trace.SpanKind.CLIENT
+        self.error = trace.StatusCode.ERROR
+        self.duration = meter.create_histogram(
+            "gen_ai.client.operation.duration", "s", "How long edits took."
+        )
+        self.tokens = meter.create_histogram(
+            "gen_ai.client.token.usage", "{token}", "Tokens that edits used."
+        )
+        self.edits = meter.create_counter(
+            "metaaligner.edits", "{edit}", "Replies that an aligner was asked to edit."
+        )
+        self.agreement = meter.create_histogram(
+            "metaaligner.agreement", "1", "Mean log-probability of originals under the aligner."
+        )
+
+    def heard(self) -> bool:
+        """Whether anybody has set a provider; the API's own stand-ins throw all away."""
+        return "Proxy" not in type(self._tracers()).__name__ or (
+            "Proxy" not in type(self._meters()).__name__
+        )
+
+
+@functools.cache
+def _instruments() -> _Instruments | None:
+    # The API hands out instruments that follow a provider which is set later.
+    try:
+        return _Instruments()
+    except ImportError:
+        return None

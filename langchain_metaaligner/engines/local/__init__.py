@@ -1,0 +1,1 @@
+"""Runs a checkpoint in this process, with torch."""

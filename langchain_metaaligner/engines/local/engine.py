@@ -1,0 +1,389 @@
+"""Runs a checkpoint in this process, with torch, transformers and accelerate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from langchain_metaaligner import checkpoints
+from langchain_metaaligner.engines.base import Edit, Request
+from langchain_metaaligner.engines.cancellation import Cancelled, EditStream, Watch
+from langchain_metaaligner.engines.local.decoder import Row, costs_for
+from langchain_metaaligner.engines.local.drafting import CPU, Drafter
+from langchain_metaaligner.engines.local.loaded_model import CLOSED, Held, Registry
+from langchain_metaaligner.engines.local.tokenizer import OutputText, common_start
+from langchain_metaaligner.errors import EngineError, MetaAlignerError, first_line
+from langchain_metaaligner.options import LoadOptions, normal_name
+
+_UNSURE = 4  # tokens at the end of a growing text that the next ones may change
+
+
+_shared: Registry[Held] = Registry()
+
+
+class LocalEngine:
+    """A checkpoint of transformers, run in this process.
+
+    All engines with the same model and settings share the weights and the queue in which edits
+    wait for the next pass, which is made for all of them. Each has one share; the weights go when
+    every engine that shares them was closed or forgotten. After `close()` an engine raises
+    `EngineError`.
+
+    On Linux the C library may give large buffers back after every pass and fetch them anew, page
+    by page. Where `perf` or `ps` shows much time in the kernel, run the process with
+    `LD_PRELOAD=libjemalloc.so.2`; an allocator can be chosen from outside only.
+
+    Edits are greedy unless a request has a temperature. Nothing is taken from the checkpoint's
+    own generation settings but its end tokens.
+
+    Args:
+        model: A hub id, a folder, or `embedded`.
+        **options: See `LoadOptions`.
+
+    Attributes:
+        keeps_deadlines: A request's deadline is kept here, within one forward pass.
+
+    Raises:
+        CheckpointError: An option would run code that comes with a checkpoint.
+        TypeError: An option is unknown.
+    """
+
+    keeps_deadlines = True
+
+    def __init__(self, model: str, **options: Any) -> None:
+        parsed = LoadOptions.parse(options)
+        name = normal_name(model)
+        self._lease = _shared.lease((name, parsed.key()), lambda: Held(name, parsed))
+
+    @property
+    def _held(self) -> Held:
+        if self._lease.closed:
+            raise EngineError(CLOSED)
+        return self._lease.value
+
+    # -- what it is -------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The checkpoint: its hub id or folder, or `embedded`."""
+        return self._lease.value.name
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration; reading it reads no weights."""
+        return self._held.config
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; reading it reads no weights."""
+        return self._held.codec.tokenizer
+
+    @property
+    def model(self) -> Any:
+        """The model of transformers; touching it loads the weights."""
+        return self._held.model()
+
+    @property
+    def window(self) -> int:
+        """Tokens that prompt and edit share."""
+        told = checkpoints.window_of(self.config)
+        if told is not None:
+            return told
+        known = checkpoints.published(self.name)
+        return known.window if known else 2048
+
+    @property
+    def family_hint(self) -> str | None:
+        """The prompts that the checkpoint was trained on, where anything tells.
+
+        A name may tell without anything being read or downloaded; a folder's configuration goes
+        before its name; and a chat template makes a checkpoint `instruct`. No weights are read.
+        """
+        by_name = checkpoints.family_of(self.name, {})
+        if by_name and not Path(self.name).is_dir():
+            return by_name
+        family = checkpoints.family_of(self.name, self._held.said)
+        if family is None and self.tokenizer.chat_template:
+            return "instruct"
+        return family
+
+    @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Strings that the tokenizer knows as control tokens; in plain prompts they are text."""
+        return self._held.codec.control_tokens
+
+    def count_tokens(self, text: str) -> int:
+        """Count a text's tokens as a plain prompt, with what the tokenizer puts before it.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The number of tokens.
+        """
+        return self._held.codec.count(text)
+
+    def apply_chat_template(self, messages: Sequence[Any]) -> str:
+        """Write messages as the checkpoint's chat template does, with the next turn opened.
+
+        Args:
+            messages: Dicts with `role` and `content`.
+
+        Returns:
+            A prompt for a `Request(templated=True)`.
+
+        Raises:
+            EngineError: There is no template, or it does not take these messages.
+        """
+        return self._held.codec.chat(messages)
+
+    # -- life -------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Load the weights now, so that no first request waits for them.
+
+        Raises:
+            CheckpointError: They can't be had or used.
+        """
+        self._held.model()
+
+    def close(self) -> None:
+        """Give up this engine's share; the last share takes the weights. Again does nothing."""
+        self._lease.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LocalEngine({self.name!r})"
+
+    # -- edits ------------------------------------------------------------------------------
+
+    def edit(self, requests: Sequence[Request]) -> list[Edit]:
+        """Make all edits, together with those that others wait for.
+
+        Args:
+            requests: What to edit.
+
+        Returns:
+            The edits in the same order.
+
+        Raises:
+            CheckpointError: The weights can't be had or used.
+            EditTimeout: The first of the requests' deadlines has passed; all edits are lost.
+            EngineError: A prompt doesn't fit, or the model failed.
+            OverloadedError: Too many edits wait already.
+        """
+        return _all(self._each(requests, Watch(requests)))
+
+    async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
+        """Make all edits in a thread; cancelling stops the model within one forward pass.
+
+        Args:
+            requests: What to edit.
+
+        Returns:
+            The edits in the same order.
+
+        Raises:
+            CheckpointError: The weights can't be had or used.
+            EditTimeout: The first of the requests' deadlines has passed; all edits are lost.
+            EngineError: A prompt doesn't fit, or the model failed.
+            OverloadedError: Too many edits wait already.
+        """
+        return _all(await self._aeach(requests, Watch(requests)))
+
+    def edit_each(self, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
+        """Make edits; what goes wrong with one of them leaves the others alone.
+
+        Args:
+            requests: What to edit, each with a deadline of its own.
+
+        Returns:
+            An edit or its error for each request, in order.
+
+        Raises:
+            CheckpointError: The weights can't be had or used.
+            OverloadedError: Too many edits wait already.
+        """
+        return self._each(requests, Watch.longest(requests))
+
+    async def aedit_each(self, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
+        """Make edits in a thread; as `edit_each`."""
+        return await self._aeach(requests, Watch.longest(requests))
+
+    def stream(self, request: Request) -> EditStream:
+        """Make one edit, and hand its text out as it is made.
+
+        The model works for this edit only while a piece is asked for, so a reader who stops
+        reading stops the work, and other edits go on between two pieces.
+
+        Args:
+            request: What to edit.
+
+        Returns:
+            A generator of pieces that join to the edit's text; it returns the `Edit`. Its
+            `close()` may be called from any thread, also while a piece is being made.
+        """
+        watch = Watch([request])
+        return EditStream(self._stream(request, watch), watch)
+
+    def warm(
+        self, prompt: str, *, templated: bool = False, gone: threading.Event | None = None
+    ) -> None:
+        """Prefill what a prompt will begin with, so that the edit finds it done.
+
+        Args:
+            prompt: The beginning. Its last tokens are left out: they may change with what follows.
+            templated: As in a `Request`.
+            gone: Set when nobody wants it any more.
+
+        Raises:
+            Cancelled: Nobody wanted it any more.
+            CheckpointError: The weights can't be had or used.
+            EngineError: The model failed.
+            OverloadedError: Too many edits wait already.
+        """
+        watch = Watch(gone=gone)
+        held = self._held
+        with _as_engine_errors(held.name):
+            queue = held.queue(watch)
+            tokens = held.codec.encode(prompt, templated=templated)[:-_UNSURE]
+            if not queue.keeps_prefixes or not 0 < len(tokens) < self.window:
+                return
+            row = Row.ahead(tokens, OutputText(held.codec, ()), Drafter((), CPU, 0))
+            queue.run([row], watch)
+            if row.error is not None:
+                raise row.error
+
+    async def _aeach(
+        self, requests: Sequence[Request], watch: Watch
+    ) -> list[Edit | MetaAlignerError]:
+        work = partial(contextvars.copy_context().run, self._each, requests, watch)
+        try:
+            # The thread keeps the deadline too, but only once it has begun: all may be taken.
+            async with asyncio.timeout(watch.left()):
+                return await asyncio.get_running_loop().run_in_executor(self._held.workers, work)
+        except TimeoutError:
+            watch.cancel()
+            error = watch.too_late("the edit was waited for")
+            raise error from None
+        except asyncio.CancelledError:
+            watch.cancel()
+            raise
+
+    def _each(self, requests: Sequence[Request], watch: Watch) -> list[Edit | MetaAlignerError]:
+        if not requests:
+            return []
+        held = self._held
+        watch.check("it had not yet begun")
+        with _as_engine_errors(held.name):
+            queue = held.queue(watch)
+            made = [self._row_or_error(request) for request in requests]
+            queue.run([row for row in made if isinstance(row, Row)], watch)
+        return [_edit_or_error(held.name, row) for row in made]
+
+    def _stream(self, request: Request, watch: Watch) -> Generator[str, None, Edit]:
+        held = self._held
+        watch.check("it had not yet begun")
+        with _as_engine_errors(held.name):
+            queue = held.queue(watch)
+            row = self._row(request)
+            while row.finish is None:
+                queue.run([row], watch, lambda row: bool(row.piece or row.finish))
+                if row.error is not None:
+                    raise row.error
+                piece, row.piece = row.piece, ""
+                if piece:
+                    yield piece
+            return row.edit()
+
+    def _row_or_error(self, request: Request) -> Row | MetaAlignerError:
+        try:
+            return self._row(request)
+        except MetaAlignerError as error:
+            return error
+
+    def _row(self, request: Request) -> Row:
+        held, model = self._held, self._held.model()
+        codec, draft = held.codec, request.draft
+        prompt = codec.encode(request.prompt, templated=request.templated)
+        spellings = codec.spellings(draft) if draft else []
+        own = getattr(model, "generation_config", None)
+        whole = request.keep_above is not None or request.token_agreement
+        row = Row.start(
+            request,
+            prompt,
+            OutputText(codec, request.stop, draft, spellings),
+            Drafter(spellings, costs_for(model), len(prompt), whole=whole),
+            window=self.window,
+            ends=codec.end_ids(
+                getattr(self.config, "eos_token_id", None), getattr(own, "eos_token_id", None)
+            ),
+        )
+        # What a later prompt may begin with, too: all that comes before the answer.
+        place = request.prompt.rfind(draft) if draft else -1
+        if place > 0:
+            before = codec.encode(request.prompt[:place], templated=request.templated)
+            row.shared = common_start(before, prompt)
+        return row
+
+
+def _all(made: Sequence[Edit | MetaAlignerError]) -> list[Edit]:
+    for one in made:
+        if isinstance(one, MetaAlignerError):
+            raise one
+    return [one for one in made if isinstance(one, Edit)]
+
+
+def _edit_or_error(name: str, row: Row | MetaAlignerError) -> Edit | MetaAlignerError:
+    if isinstance(row, MetaAlignerError):
+        return row
+    if row.error is None:
+        return row.edit()
+    try:
+        with _as_engine_errors(name):
+            raise row.error
+    except MetaAlignerError as error:
+        return error
+
+
+@contextmanager
+def _as_engine_errors(name: str) -> Iterator[None]:
+    """Let only errors of this package out, each with what to do."""
+    try:
+        yield
+    except (MetaAlignerError, Cancelled):
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise EngineError(_out_of_memory(name, error)) from error
+    except Exception as error:
+        if "alloc" in str(error) and "memory" in str(error):  # torch's CPU allocator says it so
+            raise EngineError(_out_of_memory(name, error)) from error
+        message = f"The model {name} failed: {type(error).__name__}: {error}"
+        raise EngineError(message) from error
+
+
+def _out_of_memory(name: str, error: BaseException) -> str:
+    return (
+        f"Memory ran out while {name} was editing: {first_line(error)} Edit fewer or shorter"
+        " replies at once, lower max_new_tokens, or load the model smaller: dtype='bfloat16' or a"
+        " quantization_config=..."
+    )

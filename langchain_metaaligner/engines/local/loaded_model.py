@@ -1,0 +1,306 @@
+"""A checkpoint's parts, loaded when first needed and held for all engines that share them."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+from langchain_metaaligner import checkpoints
+from langchain_metaaligner.engines.cancellation import Watch
+from langchain_metaaligner.engines.local.cpu_kernels import compile_feed_forward, prepack
+from langchain_metaaligner.engines.local.decoder import Decoder
+from langchain_metaaligner.engines.local.forward import input_device
+from langchain_metaaligner.engines.local.placement import warn_of_strays
+from langchain_metaaligner.engines.local.prefix_cache import PrefixCache
+from langchain_metaaligner.engines.local.scheduler import Limits, Queue
+from langchain_metaaligner.engines.local.tokenizer import TextCodec
+from langchain_metaaligner.engines.local.weights import Source, find_source
+from langchain_metaaligner.errors import EngineError
+from langchain_metaaligner.options import LoadOptions
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Closable)
+
+
+class Lease(Generic[T]):
+    """One owner's share in a thing that others may own too.
+
+    It can be given back once only, so an owner who closes twice takes nothing from another. A
+    lease that is forgotten without closing gives its share back when it is collected.
+
+    Attributes:
+        value: The shared thing.
+    """
+
+    def __init__(self, value: T, give_back: Callable[[], None]) -> None:
+        self.value = value
+        self._finalizer = weakref.finalize(self, give_back)
+        # At the end of the process all memory goes anyway, and torch may be half gone before us.
+        self._finalizer.atexit = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the share was given back."""
+        return not self._finalizer.alive
+
+    def close(self) -> None:
+        """Give the share back; the last owner's closes the thing itself."""
+        self._finalizer()
+
+
+class Registry(Generic[T]):
+    """Counts the owners of each shared thing."""
+
+    def __init__(self) -> None:
+        # Reentrant: the collector may end a forgotten lease in the very thread that holds it.
+        self._lock = threading.RLock()
+        self._entries: dict[Hashable, _Entry[T]] = {}
+
+    def lease(self, key: Hashable, make: Callable[[], T]) -> Lease[T]:
+        """Make the caller one more owner.
+
+        Args:
+            key: What the thing is made from; equal keys share one.
+            make: Makes it where nobody owns one yet. It must be quick: loading comes later.
+
+        Returns:
+            The caller's share.
+        """
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = _Entry(make())
+            entry.owners += 1
+        return Lease(entry.value, _GiveBack(self, key, entry))
+
+    def give_back(self, key: Hashable, entry: _Entry[T]) -> None:
+        """Take a share back; only a lease does this.
+
+        Args:
+            key: The key that the thing was leased by.
+            entry: The thing with its count of owners.
+        """
+        with self._lock:
+            entry.owners -= 1
+            if entry.owners:
+                return
+            if self._entries.get(key) is entry:
+                del self._entries[key]
+        entry.value.close()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._entries)
+
+
+class _Entry(Generic[T]):
+    """A shared thing and the number of its owners."""
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+        self.owners = 0
+
+
+class _GiveBack:
+    """What ends a lease: no closure, so that nothing but these three is kept alive."""
+
+    def __init__(self, registry: Registry[Any], key: Hashable, entry: _Entry[Any]) -> None:
+        self._registry, self._key, self._entry = registry, key, entry
+
+    def __call__(self) -> None:
+        self._registry.give_back(self._key, self._entry)
+
+
+logger = logging.getLogger(__name__)
+
+
+CLOSED = (
+    "This engine was closed. Ask load_engine for a new one; close() belongs at the very end of an"
+    " owner's work."
+)
+_WORKERS = 64
+_PREFIXES_ON_CPU = 128 << 20
+_PREFIXES_ON_ACCELERATORS = 1 << 30
+
+
+class Held:
+    """A checkpoint that is being used.
+
+    Args:
+        name: A hub id, a folder, or `embedded`.
+        options: How it is loaded.
+
+    Attributes:
+        name: The same name.
+    """
+
+    def __init__(self, name: str, options: LoadOptions) -> None:
+        self.name = name
+        self._options = options
+        self._loading = threading.Lock()
+        self._source: Source | None = None
+        self._said: Mapping[str, Any] | None = None
+        self._config: Any = None
+        self._codec: TextCodec | None = None
+        self._model: Any = None
+        self._queue: Queue | None = None
+        self._closed = False
+
+    @property
+    def config(self) -> Any:
+        """The configuration, read without any weights."""
+        if self._config is None:
+            with self._loading:
+                self._read_config()
+        return self._config
+
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """The configuration as its file has it."""
+        said = self._said
+        if said is None:
+            with self._loading:
+                self._read_config()
+                said = self._said
+        return said or {}
+
+    @property
+    def codec(self) -> TextCodec:
+        """The tokenizer's rules, read without any weights."""
+        codec = self._codec
+        if codec is None:
+            with self._loading:
+                codec = self._read_codec()
+        return codec
+
+    def model(self, watch: Watch | None = None) -> Any:
+        """The model, which is loaded where it isn't yet.
+
+        Args:
+            watch: Ends the wait for another thread's loading.
+
+        Returns:
+            The model of transformers.
+        """
+        model = self._model
+        if model is None:
+            watch = watch or Watch()
+            with watch.holding(self._loading, "the model was being loaded"):
+                model = self._model
+                if model is None:
+                    model = _apart(self._read_model)
+            watch.check("the model was being loaded")
+        return model
+
+    def queue(self, watch: Watch | None = None) -> Queue:
+        """The queue of the model, which is loaded where it isn't yet.
+
+        Args:
+            watch: Ends the wait for another thread's loading.
+
+        Returns:
+            The one queue of all who share the model.
+        """
+        self.model(watch)
+        queue = self._queue
+        if queue is None:  # closed meanwhile
+            raise EngineError(CLOSED)
+        return queue
+
+    @cached_property
+    def workers(self) -> ThreadPoolExecutor:
+        """Threads that wait for edits in place of an event loop."""
+        return ThreadPoolExecutor(_WORKERS, thread_name_prefix="metaaligner")
+
+    def close(self) -> None:
+        """Let go of everything; work that is under way keeps the weights until it ends."""
+        self._closed = True
+        queue = self._queue
+        if queue is not None:
+            queue.close()
+        self._model = self._queue = self._codec = self._config = self._source = None
+        if "workers" in self.__dict__:
+            self.workers.shutdown(wait=False)
+        if torch.cuda.is_available():  # pragma: no cover
+            torch.cuda.empty_cache()  # not run here: needs a GPU
+
+    def _read_config(self) -> Source:
+        if self._closed:
+            raise EngineError(CLOSED)
+        source = self._source
+        if source is None:
+            source = self._source = find_source(self.name, self._options)
+        if self._config is None:
+            self._said = source.said()
+            self._config = source.config()
+        return source
+
+    def _read_codec(self) -> TextCodec:
+        source = self._read_config()
+        codec = self._codec
+        if codec is None:
+            codec = self._codec = TextCodec(source.tokenizer(), self.name)
+        return codec
+
+    def _read_model(self) -> Any:
+        source = self._read_config()
+        self._read_codec()
+        if self.name == checkpoints.EMBEDDED:
+            logger.warning(checkpoints.embedded_notice())
+        start = time.monotonic()
+        model = source.model(self._config)
+        logger.info("Loaded %s in %.1f s.", self.name, time.monotonic() - start)
+        warn_of_strays(self.name, model)
+        model.eval()
+        if self._options.torch_compile:
+            compile_feed_forward(model, self._options.torch_compile)
+        else:
+            prepack(model, self._options.prepack_weights)
+        if self._closed:  # meanwhile; nobody would free it again
+            raise EngineError(CLOSED)
+        self._queue = self._new_queue(model)
+        self._model = model
+        return model
+
+    def _new_queue(self, model: Any) -> Queue:
+        on_cpu = input_device(model).type == "cpu"
+        limits = Limits(waiting=self._options.max_queue)
+        if not on_cpu:  # pragma: no cover
+            # not run here: needs a GPU
+            limits = replace(limits, rows=128, piece=8192, prompts=8192)
+        held = self._options.prefix_cache_bytes
+        if held is None:
+            held = _PREFIXES_ON_CPU if on_cpu else _PREFIXES_ON_ACCELERATORS
+        return Queue(Decoder(model), PrefixCache(held), limits)
+
+
+def _apart(work: Callable[[], Any]) -> Any:
+    """Do something in a thread that ends with it.
+
+    What OpenMP keeps for a thread that has multiplied anything goes with it; see `Queue`.
+    """
+    done: Future[Any] = Future()
+    inside = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            done.set_result(inside.run(work))
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="metaaligner-load", daemon=True).start()
+    return done.result()

@@ -1,0 +1,398 @@
+"""Runs a model once over many rows of unequal length, each with keys and values of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from langchain_metaaligner.engines.local.forward import (
+    Part,
+    Passes,
+    arguments,
+    base_model,
+    input_device,
+)
+from langchain_metaaligner.engines.local.sequential_forward import SinglePasses
+from langchain_metaaligner.errors import EngineError
+
+# Torch's fused attention takes 1.5 to 2.2 times as long in bfloat16 on a CPU as two products with
+# a softmax between them, block by block so that the scores stay in the cache; for few tokens they
+# are alike, and in float32 it is the faster one.
+_BLOCK = 128
+_FEW = 32
+
+
+class Sight:
+    """What a row's new tokens may look at: the tokens before them, and themselves.
+
+    Args:
+        seen: Tokens that the row had before.
+        new: Tokens that come on.
+    """
+
+    __slots__ = ("_blocks", "_made_for", "new", "seen")
+
+    def __init__(self, seen: int, new: int) -> None:
+        self.seen, self.new = seen, new
+        self._made_for: tuple[int, int, torch.device] | None = None
+        self._blocks: list[tuple[int, int, torch.Tensor]] = []
+
+    def blocks(
+        self, size: int, groups: int, like: torch.Tensor
+    ) -> list[tuple[int, int, torch.Tensor]]:
+        """What is added to the scores of so many new tokens at a time.
+
+        Args:
+            size: Most new tokens of a block.
+            groups: Heads of queries for each head of keys.
+            like: Has the type and the device.
+
+        Returns:
+            For each block the first of its new tokens, the one behind its last, and 0 or minus
+            infinity for groups times new tokens by all tokens up to its last.
+        """
+        wanted = size, groups, like.device
+        if self._made_for != wanted:
+            starts = range(0, self.new, size)
+            ends = [min(self.new, start + size) for start in starts]
+            self._blocks = [
+                (start, end, self._bias(start, end, groups, like))
+                for start, end in zip(starts, ends, strict=True)
+            ]
+            self._made_for = wanted
+        return self._blocks
+
+    def _bias(self, start: int, end: int, groups: int, like: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(self.seen + end, device=like.device)
+        hidden = places > places[self.seen + start :, None]
+        bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+        return bias.masked_fill_(hidden, -torch.inf).repeat(groups, 1)
+
+
+def attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    sight: Sight,
+    scale: float | None,
+) -> torch.Tensor:
+    """Let a row's new tokens look at the row.
+
+    Args:
+        query: 1, heads, new tokens, size of a head.
+        keys: Heads of keys, all tokens, size of a head.
+        values: The same.
+        sight: Belongs to the row.
+        scale: What scores are multiplied with; `None` is one over the root of a head's size.
+
+    Returns:
+        1, new tokens, heads, size of a head.
+    """
+    heads, new, size = query.shape[1:]
+    groups = heads // keys.shape[0]
+    if query.dtype is torch.bfloat16 and query.device.type == "cpu" and new >= _FEW:
+        made = _in_blocks(query, keys, values, sight, size**-0.5 if scale is None else scale)
+    elif new == keys.shape[1] > 1:
+        keys, values = (
+            one.repeat_interleave(groups, 0) if groups > 1 else one for one in (keys, values)
+        )
+        made = scaled_dot_product_attention(
+            query, keys[None], values[None], is_causal=True, scale=scale
+        )
+    else:
+        # Heads that share keys stand one behind another as more queries: nothing is copied.
+        packed = query.reshape(1, keys.shape[0], groups * new, size)
+        bias = sight.blocks(new, groups, query)[0][2] if new > 1 else None
+        made = scaled_dot_product_attention(
+            packed, keys[None], values[None], attn_mask=bias, scale=scale
+        ).reshape(1, heads, new, values.shape[-1])
+    return made.transpose(1, 2)
+
+
+def _in_blocks(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, sight: Sight, scale: float
+) -> torch.Tensor:
+    heads, new, size = query.shape[1:]
+    groups = heads // keys.shape[0]
+    packed = query.reshape(keys.shape[0], groups, new, size)
+    made = query.new_empty((keys.shape[0], groups, new, values.shape[-1]))
+    for start, end, bias in sight.blocks(_BLOCK, groups, query):
+        last = sight.seen + end
+        part = packed[:, :, start:end].reshape(keys.shape[0], -1, size)
+        scores = torch.baddbmm(bias[None], part, keys[:, :last].transpose(1, 2), alpha=scale)
+        mixed = torch.bmm(scores.softmax(-1), values[:, :last])
+        made[:, :, start:end] = mixed.view(keys.shape[0], groups, end - start, -1)
+    return made.view(1, heads, new, -1)
+
+
+_SPARE = 64  # tokens of room behind what a row holds already
+
+Layers = dict[int, tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of each layer: heads, tokens, size of a head."""
+
+
+class KeyValues:
+    """Keys and values of one row, in buffers that grow.
+
+    Args:
+        room: About how many tokens it will hold.
+
+    Attributes:
+        length: Tokens that it holds; what lies behind them is overwritten.
+    """
+
+    def __init__(self, room: int = 0) -> None:
+        self.length = 0
+        self._room = room
+        self._layers: Layers = {}
+
+    def put(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[Any, Any]:
+        """Write what comes behind the tokens held.
+
+        Args:
+            layer: The layer.
+            keys: Heads, new tokens, size of a head.
+            values: The same.
+
+        Returns:
+            Keys and values of all tokens, the new ones included.
+        """
+        end = self.length + keys.shape[1]
+        held = self._layers.get(layer)
+        if held is None or held[0].shape[1] < end:
+            held = self._layers[layer] = self._grown(held, keys, values, end)
+        held[0][:, self.length : end] = keys
+        held[1][:, self.length : end] = values
+        return held[0][:, :end], held[1][:, :end]
+
+    def _grown(
+        self, held: tuple[Any, Any] | None, keys: torch.Tensor, values: torch.Tensor, end: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        room = max(self._room, end + max(_SPARE, end // 4))
+        grown = tuple(new.new_empty((new.shape[0], room, new.shape[2])) for new in (keys, values))
+        if held is not None:
+            for old, new in zip(held, grown, strict=True):
+                new[:, : self.length] = old[:, : self.length]
+        return grown[0], grown[1]
+
+    def begin_with(self, stretches: Sequence[tuple[Layers, int]]) -> None:
+        """Take over keys and values of tokens that this row begins with.
+
+        Args:
+            stretches: One after another: keys and values, and how many of their tokens.
+        """
+        for layers, count in stretches:
+            for layer, (keys, values) in layers.items():
+                self.put(layer, keys[:, :count], values[:, :count])
+            self.length += count
+
+    def copy(self, start: int, end: int) -> Layers:
+        """Copy a stretch.
+
+        Args:
+            start: Its first token.
+            end: The token behind its last.
+
+        Returns:
+            Its keys and values, in memory of their own.
+        """
+        return {
+            layer: (keys[:, start:end].clone(), values[:, start:end].clone())
+            for layer, (keys, values) in self._layers.items()
+        }
+
+
+_NAME = "metaaligner_packed"
+
+
+@dataclass(slots=True)
+class _Span:
+    """The place of one row's new tokens in a pass."""
+
+    cache: KeyValues
+    start: int
+    end: int
+    sight: Sight
+
+
+class _Pass:
+    """One pass, as the attention of each layer sees it."""
+
+    def __init__(self, spans: Sequence[_Span]) -> None:
+        self.spans = spans
+        self.layers = 0
+
+    def attend(
+        self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: Any
+    ) -> torch.Tensor:
+        """Attention of each row's new tokens over that row alone."""
+        self.layers += 1
+        made = []
+        for span in self.spans:
+            new = slice(span.start, span.end)
+            held = span.cache.put(module.layer_idx, key[0, :, new], value[0, :, new])
+            made.append(attend(query[:, :, new], *held, span.sight, scale))
+        return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+
+
+def _packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    metaaligner_pass: _Pass | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    if metaaligner_pass is None:
+        # Somebody else runs the model at this moment, in another thread.
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        made: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **others
+        )
+        return made
+    for name in ("softcap", "sliding_window", "s_aux", "position_bias"):
+        if others.get(name) is not None:
+            message = f"Attention with {name!r} can't be packed."
+            raise NotImplementedError(message)
+    return metaaligner_pass.attend(module, query, key, value, scaling), None
+
+
+class PackedPasses:
+    """Makes passes in which all rows' new tokens stand one behind another, without padding.
+
+    The model's attention is exchanged by its configuration, and only while a pass runs. Whoever
+    else runs the model meanwhile gets the usual attention from the same function.
+
+    Args:
+        model: A causal model of transformers that `passes_for` has found fit.
+    """
+
+    drafts = True
+    packs = True
+
+    def __init__(self, model: Any) -> None:
+        from transformers import AttentionInterface
+        from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+        AttentionInterface.register(_NAME, _packed_attention)
+        AttentionMaskInterface.register(_NAME, sdpa_mask)
+        self._model = model
+        self._no_mask = torch.empty(1, 1, 0, 0)  # with four dimensions: taken as it is
+
+    def cache(self, room: int) -> KeyValues:
+        """An empty cache."""
+        return KeyValues(room)
+
+    def forward(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Run the model once.
+
+        Args:
+            parts: What is done for each row.
+
+        Returns:
+            Logits: for each part as many rows as it keeps, in order.
+        """
+        tokens: list[int] = []
+        places: list[int] = []
+        kept: list[int] = []
+        spans = []
+        for part in parts:
+            start, end = len(tokens), len(tokens) + len(part.tokens)
+            tokens += part.tokens
+            places += range(part.cache.length, part.cache.length + end - start)
+            kept += range(end - part.keep, end)
+            spans.append(_Span(part.cache, start, end, Sight(part.cache.length, end - start)))
+        device = input_device(self._model)
+        run = _Pass(spans)
+        wanted = kept or [len(tokens) - 1]
+        with torch.inference_mode(), self._exchanged():
+            output = self._model(
+                input_ids=torch.tensor([tokens], device=device),
+                position_ids=torch.tensor([places], device=device),
+                attention_mask=self._no_mask,
+                use_cache=False,
+                # A slice would not be contiguous, and the head would copy its weights for it:
+                # 45 of 250 ms for a pass of the embedded aligner's on two cores.
+                logits_to_keep=torch.tensor(wanted, device=device),
+                return_dict=True,
+                metaaligner_pass=run,
+            )
+        if not run.layers:
+            message = f"{type(self._model).__name__} did not use the attention that it was given."
+            raise EngineError(message)
+        for part in parts:
+            part.cache.length += len(part.tokens)
+        logits: torch.Tensor = output.logits[0]
+        return logits if kept else logits[:0]
+
+    @contextmanager
+    def _exchanged(self) -> Iterator[None]:
+        config = base_model(self._model).config
+        before = config._attn_implementation  # noqa: SLF001 - the public setter loads kernels
+        config._attn_implementation = _NAME  # noqa: SLF001
+        try:
+            yield
+        finally:
+            config._attn_implementation = before  # noqa: SLF001
+
+
+# Known to hand everything on to their attention as it is needed; others are tried out first.
+_KNOWN = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+
+
+def passes_for(model: Any) -> Passes:
+    """Choose how to run a model over rows.
+
+    Args:
+        model: A causal model of transformers.
+
+    Returns:
+        One pass for all rows where its attention can be replaced, else one for each row.
+    """
+    if _can_pack(model) and (base_model(model).config.model_type in _KNOWN or _packs_well(model)):
+        return PackedPasses(model)
+    return SinglePasses(model)
+
+
+def _can_pack(model: Any) -> bool:
+    inner = base_model(model)
+    config = inner.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return (
+        getattr(inner, "_supports_attention_backend", False) is True
+        and not getattr(config, "is_encoder_decoder", False)
+        and config is inner.config
+        and kinds == {"full_attention"}
+        and not getattr(config, "sliding_window", None)
+        and not getattr(config, "attn_logit_softcapping", None)
+        and arguments(inner) >= {"position_ids", "logits_to_keep", "kwargs"}
+    )
+
+
+def _packs_well(model: Any) -> bool:
+    """Try it: two short rows, one of them in two passes, against each by itself."""
+    device = input_device(model)
+    if any(weight.device.type == "meta" for weight in model.parameters()):
+        return False  # offloaded: a pass takes too long for trying
+    try:
+        passes = PackedPasses(model)
+        one, two = passes.cache(8), passes.cache(8)
+        passes.forward([Part(one, [1, 2, 3], 1), Part(two, [3, 2], 1)])
+        made = passes.forward([Part(one, [4, 5], 1), Part(two, [1], 1)])
+        with torch.inference_mode():
+            alone = [
+                model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1]
+                for ids in ([1, 2, 3, 4, 5], [3, 2, 1])
+            ]
+    except Exception:  # noqa: BLE001 - whatever it is, this model can't
+        return False
+    spread = 0.05 * max(float(one.float().std()) for one in alone)
+    return torch.allclose(made.float(), torch.stack(alone).float(), atol=spread, rtol=0)

@@ -1,0 +1,75 @@
+"""Runs a model over one row at a time, with its own attention and cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from langchain_metaaligner.engines.local.forward import Part, arguments, input_device
+from langchain_metaaligner.errors import EngineError
+
+
+class _OwnCache:
+    """The cache that the model makes for itself, cut to what counts."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.made: Any = None
+        self.held = 0
+
+
+class SinglePasses:
+    """Makes passes of one row at a time, with the model's own attention and cache.
+
+    Args:
+        model: Any causal model of transformers.
+    """
+
+    packs = False
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._takes = arguments(model)
+        config = getattr(model, "config", None)
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        self.drafts = kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+
+    def cache(self, room: int) -> _OwnCache:
+        """An empty cache."""
+        return _OwnCache()
+
+    def forward(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Run the model once for each part; as `PackedPasses.forward`."""
+        return torch.cat([self._one(part) for part in parts])
+
+    def _one(self, part: Part) -> torch.Tensor:
+        cache = part.cache
+        if cache.held > cache.length:
+            cache.made.crop(cache.length - cache.held)
+            cache.held = cache.length
+        device = input_device(self._model)
+        given: dict[str, Any] = {
+            "input_ids": torch.tensor([part.tokens], device=device),
+            "use_cache": True,
+            "past_key_values": cache.made,
+            "return_dict": True,
+        }
+        end = cache.length + len(part.tokens)
+        if "position_ids" in self._takes:
+            given["position_ids"] = torch.arange(cache.length, end, device=device)[None]
+        if "logits_to_keep" in self._takes:
+            given["logits_to_keep"] = max(1, part.keep)
+        with torch.inference_mode():
+            output = self._model(**given)
+        cache.made = getattr(output, "past_key_values", None)
+        if cache.made is None:
+            message = (
+                f"{type(self._model).__name__} keeps no key-value cache that this engine knows."
+                " Use a model of the LLaMA kind."
+            )
+            raise EngineError(message)
+        cache.length = cache.held = end
+        logits: torch.Tensor = output.logits[0]
+        return logits[logits.shape[0] - part.keep :]

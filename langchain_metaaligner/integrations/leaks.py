@@ -1,0 +1,104 @@
+"""Refuses to edit a reply that its reader has seen already."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from langchain_metaaligner.errors import LeakError, MetaAlignerError
+from langchain_metaaligner.integrations.capture import ModelRun
+from langchain_metaaligner.integrations.hushing import NOSTREAM
+
+
+def check_leak(
+    handlers: Iterable[Any], metadata: Mapping[str, Any], model_run: ModelRun | None
+) -> None:
+    """Refuse to edit a reply whose tokens a LangGraph consumer has seen.
+
+    Args:
+        handlers: The handlers of the aligner's run.
+        metadata: The metadata of the aligner's run.
+        model_run: The run that made the reply, where it is known.
+
+    Raises:
+        LeakError: A consumer of `stream_mode="messages"` has the unedited reply.
+    """
+    if model_run is None or "langgraph_node" not in metadata:
+        return
+    here, there = str(metadata.get("langgraph_checkpoint_ns") or ""), model_run.graph_namespace
+    elsewhere = bool(there) and not (here.startswith(there) or there.startswith(here))
+    if NOSTREAM in model_run.tags and not elsewhere:
+        return
+    if any(_streams_messages(one) for one in handlers):
+        raise LeakError(_LEAKED_STATE if elsewhere else _LEAKED)
+    _warn_once(_WOULD_LEAK)
+
+
+def _streams_messages(handler: Any) -> bool:
+    # By name: langgraph need not be installed, and the class is not public.
+    return any(kind.__name__ == "StreamMessagesHandler" for kind in type(handler).__mro__)
+
+
+class _ButLeaks(type):
+    """Of a class of errors: matches what its base matches, but for `LeakError`s."""
+
+    def __instancecheck__(cls, error: Any) -> bool:
+        return isinstance(error, cls.__base__ or ()) and not isinstance(error, LeakError)
+
+
+class _AnyButLeaks(Exception, metaclass=_ButLeaks):  # noqa: N818 - is never raised
+    pass
+
+
+class _OursButLeaks(MetaAlignerError, metaclass=_ButLeaks):  # noqa: N818 - is never raised
+    pass
+
+
+_WITHOUT_LEAKS: dict[Any, Any] = {
+    BaseException: _AnyButLeaks,
+    Exception: _AnyButLeaks,
+    MetaAlignerError: _OursButLeaks,
+}
+
+
+def but_leaks(wanted: Any) -> Any:
+    """What is worth another try, but for a `LeakError`, which would only show tokens again.
+
+    Args:
+        wanted: Kinds of errors, or a function that says of an error whether to try again.
+
+    Returns:
+        The same, as LangChain's `with_retry` takes it.
+    """
+    if isinstance(wanted, tuple):
+        return tuple(_WITHOUT_LEAKS.get(one, one) for one in wanted if one is not LeakError)
+    return functools.partial(_wanted_and_no_leak, wanted)
+
+
+def _wanted_and_no_leak(wanted: Any, error: BaseException) -> bool:
+    return not isinstance(error, LeakError) and bool(wanted(error))
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=2)
+
+
+_REMEDY = (
+    " Put model and aligner into one pipe (llm | aligner), or wrap the node that calls both:"
+    " hushed(node). on_leak='ignore' turns this check off."
+)
+_LEAKED = (
+    "Tokens of the unedited reply have already gone to a consumer of stream_mode='messages',"
+    " because the model ran unhushed in this graph." + _REMEDY
+)
+_LEAKED_STATE = (
+    "The unedited reply came from another node of this graph, so consumers of its state and of"
+    " stream_mode='messages' have seen it." + _REMEDY
+)
+_WOULD_LEAK = (
+    "The model ran unhushed in this graph: with stream_mode='messages' consumers would see the"
+    " unedited reply." + _REMEDY
+)

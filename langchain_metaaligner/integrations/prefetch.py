@@ -1,0 +1,192 @@
+"""Prefills an edit's prompt in the background while the policy is still at work."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Self
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessageChunk
+
+from langchain_metaaligner.editing.aligner import Aligner, Objectives
+from langchain_metaaligner.editing.conversation import answer_text
+
+logger = logging.getLogger(__name__)
+
+_STEP = 128  # characters, some 30 tokens: smaller pieces cost more to start than to compute
+
+_TOOL_CALLS = ("tool_call", "tool_call_chunk", "invalid_tool_call", "tool-call-delta")
+
+What = tuple[Any, Objectives]
+"""The context of a reply and what its edit is made towards."""
+
+
+class Ahead:
+    """Prefills what comes before a reply's edit, until the reply is whole or is none to edit.
+
+    What was prefilled changes when the edit begins, and nothing else: whatever goes wrong here is
+    left to the edit to find out. It is a context manager that stops at its end.
+
+    Args:
+        get_aligner: Gives whoever will edit.
+        find: Says in which context and towards what, given the first piece of the reply that
+            holds text, or `None` where it is asked before there is any. It gives `None` where
+            there will be nothing to edit.
+    """
+
+    def __init__(
+        self,
+        get_aligner: Callable[[], Aligner],
+        find: Callable[[str | AIMessageChunk | None], What | None],
+    ) -> None:
+        self._get_aligner = get_aligner
+        self._find: Callable[[Any], What | None] | None = find
+        self._text = ""
+        self._worker: _Worker | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def begin(self, piece: str | AIMessageChunk | None = None) -> None:
+        """Prefill the context; once begun, or stopped, it does nothing.
+
+        Args:
+            piece: The beginning of the reply, where there is one.
+        """
+        find, self._find = self._find, None
+        if find is None:
+            return
+        # Whatever is wrong, the edit itself will tell.
+        with suppress(Exception):
+            aligner = self._get_aligner()
+            if _may_warm(aligner) and (what := find(piece)) is not None:
+                self._worker = _Worker(aligner, *what)
+
+    def add(self, piece: Any) -> None:
+        """Take note of what the policy has said.
+
+        Args:
+            piece: The next piece of the reply. One with a tool call ends it, and so does one that
+                is no piece of a text: what comes then is no answer to edit.
+        """
+        if self._find is None and self._worker is None:
+            return
+        if not is_piece(piece) or getattr(piece, "tool_call_chunks", None):
+            self.stop()
+            return
+        self._text += answer_text(piece)
+        if self._text.strip():
+            self.begin(piece)
+            if self._worker is not None:
+                self._worker.grow(self._text)
+
+    def restart(self) -> None:
+        """Take note that the reply begins anew: another model makes it, or the same once more."""
+        self._text = ""
+
+    def stop(self) -> None:
+        """Prefill nothing more; a pass that is under way ends by itself."""
+        self._find = None
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+
+class Overhearing(BaseCallbackHandler):
+    """Tells an `Ahead` what a model says whose stream goes to somebody else.
+
+    Args:
+        ahead: What is told.
+    """
+
+    run_inline = True  # in the order in which it was said
+
+    def __init__(self, ahead: Ahead) -> None:
+        self._ahead = ahead
+        self._run_id: Any = None
+        self._by_events = False
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
+        """A model begins; where several do, the last is the one to listen to."""
+        self._run_id, self._by_events = kwargs.get("run_id"), False
+        self._ahead.restart()
+
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
+        """It says something."""
+        if kwargs.get("run_id") == self._run_id and not self._by_events:
+            self._ahead.add(getattr(chunk, "message", token))
+
+    def on_stream_event(self, event: Any, **kwargs: Any) -> None:
+        """It says something in LangChain's protocol of events."""
+        if kwargs.get("run_id") == self._run_id and isinstance(event, Mapping):
+            if not self._by_events:  # some models tell the same as tokens, too
+                self._by_events = True
+                self._ahead.restart()
+            said = event.get("delta") or event.get("content") or {}
+            kind = said.get("type")
+            if kind == "block-delta":
+                kind = (said.get("fields") or {}).get("type")
+            if kind == "text-delta":
+                self._ahead.add(said["text"])
+            elif kind in _TOOL_CALLS:
+                self._ahead.stop()
+
+
+class _Worker:
+    """The thread that prefills."""
+
+    def __init__(self, aligner: Aligner, context: Any, objectives: Objectives) -> None:
+        self._what = aligner, context, objectives
+        self._answer = ""
+        self._changed = threading.Condition()
+        self._gone = threading.Event()
+        threading.Thread(target=self._work, name="metaaligner-ahead", daemon=True).start()
+
+    def grow(self, answer: str) -> None:
+        with self._changed:
+            self._answer = answer
+            self._changed.notify()
+
+    def stop(self) -> None:
+        self._gone.set()
+        with self._changed:
+            self._changed.notify()
+
+    def _work(self) -> None:
+        aligner, context, objectives = self._what
+        answer = ""  # the context alone is first: it is there already
+        while True:
+            if self._gone.is_set():
+                return
+            try:
+                aligner.warm(context, objectives, answer, gone=self._gone)
+            except BaseException as error:  # noqa: BLE001 - the edit itself will say what is wrong
+                logger.debug("Nothing more is prefilled ahead: %r", error)
+                return
+            with self._changed:
+                while not self._gone.is_set() and not _is_worth(self._answer, answer):
+                    self._changed.wait()
+                answer = self._answer
+
+
+def is_piece(reply: Any) -> bool:
+    """Whether it is a part of a reply, of which more may come."""
+    return isinstance(reply, str | AIMessageChunk)
+
+
+def _is_worth(answer: str, done: str) -> bool:
+    """Whether there is enough to prefill beside what was prefilled already."""
+    fresh = len(answer) - (len(done) if answer.startswith(done) else 0)
+    return fresh >= _STEP
+
+
+def _may_warm(aligner: Aligner) -> bool:
+    # An engine that is yet to be made is left to the thread: making it takes long.
+    engine = aligner.settings.engine
+    return engine is None or hasattr(engine, "warm")

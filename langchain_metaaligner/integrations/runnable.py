@@ -1,0 +1,337 @@
+"""The step of a LangChain pipe that edits what the model before it replied."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
+from typing import Any
+
+from langchain_core.runnables import (
+    Runnable,
+    RunnableConfig,
+    RunnableSerializable,
+    ensure_config,
+)
+from langchain_core.runnables.config import (
+    get_callback_manager_for_config,
+    get_config_list,
+    patch_config,
+    set_config_context,
+)
+from langchain_core.runnables.utils import ConfigurableField, ConfigurableFieldSpec
+from pydantic import ConfigDict
+
+from langchain_metaaligner.editing.aligner import Objectives
+from langchain_metaaligner.errors import MetaAlignerError
+from langchain_metaaligner.integrations.call_config import asked_objectives, listed, with_listed
+from langchain_metaaligner.integrations.capture import capture, install
+from langchain_metaaligner.integrations.hushing import hush_pipes
+from langchain_metaaligner.integrations.leaks import but_leaks
+from langchain_metaaligner.integrations.message_chunks import UntilStopped
+from langchain_metaaligner.integrations.steps import ReplyStep
+
+
+class MetaAlignerRunnable(ReplyStep, RunnableSerializable[Any, Any]):
+    """Edits the reply of the model before it in a chain: `llm | MetaAlignerRunnable(...)`.
+
+    A message comes back as a message of the same class, with the same id and all else it had,
+    its text edited and what was done under `response_metadata["metaaligner"]`; text comes back
+    as text; `{"messages": [...]}` (or a state object with `.messages`) as
+    `{"messages": [edited]}`. A message without text comes back as it is.
+
+    The context is what the model that made the reply was sent. It can be given instead, as
+    `config={"configurable": {"context": [...]}}` or by an input with `messages`; objectives for
+    one call are `config={"configurable": {"objectives": [...]}}`.
+
+    Args:
+        objectives: What edits are made towards: names, sentences or `Objective`s.
+        **options: The fields below; those of `Aligner` among them.
+
+    Raises:
+        UnknownObjectiveError: An objective is unknown.
+        pydantic.ValidationError: An option is unknown or out of range.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    def __init__(self, objectives: Any = ("harmlessness", "helpfulness"), **options: Any) -> None:
+        super().__init__(objectives=objectives, **options)
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Put the capture and the hushing of pipes in place."""
+        _put_in_place()
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        _put_in_place()
+
+    @property
+    def InputType(self) -> Any:
+        """What goes in: a message, text, or a state with messages."""
+        return Any
+
+    @property
+    def OutputType(self) -> Any:
+        """What comes out: the same kind as went in."""
+        return Any
+
+    @property
+    def config_specs(self) -> list[ConfigurableFieldSpec]:
+        """The keys of `config["configurable"]` that an aligner listens to."""
+        # The same for all instances: LangChain refuses a chain whose steps differ in one.
+        return [
+            ConfigurableFieldSpec(
+                id="objectives",
+                annotation=list[str | dict[str, str]] | None,
+                name="Objectives",
+                description=(
+                    "What this call's edits are made towards, instead of the aligner's own:"
+                    " names, sentences or mappings with name and description."
+                ),
+                default=None,
+            ),
+            ConfigurableFieldSpec(
+                id="context",
+                annotation=list[Any] | None,
+                name="Context",
+                description=(
+                    "The conversation that the reply belongs to, as messages, instead of the"
+                    " captured one."
+                ),
+                default=None,
+            ),
+        ]
+
+    def configurable_fields(self, **kwargs: Any) -> Any:
+        """Make fields configurable; the objectives are so already, under their own name.
+
+        Args:
+            **kwargs: Fields and what configures them.
+
+        Returns:
+            A runnable whose fields can be set by config.
+        """
+        given = kwargs.get("objectives")
+        if isinstance(given, ConfigurableField) and given.id == "objectives":
+            # LangChain refuses a key that is described twice.
+            del kwargs["objectives"]
+            if not kwargs:
+                return self
+        return super().configurable_fields(**kwargs)
+
+    def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Edit one reply.
+
+        Args:
+            input: A message, text, or a state with messages.
+            config: The run's config; `configurable` may hold `objectives` and `context`.
+            **kwargs: `objectives` and `context` may also be given or bound here.
+
+        Returns:
+            The edited reply, of the kind that went in.
+
+        Raises:
+            MetaAlignerError: As `on_error` says; see `Aligner.align` for the kinds.
+        """
+        _read_arguments(kwargs)
+        (config,) = with_listed([ensure_config(config)])
+        # What `_call_with_config` does, without its looks at signatures, and with trace metadata
+        # only for those who trace: half of what this step would cost otherwise.
+        manager = get_callback_manager_for_config(config)
+        if any(one is not capture for one in manager.handlers):
+            manager.add_metadata(self._trace_metadata(_asked(config, kwargs)))
+        run_manager = manager.on_chain_start(
+            None,
+            input,
+            name=config.get("run_name") or self.get_name(),
+            run_id=config.pop("run_id", None),
+        )
+        child = patch_config(config, callbacks=run_manager.get_child())
+        try:
+            with set_config_context(child) as context:
+                output = context.run(self._invoke, input, run_manager, child, **kwargs)
+        except BaseException as error:
+            run_manager.on_chain_error(error)
+            raise
+        run_manager.on_chain_end(output)
+        return output
+
+    async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Edit one reply without blocking the event loop; as `invoke`."""
+        _read_arguments(kwargs)
+        return await self._acall_with_config(
+            self._ainvoke, input, self._traced(config, kwargs), **kwargs
+        )
+
+    def batch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Edit several replies with one call to the engine, each by its own config.
+
+        Args:
+            inputs: Replies, each as for `invoke`.
+            config: One config for all or one for each; the smallest `max_concurrency` bounds how
+                many replies one call to the engine holds.
+            return_exceptions: Whether a failure is returned in its place.
+            **kwargs: As for `invoke`.
+
+        Returns:
+            The edited replies, in order.
+
+        Raises:
+            MetaAlignerError: As for `invoke`.
+        """
+        _read_arguments(kwargs)
+        return self._batch_with_config(
+            self._batch,
+            inputs,
+            self._traced_all(config, kwargs, len(inputs)),
+            return_exceptions=return_exceptions,
+            **kwargs,
+        )
+
+    async def abatch(
+        self,
+        inputs: list[Any],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """Edit several replies without blocking the event loop; as `batch`."""
+        _read_arguments(kwargs)
+        return await self._abatch_with_config(
+            self._abatch,
+            inputs,
+            self._traced_all(config, kwargs, len(inputs)),
+            return_exceptions=return_exceptions,
+            **kwargs,
+        )
+
+    def stream(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """Edit one reply and yield the edited text as it is made.
+
+        Args:
+            input: A message, text, or a state with messages.
+            config: As for `invoke`.
+            **kwargs: As for `invoke`.
+
+        Yields:
+            Message chunks for a message, pieces of text for text; a state is yielded whole.
+            Usage and provenance are on the last chunk.
+
+        Raises:
+            MetaAlignerError: As for `invoke`; after the first piece whatever `on_error` says,
+                since what has been read can't be taken back.
+        """
+        yield from self.transform(iter([input]), config, **kwargs)
+
+    async def astream(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """Edit one reply piece by piece without blocking the event loop; as `stream`."""
+
+        async def one() -> AsyncIterator[Any]:
+            yield input
+
+        edited: Any = self.atransform(one(), config, **kwargs)
+        async with aclosing(edited):
+            async for piece in edited:
+                yield piece
+
+    def transform(
+        self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """Edit a reply that arrives in pieces; as `stream`."""
+        _read_arguments(kwargs)
+        pieces = UntilStopped(input)
+        edited: Any = self._transform_stream_with_config(
+            pieces, self._transform, self._traced(config, kwargs), **kwargs
+        )
+        with closing(edited), pieces:
+            for piece in edited:  # noqa: UP028 - the input is to stop before the run is closed
+                yield piece
+
+    async def atransform(
+        self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """Edit a reply that arrives in pieces without blocking the event loop; as `stream`."""
+        _read_arguments(kwargs)
+        edited: Any = self._atransform_stream_with_config(
+            input, self._atransform, self._traced(config, kwargs), **kwargs
+        )
+        async with aclosing(edited):
+            async for piece in edited:
+                yield piece
+
+    def with_retry(
+        self, *, retry_if_exception_type: Any = (Exception,), **options: Any
+    ) -> Runnable[Any, Any]:
+        """Try again where an edit fails, as for any runnable; a `LeakError` is not repeated.
+
+        Args:
+            retry_if_exception_type: Kinds of errors, or a function that says of an error whether
+                to try again.
+            **options: As for any runnable.
+
+        Returns:
+            The runnable that tries again.
+        """
+        wanted = but_leaks(retry_if_exception_type)
+        return super().with_retry(retry_if_exception_type=wanted, **options)
+
+    def _traced(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableConfig:
+        if config is None or "metadata" not in config:
+            config = ensure_config(config)
+        (config,) = with_listed([config])
+        told = self._trace_metadata(_asked(config, kwargs))
+        metadata = {**(config.get("metadata") or {}), **told}
+        return {**config, "metadata": metadata}
+
+    def _traced_all(
+        self,
+        config: RunnableConfig | Sequence[RunnableConfig] | None,
+        kwargs: Mapping[str, Any],
+        count: int,
+    ) -> list[RunnableConfig]:
+        configs = with_listed(get_config_list(config, count))
+        return [self._traced(one, kwargs) for one in configs]
+
+    def _trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
+        try:
+            names = [one.name for one in self.wanted(asked)]
+        except MetaAlignerError:
+            # Told where it is raised: inside the run, under the error policy.
+            names = []
+        return {"metaaligner_objectives": names, "metaaligner_model": self.model_label()}
+
+
+def _read_arguments(given: dict[str, Any]) -> None:
+    """Refuse what a call does not take; let its objectives be read more than once."""
+    if not given:
+        return
+    if unknown := given.keys() - {"objectives", "context"}:
+        msg = (
+            f"An aligner's call takes no argument {min(unknown)!r}; it can be given objectives="
+            " and context=."
+        )
+        raise TypeError(msg)
+    if "objectives" in given:
+        given["objectives"] = listed(given["objectives"])
+
+
+def _asked(config: RunnableConfig, given: Mapping[str, Any]) -> Objectives | None:
+    asked: Objectives | None = given.get("objectives")
+    return asked_objectives(config) if asked is None else asked
+
+
+def _put_in_place() -> None:
+    install()
+    hush_pipes(lambda one: isinstance(one, MetaAlignerRunnable) and one.apply)

@@ -1,0 +1,1 @@
+"""Preference data: rows, pairs and training examples."""

@@ -1,0 +1,111 @@
+"""Finds and loads the model that an aligner is trained from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from langchain_metaaligner import checkpoints
+from langchain_metaaligner.training.run.settings import TrainingSettings
+
+
+class Base:
+    """A base model: a hub id, a folder, or the embedded aligner's base.
+
+    Args:
+        name: Hub id or folder; `embedded` is the base of the embedded aligner.
+        options: How it is loaded, as `Aligner` takes it: `revision`, `token`,
+            `attn_implementation`, `quantization_config`, ...
+
+    Attributes:
+        name: What the name of the base is in an adapter's configuration.
+
+    Raises:
+        CheckpointError: An option would run code that comes with a checkpoint.
+        TypeError: An option is unknown.
+    """
+
+    def __init__(self, name: str | Path, options: Mapping[str, Any] | None = None) -> None:
+        from langchain_metaaligner.options import LoadOptions, normal_name
+
+        self._embedded = str(name) == checkpoints.EMBEDDED
+        self.name = checkpoints.EMBEDDED_BASE if self._embedded else normal_name(str(name))
+        self._given = dict(options or {})
+        LoadOptions.parse(self._given)
+
+    @cached_property
+    def codec(self) -> Any:
+        """The rules of the base's tokenizer, a `TextCodec`."""
+        from langchain_metaaligner.engines.local.tokenizer import TextCodec
+
+        return TextCodec(self.tokenizer(), self.name)
+
+    @cached_property
+    def window(self) -> int | None:
+        """Tokens that prompt and edit share; `None` where the configuration doesn't tell."""
+        if self._embedded:
+            from langchain_metaaligner.training.embedded.base import load_config
+
+            return checkpoints.window_of(load_config())
+        return checkpoints.window_of(self._files("float32").config())
+
+    def tokenizer(self) -> Any:
+        """Read the tokenizer.
+
+        Returns:
+            A new one at each call, since a trainer changes the one that it gets.
+
+        Raises:
+            CheckpointError: There is none that can be read.
+        """
+        if self._embedded:
+            from langchain_metaaligner.training.embedded.base import load_tokenizer
+
+            return load_tokenizer()
+        return self._files("float32").tokenizer()
+
+    def model(self, dtype: str) -> Any:
+        """Read the weights.
+
+        Args:
+            dtype: The type that they get, such as `bfloat16`.
+
+        Returns:
+            A causal language model of transformers, on the CPU unless it is quantised or the
+            options say where it goes.
+
+        Raises:
+            CheckpointError: They are missing, damaged, incomplete or too large.
+        """
+        if self._embedded:
+            import torch
+
+            from langchain_metaaligner.training.embedded.base import load_base
+
+            return load_base(getattr(torch, dtype))
+        files = self._files(dtype)
+        return files.weights(files.config())
+
+    def _files(self, dtype: str) -> Any:
+        from langchain_metaaligner.engines.local.checkpoint import CheckpointFiles
+        from langchain_metaaligner.options import LoadOptions
+
+        given = {"dtype": dtype, **self._given}
+        if "quantization_config" not in given:
+            # The trainer moves the model to its devices by itself, or shards it over them.
+            given.setdefault("device_map", {"": "cpu"})
+        return CheckpointFiles(self.name, LoadOptions.parse(given))
+
+
+def working_dtype(settings: TrainingSettings) -> str:
+    """Say in which type a base is held while it is trained.
+
+    Args:
+        settings: The settings of the training.
+
+    Returns:
+        `bfloat16` below an adapter; full weights take small steps, which need `float32`.
+    """
+    return "bfloat16" if settings.rank and settings.bf16 else "float32"

@@ -1,0 +1,1 @@
+"""Scores preference pairs with reward models or chat models."""

@@ -1,0 +1,227 @@
+"""Scores answers with reward models: sequence classifiers of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from langchain_metaaligner.editing.objectives import Objective
+from langchain_metaaligner.errors import CheckpointError
+from langchain_metaaligner.training.data.pairs import Comparison, PreferencePair
+from langchain_metaaligner.training.data.parser import objective_name
+from langchain_metaaligner.training.scoring.scores import Unscored
+
+if TYPE_CHECKING:
+    import torch
+
+Template = Callable[[str, str], str]
+"""Writes what a reward model reads: `template(context, answer)`."""
+
+# Tokenizers without a window of their own give a number beyond any.
+_NO_WINDOW = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class RewardModel:
+    """A sequence classifier and the label that is its score.
+
+    Attributes:
+        model: A hub id, a folder, or a loaded model.
+        label: Number or name of the label that is better the likelier it is; not needed where the
+            model has one output only.
+        tokenizer: Its tokenizer; needed for a loaded model.
+        revision: Its revision on the hub.
+    """
+
+    model: Any
+    label: int | str | None = None
+    tokenizer: Any = None
+    revision: str | None = None
+
+
+class RewardModels:
+    """Compares answers by the scores of a reward model for each objective.
+
+    The authors did so for HH-RLHF (Yang et al. 2024, appendix D.1). One model at a time is held
+    in memory: it is loaded when its objective is scored. An answer in several pairs is scored
+    once. What is longer than the model's window is not scored, as in the authors' scripts, and
+    reported.
+
+    Args:
+        models: Name of an objective to its model.
+        template: Writes the text that is scored; by default the model's own chat template where it
+            has one and the context came as turns, else context and answer with a space between.
+        batch_size: Texts in one forward pass.
+        max_tokens: Longest text; by default the model's window.
+        device: Where the models run; by default a GPU if there is one.
+        dtype: Their number format; by default that of the checkpoint.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Any],
+        *,
+        template: Template | None = None,
+        batch_size: int = 8,
+        max_tokens: int | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self._models = {
+            objective_name(name): one if isinstance(one, RewardModel) else RewardModel(one)
+            for name, one in models.items()
+        }
+        self._template = template
+        self._batch_size = batch_size
+        self._max_tokens = max_tokens
+        self._device = device
+        self._dtype = dtype
+
+    def compare(
+        self, pairs: Sequence[PreferencePair], objective: Objective
+    ) -> list[Comparison | Unscored]:
+        """Score both answers of each pair.
+
+        Args:
+            pairs: Pairs.
+            objective: What the score stands for.
+
+        Returns:
+            Two scores for each pair, or why there are none.
+
+        Raises:
+            CheckpointError: There is no model for the objective, or it can't score.
+        """
+        name = objective_name(objective.name)
+        if name not in self._models:
+            msg = (
+                f"There is no reward model for {name!r}, only for {', '.join(self._models)}. Give"
+                " one, or leave the objective out."
+            )
+            raise CheckpointError(msg)
+        model, tokenizer = self._load(self._models[name])
+        label = _label(model.config, self._models[name])
+        texts = [
+            self._write(pair, answer, tokenizer)
+            for pair in pairs
+            for answer in (pair.answer_a, pair.answer_b)
+        ]
+        was_training = model.training
+        model.eval()
+        try:
+            scores = self._scores(model, tokenizer, list(dict.fromkeys(texts)), label)
+        finally:
+            model.train(was_training)
+        compared: list[Comparison | Unscored] = []
+        for first, second in zip(texts[::2], texts[1::2], strict=True):
+            if first in scores and second in scores:
+                compared.append((scores[first], scores[second]))
+            else:
+                reason = "an answer with its context is longer than the reward model's window"
+                compared.append(Unscored(reason))
+        return compared
+
+    def _load(self, one: RewardModel) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        if not isinstance(one.model, str | Path):
+            if one.tokenizer is None:
+                msg = (
+                    "A reward model given as an object needs its tokenizer:"
+                    " RewardModel(model, tokenizer=…)."
+                )
+                raise CheckpointError(msg)
+            return one.model, one.tokenizer
+        try:
+            model, loaded = AutoModelForSequenceClassification.from_pretrained(
+                one.model,
+                revision=one.revision,
+                dtype=self._dtype or "auto",
+                output_loading_info=True,
+            )
+            tokenizer = one.tokenizer or AutoTokenizer.from_pretrained(
+                one.model, revision=one.revision
+            )
+        except (OSError, ValueError) as error:
+            msg = (
+                f"The reward model {str(one.model)!r} can't be loaded ({type(error).__name__})."
+                " Give the hub id or the folder of a sequence classifier."
+            )
+            raise CheckpointError(msg) from error
+        if loaded["missing_keys"]:
+            # transformers only warns, and the scores would be those of random weights.
+            msg = (
+                f"{str(one.model)!r} lacks weights of a sequence classifier:"
+                f" {', '.join(sorted(loaded['missing_keys']))}. Give a model that was trained as"
+                " one."
+            )
+            raise CheckpointError(msg)
+        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return model.to(device), tokenizer
+
+    def _write(self, pair: PreferencePair, answer: str, tokenizer: Any) -> tuple[str, bool]:
+        """The text to score, and whether the tokenizer is to add what it adds to a text."""
+        if self._template is not None:
+            return self._template(pair.context_text(), answer), True
+        if isinstance(pair.context, str) or not tokenizer.chat_template:
+            return f"{pair.context_text()} {answer}", True
+        roles = {"human": "user", "assistant": "assistant"}
+        messages = [{"role": roles[turn.role], "content": turn.text} for turn in pair.context]
+        messages.append({"role": "assistant", "content": answer})
+        return tokenizer.apply_chat_template(messages, tokenize=False), False
+
+    def _scores(
+        self, model: Any, tokenizer: Any, texts: Sequence[tuple[str, bool]], label: int
+    ) -> dict[tuple[str, bool], float]:
+        import torch
+
+        most = self._max_tokens or _window(model.config, tokenizer)
+        scores: dict[tuple[str, bool], float] = {}
+        tokens = {one: tokenizer(one[0], add_special_tokens=one[1])["input_ids"] for one in texts}
+        # Like lengths together; a model that knows no padding gets its texts one by one.
+        fitting = sorted(
+            (one for one in texts if len(tokens[one]) <= most), key=lambda one: len(tokens[one])
+        )
+        padding = model.config.get_text_config().pad_token_id
+        size = 1 if padding is None else self._batch_size
+        for start in range(0, len(fitting), size):
+            batch = fitting[start : start + size]
+            width = max(len(tokens[one]) for one in batch)
+            ids = torch.full((len(batch), width), padding or 0, dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for row, one in enumerate(batch):
+                ids[row, : len(tokens[one])] = torch.tensor(tokens[one])
+                mask[row, : len(tokens[one])] = 1
+            with torch.inference_mode():
+                logits = model(
+                    input_ids=ids.to(model.device), attention_mask=mask.to(model.device)
+                ).logits.float()
+            if logits.shape[-1] > 1 and model.config.problem_type != "multi_label_classification":
+                # The labels exclude each other: only together do their logits say how likely.
+                logits = logits.log_softmax(dim=-1)
+            scores.update(zip(batch, logits[:, label].tolist(), strict=True))
+        return scores
+
+
+def _label(config: Any, one: RewardModel) -> int:
+    count = int(config.num_labels)
+    names = [str(config.id2label.get(i, i)) for i in range(count)]
+    if one.label is None and count == 1:
+        return 0
+    if isinstance(one.label, int) and 0 <= one.label < count:
+        return one.label
+    if one.label in names:
+        return names.index(str(one.label))
+    msg = (
+        f"The reward model has the labels {', '.join(names)}, and {one.label!r} names none of them."
+        " Say which is the score: RewardModel(model, label=…)."
+    )
+    raise CheckpointError(msg)
+
+
+def _window(config: Any, tokenizer: Any) -> int:
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _NO_WINDOW
+    return min(int(positions), int(tokenizer.model_max_length), _NO_WINDOW)
