@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from langchain_metaaligner import ChatMetaAligner, Context, MetaAlignerRunnable, telemetry
+from langchain_metaaligner import ChatMetaAligner, Context, MetaAlignerRunnable
+from langchain_metaaligner.editing import telemetry
 from tests.unit_tests.agents.parts import ASKED, RAW, Engine, Policy, agent_of, final
 
 metrics_sdk = pytest.importorskip("opentelemetry.sdk.metrics")

@@ -33,7 +33,8 @@ from langchain_core.tools import tool
 from langgraph.errors import GraphInterrupt
 from langgraph.graph import START, MessagesState, StateGraph
 
-from langchain_metaaligner import Edit, LeakError, MetaAlignerRunnable, hushed, leaks
+from langchain_metaaligner import Edit, LeakError, MetaAlignerRunnable, hushed
+from langchain_metaaligner.integrations import leaks
 from tests.unit_tests.scripted import Seen
 from tests.unit_tests.streams.compositions import (
     PROMPT,
