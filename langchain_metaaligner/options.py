@@ -1,232 +1,459 @@
-"""The options of an aligner, the same for every face of it."""
+"""Every option once: its type, its default, its words, and what it changes."""
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 import json
 import os
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, fields
+import uuid
+import weakref
+from collections.abc import Hashable, Iterable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from langchain_metaaligner.errors import CheckpointError
 
-_Name = Annotated[
-    str, BeforeValidator(lambda one: os.fspath(one) if isinstance(one, os.PathLike) else one)
-]
+
+class Effect(StrEnum):
+    """What an option changes. Each has exactly one effect.
+
+    The weights' options make up the key by which engines are shared, together with those of how
+    the engine runs; the weights' and the text's make up the key of a cache of replies.
+    """
+
+    WEIGHTS = "weights"
+    """Which weights are loaded, and in which form."""
+
+    TEXT = "text"
+    """What text comes out."""
+
+    NEITHER = "neither"
+    """Time, memory, access or reports, but no text."""
 
 
-class AlignerSettings(BaseModel):
-    """The options of an aligner, the same for every face of it."""
+class Static:
+    """The type of an option in the signatures, where it is made of names from other modules.
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    Args:
+        source: The annotation.
+    """
 
-    model: _Name | None = Field(
-        default=None,
-        description=(
-            "Hub id or folder of the aligner; None is METAALIGNER_MODEL, else the embedded one."
-        ),
-    )
-    family: str | None = Field(
-        default=None, description="Prompt family, where the checkpoint does not tell it."
-    )
-    adapter: _Name | None = Field(default=None, description="PEFT adapter to put on the model.")
-    engine: Any = Field(default=None, description="An engine object to use instead of a model.")
-    max_new_tokens: int = Field(default=1024, gt=0, description="Most tokens of an edit.")
-    temperature: float = Field(default=0.0, ge=0.0, description="0 decodes greedily.")
-    timeout: float | None = Field(
-        default=None, gt=0, description="Seconds after which an edit is stopped."
-    )
-    system: Literal["first_turn"] | None = Field(
-        default=None, description="Whether system messages join the first human turn."
-    )
-    keep_above: float | None = Field(
-        default=None,
-        le=0.0,
-        description=(
-            "Agreement (mean log-probability of the answer's tokens) from which on the answer stays"
-            " as it is, with no decoding."
-        ),
-    )
-    token_agreement: bool = Field(
-        default=False,
-        description="Whether records tell the agreement of each token of the answer.",
-    )
-    eager: bool | None = Field(
-        default=None,
-        description=(
-            "Whether context and answer are prefilled while the policy works; None is in streams,"
-            " unless tools are bound."
-        ),
-    )
-    dtype: Any = Field(
-        default=None, description="Format of the weights; None is what the device is fast in."
-    )
-    device_map: Any = Field(default=None, description="Where the weights go.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    token: Any = Field(default=None, repr=False, description="Token for the hub.")
-    cache_dir: str | None = Field(default=None, description="Where downloads are kept.")
-    local_files_only: bool = Field(default=False, description="Never ask the hub.")
-    attn_implementation: str | None = Field(default=None, description="Attention of the model.")
-    quantization_config: Any = Field(default=None, description="How to quantise the weights.")
-    torch_compile: bool | dict[str, Any] = Field(
-        default=False,
-        description="Compile the feed-forward parts: True, or arguments for torch.compile.",
-    )
-    max_memory: dict[Any, Any] | None = Field(default=None, description="Memory by device.")
-    offload_folder: str | None = Field(default=None, description="Where to offload weights.")
-    prefix_cache_bytes: int | None = Field(
-        default=None,
-        ge=0,
-        description="Most bytes of what is kept of prompts' beginnings; None suits the device.",
-    )
-    max_queue: int | None = Field(
-        default=None,
-        gt=0,
-        description="Edits that may wait before others get OverloadedError; None is 256.",
-    )
-    model_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="Further arguments for `from_pretrained`."
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+
+def _as_path(given: Any) -> Any:
+    return os.fspath(given) if isinstance(given, os.PathLike) else given
+
+
+def _as_folder(given: Any) -> Any:
+    given = _as_path(given)
+    return normal_name(given) if isinstance(given, str) else given
+
+
+def _as_dtype(given: Any) -> Any:
+    return str(given).removeprefix("torch.")
+
+
+_Name = Annotated[str, BeforeValidator(_as_path)]
+_Folder = Annotated[str, BeforeValidator(_as_folder)]
+
+
+class _Options(BaseModel):
+    """What all sets of options have in common."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+        # A value can be a secret that was meant for another option.
+        hide_input_in_errors=True,
     )
 
-    def load_options(self) -> dict[str, Any]:
-        """The options that say which weights to load and how, without those left alone."""
-        ours = {
-            "eager",
-            "engine",
-            "family",
-            "keep_above",
-            "max_new_tokens",
-            "model",
-            "system",
-            "temperature",
-            "timeout",
-            "token_agreement",
-        }
-        given = {name: getattr(self, name) for name in AlignerSettings.model_fields}
+
+class LoadOptions(_Options):
+    """How a checkpoint is found, loaded and run; the names are those of transformers."""
+
+    adapter: Annotated[_Folder | None, Effect.WEIGHTS, Static("str | os.PathLike[str] | None")] = (
+        None
+    )
+    """Folder or hub id of a PEFT adapter, merged into the weights where possible."""
+
+    dtype: Annotated[str, BeforeValidator(_as_dtype), Effect.WEIGHTS, Static("Any")] = "auto"
+    """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`: bfloat16 where
+    the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on an
+    accelerator and float32 on a CPU. Only in float32 are edits those of plain greedy decoding,
+    token for token, up to exact ties."""
+
+    device_map: Annotated[Any, Effect.WEIGHTS] = "auto"
+    """Where the weights go; `auto` spreads them over what accelerate finds."""
+
+    revision: Annotated[str | None, Effect.WEIGHTS] = None
+    """Branch, tag or commit of the checkpoint on the hub."""
+
+    token: Annotated[
+        SecretStr | bool | None, Effect.NEITHER, Static("SecretStr | str | bool | None")
+    ] = Field(default=None, repr=False)
+    """Token for the hub, if the one that huggingface_hub finds by itself is the wrong one. It is
+    not pickled."""
+
+    cache_dir: Annotated[
+        _Folder | None, Effect.NEITHER, Static("str | os.PathLike[str] | None")
+    ] = None
+    """Folder for downloads."""
+
+    local_files_only: Annotated[bool, Effect.NEITHER] = False
+    """Use only what is on this machine."""
+
+    attn_implementation: Annotated[str | None, Effect.WEIGHTS] = None
+    """Attention of models whose rows can't share a pass: `sdpa`, `eager`, `flash_attention_2`, ...
+    Where rows share passes (models of the LLaMA kind), each row's attention is computed by torch's
+    `scaled_dot_product_attention`."""
+
+    quantization_config: Annotated[Any, Effect.WEIGHTS] = None
+    """A quantisation of transformers, such as a `BitsAndBytesConfig`, applied while loading."""
+
+    torch_compile: Annotated[bool | dict[str, Any], Effect.WEIGHTS] = False
+    """Compile the feed-forward part of each layer: `True`, or arguments of `torch.compile`. The
+    first edits wait for the compiler."""
+
+    prepack_weights: Annotated[bool | None, Effect.WEIGHTS] = None
+    """On a CPU, keep a second copy of the linear layers' weights in the order that its kernels
+    read, which makes edits faster. `None` does so if the copies take 1 GiB at most. With
+    `torch_compile` there are none."""
+
+    max_memory: Annotated[dict[Any, Any] | None, Effect.WEIGHTS] = None
+    """Memory to use on each device, as accelerate takes it."""
+
+    offload_folder: Annotated[
+        _Folder | None, Effect.NEITHER, Static("str | os.PathLike[str] | None")
+    ] = None
+    """Where layers go that fit nowhere else."""
+
+    prefix_cache_bytes: Annotated[int | None, Field(ge=0), Effect.NEITHER] = None
+    """Most bytes of keys and values that are kept of prompts' beginnings. 0 keeps none, `None`
+    suits the device."""
+
+    max_queue: Annotated[int, Field(gt=0), Effect.NEITHER] = 256
+    """Edits that may wait before others are refused with `OverloadedError`."""
+
+    model_kwargs: Annotated[dict[str, Any], Effect.WEIGHTS] = Field(default_factory=dict)
+    """Further arguments for transformers' `from_pretrained`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        given = _own_names(given)
+        # None means the default, as in transformers.
         return {
             name: value
             for name, value in given.items()
-            # Not `in`: 0 bytes of cache are an option, and 0 is equal to False.
-            if name not in ours and value is not None and value is not False and value != {}
+            if value is not None or _default(LoadOptions, name) is None
         }
 
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        fields = dict(state["__dict__"])
+        if fields.get("token") is not None:
+            fields["token"] = None
+        return {**state, "__dict__": fields}
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadOptions:
-    """How a checkpoint is found and loaded; the names are those of transformers.
 
-    Attributes:
-        dtype: Type of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`:
-            bfloat16 where the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else
-            float16 on an accelerator and float32 on a CPU. In float32 edits are those of plain
-            greedy decoding token for token, up to exact ties.
-        device_map: Where the weights go; `auto` spreads them over what accelerate finds.
-        revision: Branch, tag or commit of a hub repository.
-        token: Hub token, where the one that huggingface_hub finds by itself won't do.
-        cache_dir: Folder for downloads.
-        local_files_only: Use only what is on this machine.
-        attn_implementation: `sdpa`, `eager`, `flash_attention_2`, ... It is the attention of models
-            whose rows can't share a pass. Where they can (the LLaMA kind) each row's attention is
-            computed by torch's `scaled_dot_product_attention`, which has flash kernels itself.
-        quantization_config: A quantisation of transformers, such as a `BitsAndBytesConfig`, applied
-            while loading. It changes the linear layers alone, so rows share passes as ever.
-        torch_compile: Compile the feed-forward part of each layer, for any length: `True`,
-            or arguments of `torch.compile`. Attention is left as it is, since each row has its own
-            keys and values. The first edits wait for the compiler.
-        prepack_weights: On a CPU, hold a second copy of the linear layers' weights, in the order
-            that its kernels read: edits are a good deal faster in float32 and bfloat16. `None` does
-            so where the copies take 1 GiB at most. With `torch_compile` there are none.
-        max_memory: Memory to use on each device, as accelerate takes it.
-        offload_folder: Where layers that fit nowhere else go.
-        adapter: Folder or hub id of a PEFT adapter, merged into the weights where possible.
-        prefix_cache_bytes: Most bytes of keys and values that are kept of what prompts begin with;
-            0 keeps none, `None` suits the device.
-        max_queue: Edits that may wait for their first pass before others are turned away with
-            `OverloadedError`.
-        model_kwargs: More arguments for transformers' `from_pretrained`.
+class AlignerOptions(LoadOptions):
+    """What an aligner is, and how it edits."""
+
+    model: Annotated[_Name | None, Effect.WEIGHTS, Static("str | os.PathLike[str] | None")] = None
+    """Hub id or folder of the checkpoint. `None` is the environment variable `METAALIGNER_MODEL`,
+    else the embedded aligner."""
+
+    family: Annotated[str | None, Effect.TEXT] = None
+    """Prompt family, if the checkpoint's name and files don't tell it."""
+
+    engine: Annotated[Any, Effect.WEIGHTS, Static("Engine | EngineLike | None")] = None
+    """An engine object to use instead of loading a model."""
+
+    max_new_tokens: Annotated[int, Field(gt=0), Effect.TEXT] = 1024
+    """Most tokens of an edit."""
+
+    temperature: Annotated[float, Field(ge=0.0), Effect.TEXT] = 0.0
+    """0 decodes greedily."""
+
+    timeout: Annotated[float | None, Field(gt=0), Effect.NEITHER] = None
+    """Seconds after which an edit is stopped with `EditTimeout`. They count from the call, waiting
+    and loading included."""
+
+    system: Annotated[Literal["first_turn"] | None, Effect.TEXT] = None
+    """What becomes of system messages: `None` leaves them out of the context, `first_turn` joins
+    them to the first human turn."""
+
+    keep_above: Annotated[float | None, Field(le=0.0), Effect.TEXT] = None
+    """Agreement (mean log-probability of the answer's tokens under the aligner, at most 0) from
+    which the answer stays as it is, without decoding. Engines that don't report agreement ignore
+    it."""
+
+    token_agreement: Annotated[bool, Effect.NEITHER] = False
+    """Record the agreement of each token of the answer, for diffs. Messages never carry it. The
+    whole answer is then tried together with the prompt: a larger first pass, but no further one."""
+
+    eager: Annotated[bool | None, Effect.NEITHER] = None
+    """Prefill context and answer while the policy works. `None` does so in streams, unless tools
+    are bound."""
+
+
+class ReplyOptions(AlignerOptions):
+    """What becomes of a reply; the options of every face in LangChain."""
+
+    objectives: Annotated[Any, Effect.TEXT, Static("Objectives")] = ("harmlessness", "helpfulness")
+    """What edits are made towards: names, sentences or `Objective`s."""
+
+    aligner: Annotated[Any, Effect.WEIGHTS, Static("Aligner | None")] = None
+    """An `Aligner` to share, instead of options for a new one."""
+
+    on_error: Annotated[Literal["raise", "pass", "block"], Effect.TEXT] = "raise"
+    """When an edit fails: raise the error, pass the original on, or block it with a fixed
+    message."""
+
+    block_message: Annotated[str, Field(min_length=1), Effect.TEXT] = (
+        "I can't show this answer, because it could not be checked. Please try again."
+    )
+    """What takes a blocked answer's place."""
+
+    on_leak: Annotated[Literal["raise", "ignore"], Effect.NEITHER] = "raise"
+    """When tokens of the unedited reply have already reached a consumer."""
+
+    keep_original: Annotated[bool, Effect.TEXT] = False
+    """Keep the original text in the message's metadata."""
+
+    apply: Annotated[bool, Effect.TEXT] = True
+    """`False` is shadow mode: edit, report, return the original."""
+
+    allow_objectives: Annotated[Any, Effect.TEXT, Static("Objectives | None")] = None
+    """What a caller may ask for beyond this aligner's own objectives; `None` is everything."""
+
+    edit_tool_text: Annotated[bool, Effect.TEXT] = False
+    """Edit the text beside tool calls too."""
+
+    when: Annotated[Any, Effect.TEXT, Static("When | None")] = Field(default=None, exclude=True)
+    """`when(reply, context) -> bool` decides whether a reply is edited at all; otherwise it is
+    `skipped`. `reply` is the message or text, `context` what it answers (messages, a `Context` or
+    text), `None` if that is not known."""
+
+    on_edit: Annotated[Any, Effect.NEITHER, Static("Callable[[Alignment], object] | None")] = Field(
+        default=None, exclude=True
+    )
+    """Called with the record of each edit or failure."""
+
+
+def parse_load_options(given: Mapping[str, Any]) -> LoadOptions:
+    """Check the options of the local engine.
+
+    Args:
+        given: Name and value of each; `None` means the default.
+
+    Returns:
+        All options.
+
+    Raises:
+        CheckpointError: One would run code that comes with a checkpoint, or can't be combined with
+            passes for many rows.
+        TypeError: One is unknown.
+        pydantic.ValidationError: One is of the wrong type or out of range.
     """
+    given = _own_names(given)
+    if unknown := sorted(given.keys() - LoadOptions.model_fields.keys()):
+        message = (
+            f"The local engine has no option {unknown[0]!r}.{_suggestion(unknown[0], LoadOptions)}"
+            f" It has {', '.join(sorted(LoadOptions.model_fields))}."
+        )
+        raise TypeError(message)
+    return LoadOptions(**given)
 
-    dtype: Any = "auto"
-    device_map: Any = "auto"
-    revision: str | None = None
-    token: Any = field(default=None, repr=False)
-    cache_dir: str | None = None
-    local_files_only: bool = False
-    attn_implementation: str | None = None
-    quantization_config: Any = None
-    torch_compile: bool | Mapping[str, Any] = False
-    prepack_weights: bool | None = None
-    max_memory: Mapping[Any, Any] | None = None
-    offload_folder: str | None = None
-    adapter: str | None = None
-    prefix_cache_bytes: int | None = None
-    max_queue: int = 256
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def parse(cls, options: Mapping[str, Any]) -> LoadOptions:
-        """Check options given by a user.
+def load_key(options: LoadOptions) -> Hashable:
+    """Tell settings apart: equal keys load the same thing and run it in the same way.
 
-        Args:
-            options: Name and value of each; `None` means the default.
+    Args:
+        options: The options.
 
-        Returns:
-            All options.
+    Returns:
+        Something hashable, without secrets.
+    """
+    return tuple((name, _written(getattr(options, name))) for name in LoadOptions.model_fields)
 
-        Raises:
-            CheckpointError: One would run code that comes with a checkpoint, or can't be had
-                together with passes for many rows.
-            TypeError: One is unknown.
-        """
-        given = {name: value for name, value in options.items() if value is not None}
-        model_kwargs = dict(given.get("model_kwargs", {}))
-        if given.pop("trust_remote_code", False) or model_kwargs.pop("trust_remote_code", False):
-            message = (
-                "trust_remote_code is refused: code that comes with a checkpoint is never run."
-                " Use a checkpoint whose architecture is part of transformers."
+
+def hub_token(options: LoadOptions) -> str | bool | None:
+    """The token for the hub in plain text, for huggingface_hub alone.
+
+    Args:
+        options: The options.
+    """
+    token = options.token
+    return token.get_secret_value() if isinstance(token, SecretStr) else token
+
+
+def load_options(options: AlignerOptions) -> dict[str, Any]:
+    """The options that go to the engine, without those left at their defaults.
+
+    Args:
+        options: All options of an aligner.
+
+    Returns:
+        Name and value of each.
+    """
+    return {
+        name: getattr(options, name) for name in LoadOptions.model_fields if _set(options, name)
+    }
+
+
+def given_options(options: AlignerOptions) -> list[str]:
+    """The names of an aligner's options that differ from their defaults.
+
+    Args:
+        options: All options.
+    """
+    return [name for name in AlignerOptions.model_fields if _set(options, name)]
+
+
+def cache_key(options: AlignerOptions) -> dict[str, str]:
+    """What a cache of edited replies tells apart: all that identifies weights or changes text.
+
+    Args:
+        options: All options.
+
+    Returns:
+        Name and value, written so that equal values are written alike. An object that can't be
+        written down, such as an engine or a lambda, gets a name of its own in this process.
+    """
+    return {
+        name: _written(getattr(options, name))
+        for name in type(options).model_fields
+        if effect_of(type(options), name) in (Effect.WEIGHTS, Effect.TEXT)
+    }
+
+
+def effect_of(kind: type[BaseModel], name: str) -> Effect | None:
+    """What an option changes.
+
+    Args:
+        kind: A set of options, or a class that has them among its fields.
+        name: A field.
+
+    Returns:
+        The effect; `None` for a field that is no option of this package.
+    """
+    found = [one for one in kind.model_fields[name].metadata if isinstance(one, Effect)]
+    return found[0] if len(found) == 1 else None
+
+
+def check_names(options: type[BaseModel], given: Iterable[str], *, face: str | None = None) -> None:
+    """Refuse unknown options before anything looks at their values.
+
+    Args:
+        options: The class whose fields are known.
+        given: The names that were given.
+        face: The name of the class that was called, if it is another.
+
+    Raises:
+        pydantic.ValidationError: One of them is unknown. The error suggests the nearest name and
+            holds no value: it may be a secret.
+    """
+    known = {field.alias for field in options.model_fields.values()} | options.model_fields.keys()
+    unknown = [name for name in given if name not in known]
+    face = face or options.__name__
+    if unknown:
+        errors = [
+            InitErrorDetails(
+                type=PydanticCustomError(
+                    "unknown_option",
+                    "{face} has no option {name}.{hint}",
+                    {"face": face, "name": repr(name), "hint": _suggestion(name, options)},
+                ),
+                loc=(name,),
+                input=None,
             )
-            raise CheckpointError(message)
-        if model_kwargs.get("weights_only", True) is not True:
-            message = (
-                "weights_only=False is refused: unpickling a checkpoint can run any code."
-                " Use a checkpoint with safetensors, or one that loads with weights_only."
-            )
-            raise CheckpointError(message)
-        _refuse_what_fails(given | model_kwargs)
-        known = {option.name for option in fields(cls)}
-        for name in [name for name in model_kwargs if name in known]:
-            # The same thing by its own name, so that it is checked and keyed like the others.
-            given.setdefault(name, model_kwargs.pop(name))
-        if "torch_dtype" in model_kwargs:
-            given.setdefault("dtype", model_kwargs.pop("torch_dtype"))
-        if unknown := sorted(given.keys() - known):
-            message = (
-                f"The local engine has no option {', '.join(map(repr, unknown))};"
-                f" it has {', '.join(sorted(known))}."
-            )
-            raise TypeError(message)
-        given["model_kwargs"] = model_kwargs
-        for name in ("cache_dir", "offload_folder", "adapter"):
-            if name in given:
-                given[name] = normal_name(str(given[name]))
-        if "dtype" in given:
-            given["dtype"] = str(given["dtype"]).removeprefix("torch.")
-        return cls(**given)
+            for name in unknown
+        ]
+        raise ValidationError.from_exception_data(face, errors, hide_input=True)
 
-    def key(self) -> Hashable:
-        """Tell settings apart: equal keys load the same thing.
 
-        Returns:
-            Something hashable. It holds the hub token, so it is for looking up, not for showing.
-        """
-        return tuple((option.name, _key(getattr(self, option.name))) for option in fields(self))
+def normal_name(model: str) -> str:
+    """Write a checkpoint's name so that two spellings of one folder are the same.
+
+    Args:
+        model: A hub id or a folder.
+
+    Returns:
+        The absolute path where there is such a folder, else the name as it is.
+    """
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model
+
+
+def _suggestion(name: str, face: type[BaseModel]) -> str:
+    near = difflib.get_close_matches(name, list(face.model_fields), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _default(kind: type[BaseModel], name: str) -> Any:
+    field = kind.model_fields.get(name)
+    return None if field is None else field.get_default(call_default_factory=True)
+
+
+def _set(options: AlignerOptions, name: str) -> bool:
+    value, default = getattr(options, name), _default(AlignerOptions, name)
+    # 0 equals False, and is another value.
+    return type(value) is not type(default) or bool(value != default)
+
+
+def _own_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options among `model_kwargs` go by their own names, to be checked like the others."""
+    options = dict(given)
+    inner = options.get("model_kwargs")
+    further = dict(inner) if isinstance(inner, Mapping) else {}
+    if options.pop("trust_remote_code", False) or further.pop("trust_remote_code", False):
+        message = (
+            "trust_remote_code is refused: code that comes with a checkpoint is never run."
+            " Use a checkpoint whose architecture is part of transformers."
+        )
+        raise CheckpointError(message)
+    if further.get("weights_only", True) is not True:
+        message = (
+            "weights_only=False is refused: unpickling a checkpoint can run any code."
+            " Use a checkpoint with safetensors, or one that loads with weights_only."
+        )
+        raise CheckpointError(message)
+    _refuse_what_fails(options | further)
+    for name in [name for name in further if name in LoadOptions.model_fields]:
+        value = further.pop(name)
+        if options.get(name) is None:
+            options[name] = value
+    if "torch_dtype" in further:
+        dtype = further.pop("torch_dtype")
+        if options.get("dtype") is None:
+            options["dtype"] = dtype
+    if isinstance(inner, Mapping):
+        options["model_kwargs"] = further
+    return options
 
 
 def _refuse_what_fails(given: Mapping[str, Any]) -> None:
-    """Refuse what transformers has, but what can't be had together with passes for many rows."""
+    """Refuse what transformers offers, but what can't be combined with passes for many rows."""
     if given.get("cache_implementation") is not None:
         message = (
             f"cache_implementation={given['cache_implementation']!r} is refused: rows of unequal"
@@ -251,35 +478,40 @@ def _refuse_what_fails(given: Mapping[str, Any]) -> None:
             raise CheckpointError(message)
 
 
-def normal_name(model: str) -> str:
-    """Write a checkpoint's name so that two spellings of one folder are the same.
-
-    Args:
-        model: A hub id or a folder.
-
-    Returns:
-        The absolute path where there is such a folder, else the name as it is.
-    """
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
-
-
-def _key(value: Any) -> str:
+def _written(value: Any) -> str:
     """Write a value so that equal ones are written alike, whatever object holds them."""
     return json.dumps(value, default=_plain, sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
-    """Stand-in for something that JSON doesn't know: a quantisation, a dtype, a device."""
-    to_dict = getattr(value, "to_dict", None)
-    if callable(to_dict):
-        return [type(value).__qualname__, to_dict()]
-    if isinstance(value, Path):
-        return str(value)
+    """Stand-in for something that JSON doesn't know: a quantisation, a folder, an engine."""
+    if isinstance(value, SecretStr):
+        return ["secret", hashlib.sha256(value.get_secret_value().encode()).hexdigest()]
     if isinstance(value, Mapping):
         return {str(key): item for key, item in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(map(repr, value))
-    # With an address in it, this tells objects apart that may well be equal: too little shared
-    # costs memory, too much would hand an owner another's settings.
-    return repr(value)
+    if isinstance(value, Path):
+        return str(value)
+    to_dict = getattr(value, "to_dict", None)
+    if callable(to_dict) and not isinstance(value, type):
+        return [type(value).__qualname__, to_dict()]
+    if type(value).__module__ == "torch" or isinstance(value, BaseModel):
+        return repr(value)
+    return _identity(value)
+
+
+# Objects that can't be written down, each with a name that no other object ever gets.
+_identities: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def _identity(value: Any) -> str:
+    name = getattr(value, "__qualname__", None)
+    if isinstance(name, str) and "<" not in name:
+        return f"{value.__module__}.{name}"
+    # Two objects may well be equal: too little shared costs a load or an edit, too much would hand
+    # out what was made with another's settings.
+    try:
+        return _identities.setdefault(value, uuid.uuid4().hex)
+    except TypeError:  # not hashable, or of a kind that no weak reference can point at
+        return repr(value)

@@ -7,23 +7,46 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, Literal, Self, overload
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.objectives import ObjectiveLike
-from langchain_metaaligner.editing.pending_edit import Job, model_name, prepare, skipped
+from langchain_metaaligner.editing.pending_edit import (
+    Part,
+    PendingEdit,
+    model_name,
+    prepare,
+    skipped,
+)
 from langchain_metaaligner.editing.prompts import HH_RLHF, PromptFamily, find_family
-from langchain_metaaligner.engines import deadlines as calling
-from langchain_metaaligner.engines.base import Edit, Engine
+from langchain_metaaligner.engines import deadlines
+from langchain_metaaligner.engines.base import Edit, Engine, Request
 from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import CheckpointError
-from langchain_metaaligner.options import AlignerSettings
+from langchain_metaaligner.options import (
+    AlignerOptions,
+    check_names,
+    given_options,
+    load_options,
+)
+
+if TYPE_CHECKING:
+    from langchain_metaaligner.editing.aligner_arguments import AlignerArguments
 
 # Seconds that an event loop may be held up without anybody noticing.
 _QUICK = 0.02
+# Stands for an answer that is not known yet.
+_UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
 
-Pieces = Generator[str, None, Edit]
-"""The text of an edit as the engine makes it, and the whole in the end."""
+# Stands for an answer that is not known yet.
+
+Objectives = ObjectiveLike | Iterable[ObjectiveLike]
+"""One or several objectives."""
+
+Item = tuple[Any, Any, Objectives]
+"""Context, answer and objectives of one edit."""
 
 
 class AlignmentStream:
@@ -31,13 +54,13 @@ class AlignmentStream:
 
     Args:
         answer: What is edited.
-        begin: Prepares the edit and begins it; called when the first piece is asked for.
+        begin: Prepares the edit and names its engine; called when the first piece is asked for.
 
     Attributes:
         alignment: The record of the edit once the pieces have ended well, else `None`.
     """
 
-    def __init__(self, answer: Any, begin: Callable[[], tuple[Job, Pieces]]) -> None:
+    def __init__(self, answer: Any, begin: Callable[[], tuple[PendingEdit, Engine]]) -> None:
         self.alignment: Alignment | None = None
         self._pieces = self._run(answer, begin)
         # A generator can't be closed while another thread is inside it.
@@ -83,37 +106,40 @@ class AlignmentStream:
         return next(self, None)
 
     def _run(
-        self, answer: Any, begin: Callable[[], tuple[Job, Pieces]]
+        self, answer: Any, begin: Callable[[], tuple[PendingEdit, Engine]]
     ) -> Generator[str, None, None]:
         if (nothing := skipped(answer)) is not None:
             self.alignment = nothing
             if nothing.text:
                 yield nothing.text
             return
-        job, pieces = begin()
-        # Nothing goes out before there is something to read: an edit of white space alone is none.
-        blank: str | None = ""
-        try:
-            while True:
-                try:
-                    piece = next(pieces)
-                except StopIteration as end:
-                    self.alignment = job.finish(end.value)
-                    return
-                if blank is not None:
-                    blank += piece
-                    if not blank.strip():
-                        continue
-                    piece, blank = blank, None
-                yield job.prompt.restore(piece)
-        finally:
-            pieces.close()
+        pending, engine = begin()
+        edits: list[Edit] = []
+        for part in pending.parts:
+            if part.before:
+                yield part.before
+            edits.append((yield from _pieces_of(part, engine)))
+        if pending.after:
+            yield pending.after
+        self.alignment = pending.finish(edits)
 
 
-_UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
-
-Objectives = ObjectiveLike | Iterable[ObjectiveLike]
-Item = tuple[Any, Any, Objectives]
+def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
+    # Nothing goes out before there is something to read: an edit of white space alone is none.
+    blank: str | None = ""
+    with closing(deadlines.stream(engine, part.request)) as pieces:
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                made: Edit = end.value
+                return made
+            if blank is not None:
+                blank += piece
+                if not blank.strip():
+                    continue
+                piece, blank = blank, None
+            yield part.prompt.restore(piece)
 
 
 class Aligner:
@@ -125,72 +151,28 @@ class Aligner:
     Args:
         model: Hub id or folder of a checkpoint; `None` is the environment variable
             `METAALIGNER_MODEL`, else the embedded aligner.
-        family: The prompt family, where the checkpoint's name or config does not tell it.
-        adapter: A PEFT adapter to put on the model.
-        engine: An engine object to use instead of loading a model.
-        max_new_tokens: Most tokens of an edit.
-        temperature: 0 decodes greedily.
-        timeout: Seconds after which an edit is stopped with `EditTimeout`; it counts from the
-            call, waiting and loading included.
-        system: `None` leaves system messages out of the context, `"first_turn"` joins them to
-            the first human turn.
-        keep_above: Agreement (mean log-probability of the answer's tokens under the aligner, 0 at
-            most) from which on the answer stays as it is, with no decoding; engines that can't
-            tell it edit as ever.
-        token_agreement: Whether records tell the agreement of each token of the answer, for
-            diffs; messages never carry it. The whole answer is then tried with the prompt, which
-            takes a larger first pass and no pass more (one, where both are more than a pass
-            holds).
-        eager: Whether the context and the answer are prefilled while the policy works. `None`
-            does so in streams, unless tools are bound, so that a reply may call them instead.
-        **load_options: `dtype`, `device_map`, `revision`, `token`, `cache_dir`,
-            `local_files_only`, `attn_implementation`, `quantization_config`, `max_memory`,
-            `offload_folder`, `model_kwargs`: as transformers names them; `prefix_cache_bytes` and
-            `max_queue`. Left out, `dtype` is bfloat16 where the device has instructions for it
-            (AVX-512 BF16 or AMX on a CPU), else float16 on an accelerator and float32 on a CPU.
-            Edits are those of plain greedy decoding, token for token, in `dtype="float32"` only.
+        **options: See `AlignerOptions` in `langchain_metaaligner.options`, and docs/options.md.
+
+    Attributes:
+        options: All options, as they were read.
 
     Raises:
-        CheckpointError: The family is unknown.
+        CheckpointError: The family is unknown, or an option would run a checkpoint's own code.
         pydantic.ValidationError: An option is unknown or out of range.
     """
 
     def __init__(
-        self,
-        model: str | os.PathLike[str] | None = None,
-        *,
-        family: str | None = None,
-        adapter: str | os.PathLike[str] | None = None,
-        engine: Engine | None = None,
-        max_new_tokens: int = 1024,
-        temperature: float = 0.0,
-        timeout: float | None = None,
-        system: Literal["first_turn"] | None = None,
-        keep_above: float | None = None,
-        token_agreement: bool = False,
-        eager: bool | None = None,
-        **load_options: Any,
+        self, model: str | os.PathLike[str] | None = None, **options: Unpack[AlignerArguments]
     ) -> None:
-        self.settings = AlignerSettings(
-            model=None if model is None else os.fspath(model),
-            family=family,
-            adapter=None if adapter is None else os.fspath(adapter),
-            engine=engine,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            timeout=timeout,
-            system=system,
-            keep_above=keep_above,
-            token_agreement=token_agreement,
-            eager=eager,
-            **load_options,
-        )
-        self._family = None if family is None else find_family(family)
-        self._engine: Engine | None = engine
+        check_names(AlignerOptions, options, face=type(self).__name__)
+        given: dict[str, Any] = {"model": model, **options}
+        self.options = AlignerOptions(**given)
+        self._family = None if self.options.family is None else find_family(self.options.family)
+        self._engine: Engine | None = self.options.engine
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_settings, (type(self), self.settings)
+        return aligner_with, (type(self), self.options)
 
     @property
     def engine(self) -> Engine:
@@ -200,8 +182,7 @@ class Aligner:
             with self._lock:
                 engine = self._engine
                 if engine is None:
-                    settings = self.settings
-                    engine = load_engine(settings.model, **settings.load_options())
+                    engine = load_engine(self.options.model, **load_options(self.options))
                     self._engine = engine
         return engine
 
@@ -214,7 +195,7 @@ class Aligner:
         """
         if self._family is None:
             hint = getattr(self.engine, "family_hint", None)
-            if hint is None and self.settings.engine is None:
+            if hint is None and self.options.engine is None:
                 msg = (
                     f"The checkpoint {model_name(self.engine)!r} does not tell which prompts it"
                     " was trained on. Give family='HH-RLHF', 'UltraFeedback', 'IMHI' or 'Aligner',"
@@ -264,8 +245,8 @@ class Aligner:
         if warm is None:
             return
         # The prompt needs some answer to be written; where none is known it ends before that.
-        job = self._prepare(context, answer or _UNKNOWN, objectives, time.monotonic())
-        request = job.request
+        pending = self._prepare(context, answer or _UNKNOWN, objectives, time.monotonic())
+        request = pending.requests[0]
         place = request.prompt.rfind(request.draft)
         if place > 0:
             end = place + len(request.draft) if answer else place
@@ -277,9 +258,9 @@ class Aligner:
         An engine object that was given stays as it is; a later edit loads the model again.
         """
         with self._lock:
-            engine, self._engine = self._engine, self.settings.engine
+            engine, self._engine = self._engine, self.options.engine
         close = getattr(engine, "close", None)
-        if self.settings.engine is None and close is not None:
+        if self.options.engine is None and close is not None:
             close()
 
     def prompt(self, context: Any, answer: Any, objectives: Objectives) -> str:
@@ -296,7 +277,8 @@ class Aligner:
         Raises:
             MetaAlignerError: As for `align`, short of the edit.
         """
-        return self._prepare(context, answer, objectives, time.monotonic()).request.prompt
+        pending = self._prepare(context, answer, objectives, time.monotonic())
+        return pending.requests[0].prompt
 
     def align(self, context: Any, answer: Any, objectives: Objectives) -> Alignment:
         """Edit one answer.
@@ -351,8 +333,8 @@ class Aligner:
         """
         started = time.monotonic()
         prepared = [self._prepare_safely(item, started) for item in items]
-        jobs = [one for one in prepared if isinstance(one, Job)]
-        edits = calling.edit(self.engine, [job.request for job in jobs]) if jobs else []
+        requests = _requests_of(prepared)
+        edits = deadlines.edit(self.engine, requests) if requests else []
         return _results(prepared, edits, return_exceptions=return_exceptions)
 
     @overload
@@ -370,14 +352,14 @@ class Aligner:
         started = time.monotonic()
         items = list(items)
 
-        def prepare_all() -> list[Job | Alignment | Exception]:
+        def prepare_all() -> list[PendingEdit | Alignment | Exception]:
             return [self._prepare_safely(item, started) for item in items]
 
         # Counting tokens and reading a tokenizer take longer than a loop may be held up.
         blocks = self._engine is None or hasattr(self._engine, "count_tokens")
         prepared = await asyncio.to_thread(prepare_all) if blocks else prepare_all()
-        jobs = [one for one in prepared if isinstance(one, Job)]
-        edits = await calling.aedit(self.engine, [job.request for job in jobs]) if jobs else []
+        requests = _requests_of(prepared)
+        edits = await deadlines.aedit(self.engine, requests) if requests else []
         return _results(prepared, edits, return_exceptions=return_exceptions)
 
     def stream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
@@ -397,9 +379,9 @@ class Aligner:
                 that the text is not whole.
         """
 
-        def begin() -> tuple[Job, Pieces]:
-            job = self._prepare(context, answer, objectives, time.monotonic())
-            return job, calling.stream(self.engine, job.request)
+        def begin() -> tuple[PendingEdit, Engine]:
+            pending = self._prepare(context, answer, objectives, time.monotonic())
+            return pending, self.engine
 
         return AlignmentStream(answer, begin)
 
@@ -411,18 +393,20 @@ class Aligner:
         """
         return self.stream(context, answer, objectives)
 
-    def _prepare_safely(self, item: Item, started: float) -> Job | Alignment | Exception:
+    def _prepare_safely(self, item: Item, started: float) -> PendingEdit | Alignment | Exception:
         try:
             context, answer, objectives = item
             return skipped(answer) or self._prepare(context, answer, objectives, started)
         except Exception as error:  # noqa: BLE001 - one item must not take the others with it
             return error
 
-    def _prepare(self, context: Any, answer: Any, objectives: Objectives, started: float) -> Job:
+    def _prepare(
+        self, context: Any, answer: Any, objectives: Objectives, started: float
+    ) -> PendingEdit:
         return prepare(
             self.engine,
             self.family,
-            self.settings,
+            self.options,
             context,
             answer,
             objectives,
@@ -430,14 +414,22 @@ class Aligner:
         )
 
 
+def _requests_of(prepared: Iterable[PendingEdit | Alignment | Exception]) -> list[Request]:
+    pending = [one for one in prepared if isinstance(one, PendingEdit)]
+    return [request for one in pending for request in one.requests]
+
+
 def _results(
-    prepared: Sequence[Job | Alignment | Exception],
+    prepared: Sequence[PendingEdit | Alignment | Exception],
     edits: Sequence[Edit | Exception],
     *,
     return_exceptions: bool,
 ) -> list[Alignment | Exception]:
     made = iter(edits)
-    results = [_result(one, made) for one in prepared]
+    results = [
+        _result(one, list(islice(made, len(one.parts)))) if isinstance(one, PendingEdit) else one
+        for one in prepared
+    ]
     if not return_exceptions:
         for one in results:
             if isinstance(one, Exception):
@@ -445,17 +437,23 @@ def _results(
     return results
 
 
-def _result(prepared: Job | Alignment | Exception, made: Any) -> Alignment | Exception:
-    if not isinstance(prepared, Job):
-        return prepared
-    edit = next(made)
-    if isinstance(edit, Exception):
-        return edit
+def _result(pending: PendingEdit, made: Sequence[Edit | Exception]) -> Alignment | Exception:
+    edits = []
+    for one in made:
+        if isinstance(one, Exception):
+            return one
+        edits.append(one)
     try:
-        return prepared.finish(edit)
+        return pending.finish(edits)
     except Exception as error:  # noqa: BLE001 - belongs to this item alone
         return error
 
 
-def _from_settings(kind: type[Aligner], settings: AlignerSettings) -> Aligner:
-    return kind(**{name: getattr(settings, name) for name in AlignerSettings.model_fields})
+def aligner_with(kind: type[Aligner], options: AlignerOptions) -> Aligner:
+    """Make an aligner anew from its options; pickles refer to this by name.
+
+    Args:
+        kind: The class.
+        options: Its options.
+    """
+    return kind(**{name: getattr(options, name) for name in given_options(options)})

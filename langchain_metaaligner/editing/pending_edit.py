@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain
 from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
@@ -27,59 +27,115 @@ from langchain_metaaligner.errors import (
     InputTypeError,
     MissingContextError,
 )
-from langchain_metaaligner.options import AlignerSettings
+from langchain_metaaligner.options import AlignerOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """An answer on its way through the engine.
+class Part:
+    """A stretch of an answer that one request edits.
 
     Attributes:
         request: What the engine is asked.
         prompt: What the request's prompt was rendered from, with the way back.
-        original: The answer.
-        objectives: The names of the objectives.
-        model: The name of the engine's model.
-        family: The name of the prompt family.
-        dropped: What of the context was left out.
-        started: Time of `time.monotonic()` when the work began, in seconds.
+        original: The stretch.
+        before: Text in front of it that stays as it is.
     """
 
     request: Request
     prompt: Prompt
-    original: str
-    objectives: tuple[str, ...]
-    model: str
-    family: str
-    dropped: Mapping[str, int]
-    started: float
+    original: str = field(repr=False)
+    before: str = field(default="", repr=False)
 
-    def finish(self, edit: Edit) -> Alignment:
-        """The record with what the engine made.
+    def text(self, edit: Edit, model: str) -> str:
+        """The edited stretch.
 
         Args:
-            edit: The engine's edit of this job's request.
-
-        Returns:
-            The alignment, `edited` or `unchanged`.
+            edit: The engine's edit of this part's request.
+            model: The name of the engine's model.
 
         Raises:
-            EngineError: The edit is empty or ended for want of tokens.
+            EngineError: The edit is empty or ended because tokens ran out.
         """
         if edit.finish_reason == "length":
             msg = (
                 f"The edit ran out of tokens after {self.request.max_new_tokens}, so its end is"
-                " missing. Give more with max_new_tokens=, or use a checkpoint with a larger"
+                " missing. Allow more with max_new_tokens=, or use a checkpoint with a larger"
                 " window."
             )
             raise EngineError(msg)
         text = self.prompt.restore(edit.text)
         if not text.strip():
             msg = (
-                f"The aligner {self.model!r} returned an empty edit. Check that the prompt"
-                f" family {self.family!r} is the one that the checkpoint was trained with."
+                f"The aligner {model!r} returned an empty edit. Check that the prompt family"
+                " (family=) is the one that the checkpoint was trained with."
             )
             raise EngineError(msg)
+        return text
+
+    def agreement(self, edit: Edit, start: int) -> tuple[TokenAgreement, ...] | None:
+        """The agreement of each token of the stretch, if the engine reports it.
+
+        Args:
+            edit: The engine's edit of this part's request.
+            start: Where the stretch begins in the answer, in characters.
+        """
+        tokens, draft = edit.token_agreement, self.request.draft
+        if tokens is None or self.prompt.restore(draft) != self.original:
+            return None
+        # Characters of the original may have had stand-ins of another length.
+        place = list(accumulate((len(self.prompt.restore(one)) for one in draft), initial=start))
+        return tuple(TokenAgreement(place[first], place[end], odds) for first, end, odds in tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEdit:
+    """An answer on its way through the engine: one request, or several that edit parts of it.
+
+    Attributes:
+        parts: What is edited, in order; together with the text before each they are the answer.
+        original: The answer.
+        objectives: The names of the objectives.
+        model: The name of the engine's model.
+        family: The name of the prompt family.
+        dropped: What of the context was left out.
+        started: Time of `time.monotonic()` when the work began, in seconds.
+        after: Text behind the last part that stays as it is.
+    """
+
+    parts: tuple[Part, ...]
+    original: str = field(repr=False)
+    objectives: tuple[str, ...]
+    model: str
+    family: str
+    dropped: Mapping[str, int]
+    started: float
+    after: str = field(default="", repr=False)
+
+    @property
+    def requests(self) -> list[Request]:
+        """What the engine is asked, in order."""
+        return [part.request for part in self.parts]
+
+    def finish(self, edits: Sequence[Edit]) -> Alignment:
+        """The record with what the engine made.
+
+        Args:
+            edits: The engine's edits of `requests`, in order.
+
+        Returns:
+            The alignment, `edited` or `unchanged`.
+
+        Raises:
+            EngineError: An edit is empty or ended because tokens ran out.
+        """
+        text, tokens, place = "", [], 0
+        for part, edit in zip(self.parts, edits, strict=True):
+            text += part.before + part.text(edit, self.model)
+            place += len(part.before)
+            tokens.append(part.agreement(edit, place))
+            place += len(part.original)
+        text += self.after
+        passes = [one.passes for one in edits if one.passes is not None]
         return Alignment(
             original=self.original,
             text=text,
@@ -88,25 +144,43 @@ class Job:
             family=self.family,
             dropped=self.dropped,
             status="unchanged" if text == self.original else "edited",
-            finish_reason=edit.finish_reason,
-            usage=edit.usage,
-            passes=edit.passes,
-            agreement=edit.agreement,
-            token_agreement=self._in_the_original(edit.token_agreement),
+            finish_reason=edits[-1].finish_reason,
+            usage=_usage_of(edits),
+            passes=sum(passes) if len(passes) == len(edits) else None,
+            agreement=_agreement_of(self.parts, edits),
+            token_agreement=_joined(tokens),
             seconds=time.monotonic() - self.started,
         )
 
-    def _in_the_original(
-        self, tokens: Sequence[TokenAgreement] | None
-    ) -> tuple[TokenAgreement, ...] | None:
-        """The same with places in the original, of which characters may have had stand-ins."""
-        draft = self.request.draft
-        if tokens is None or self.prompt.restore(draft) != self.original:
-            return None
-        if not self.prompt.undo:
-            return tuple(tokens)
-        place = list(accumulate((len(self.prompt.restore(one)) for one in draft), initial=0))
-        return tuple(TokenAgreement(place[start], place[end], odds) for start, end, odds in tokens)
+
+def _usage_of(edits: Sequence[Edit]) -> dict[str, int] | None:
+    counted = [one.usage for one in edits if one.usage is not None]
+    if len(counted) < len(edits):
+        return None
+    names = dict.fromkeys(name for usage in counted for name in usage)
+    return {name: sum(usage.get(name, 0) for usage in counted) for name in names}
+
+
+def _agreement_of(parts: Sequence[Part], edits: Sequence[Edit]) -> float | None:
+    """The mean over the answer; a part counts by its length, since tokens need not be known."""
+    known = [
+        (len(part.original), edit.agreement)
+        for part, edit in zip(parts, edits, strict=True)
+        if edit.agreement is not None
+    ]
+    if len(known) == 1 == len(edits):
+        return known[0][1]
+    length = sum(count for count, _ in known)
+    if len(known) < len(edits) or not length:
+        return None
+    return sum(count * agreement for count, agreement in known) / length
+
+
+def _joined(
+    tokens: Sequence[tuple[TokenAgreement, ...] | None],
+) -> tuple[TokenAgreement, ...] | None:
+    known = [one for one in tokens if one is not None]
+    return tuple(chain.from_iterable(known)) if len(known) == len(tokens) else None
 
 
 def skipped(answer: Any) -> Alignment | None:
@@ -122,26 +196,26 @@ def skipped(answer: Any) -> Alignment | None:
 def prepare(
     engine: Engine,
     family: PromptFamily,
-    settings: AlignerSettings,
+    options: AlignerOptions,
     context: Any,
     answer: Any,
     objectives: ObjectiveLike | Iterable[ObjectiveLike],
     *,
     started: float,
-) -> Job:
+) -> PendingEdit:
     """Write the request for one edit.
 
     Args:
         engine: Who will make the edit; asked only for what it says of its tokens.
         family: The prompt family.
-        settings: The aligner's options.
+        options: The aligner's options.
         context: Text, a `Context`, or messages.
         answer: Text or a message.
         objectives: One or several objectives.
         started: Time of `time.monotonic()` when the work began.
 
     Returns:
-        The job; its request fits into the engine's window, where the engine has one.
+        The edit to make; its request fits into the engine's window, where the engine has one.
 
     Raises:
         MissingContextError: There is nothing that the answer answers.
@@ -152,7 +226,7 @@ def prepare(
     text = answer_text(answer)
     wanted = parse_objectives(objectives)
     asked, dropped = read_context(
-        context, whole_conversation=family.whole_conversation, system=settings.system
+        context, whole_conversation=family.whole_conversation, system=options.system
     )
     template = getattr(engine, "apply_chat_template", None) if family.chat else None
 
@@ -163,7 +237,7 @@ def prepare(
             return prompt
         return replace(prompt, text=template([{"role": "user", "content": prompt.text}]))
 
-    room = _Room(engine, settings.max_new_tokens, text)
+    room = _Room(engine, options.max_new_tokens, text)
     shortened = room.fit(asked, written, has_turns=family.whole_conversation)
     if shortened is None:
         raise AnswerTooLongError(room.too_small())
@@ -171,19 +245,19 @@ def prepare(
     for what, count in left_out.items():
         dropped[what] = dropped.get(what, 0) + count
     prompt = written(asked)
-    return Job(
-        request=Request(
-            prompt=prompt.text,
-            draft=prompt.draft,
-            max_new_tokens=room.left_after(prompt.text),
-            stop=family.stop,
-            temperature=settings.temperature,
-            deadline=None if settings.timeout is None else started + settings.timeout,
-            keep_above=settings.keep_above,
-            token_agreement=settings.token_agreement,
-            templated=template is not None,
-        ),
-        prompt=prompt,
+    request = Request(
+        prompt=prompt.text,
+        draft=prompt.draft,
+        max_new_tokens=room.left_after(prompt.text),
+        stop=family.stop,
+        temperature=options.temperature,
+        deadline=None if options.timeout is None else started + options.timeout,
+        keep_above=options.keep_above,
+        token_agreement=options.token_agreement,
+        templated=template is not None,
+    )
+    return PendingEdit(
+        parts=(Part(request, prompt, text),),
         original=text,
         objectives=tuple([one.name for one in wanted]),
         model=model_name(engine),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 FinishReason = Literal["stop", "length"]
 
@@ -76,6 +76,14 @@ class Edit:
     passes: int | None = None
     agreement: float | None = None
     token_agreement: tuple[TokenAgreement, ...] | None = None
+
+
+class EngineLike(Protocol):
+    """What serves as an engine, too: an object with a method `edit`."""
+
+    def edit(self, requests: Any, /) -> Any:
+        """Make all edits, in the order of the requests."""
+        ...
 
 
 @runtime_checkable

@@ -9,13 +9,10 @@ from typing import Any, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig, ensure_config
-from langchain_core.runnables.config import var_child_runnable_config
 
 from langchain_metaaligner.editing.aligner import Objectives
+from langchain_metaaligner.integrations._langchain import config_inside, graph_context
 from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP
-
-# Where LangGraph keeps a run's runtime; its own `get_runtime()` looks there, in one config only.
-_RUNTIME = "__pregel_runtime"
 
 
 def asked_objectives(config: RunnableConfig) -> Objectives | None:
@@ -29,7 +26,9 @@ def asked_objectives(config: RunnableConfig) -> Objectives | None:
         The objectives; `None` where the call asks for none.
     """
     configurable = _configurable(config)
-    context = getattr(configurable.get(_RUNTIME), "context", None)
+    if not configurable:
+        return None
+    context = graph_context(configurable)
     if isinstance(context, Mapping):
         asked = context.get("objectives")
     else:
@@ -96,7 +95,7 @@ def hushed_step() -> Iterator[None]:
         callbacks.add_tags([NOSTREAM, STEP])
     tags = [*(config.get("tags") or ())]
     tags += [tag for tag in (NOSTREAM, STEP) if tag not in tags]
-    with _config_inside({**config, "callbacks": callbacks, "tags": tags}):
+    with config_inside({**config, "callbacks": callbacks, "tags": tags}):
         yield
 
 
@@ -114,17 +113,8 @@ def overheard_by(handler: BaseCallbackHandler) -> Iterator[None]:
         callbacks.add_handler(handler, inherit=True)
     else:
         callbacks = [*(callbacks or ()), handler]
-    with _config_inside({**config, "callbacks": callbacks}):
+    with config_inside({**config, "callbacks": callbacks}):
         yield
-
-
-@contextmanager
-def _config_inside(config: RunnableConfig) -> Iterator[None]:
-    token = var_child_runnable_config.set(config)
-    try:
-        yield
-    finally:
-        var_child_runnable_config.reset(token)
 
 
 def _configurable(config: RunnableConfig) -> Mapping[str, Any]:

@@ -17,7 +17,8 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
-from langchain_core.tracers.context import register_configure_hook
+
+from langchain_metaaligner.integrations._langchain import register_configure_hook
 
 # The tag of an edit's own run.
 EDIT = "metaaligner"

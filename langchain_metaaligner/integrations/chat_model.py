@@ -1,30 +1,120 @@
 """A chat model whose replies are another's, edited."""
 
-# The policy is called without a run of its own, which only a model's underscored methods do.
-# ruff: noqa: SLF001
-
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, closing
-from typing import Any
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from langchain_core.caches import BaseCache
 from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.load import dumps
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableConfig, ensure_config
-from pydantic import Field
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
+from langchain_core.rate_limiters import BaseRateLimiter
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, ensure_config
+from pydantic import ConfigDict, Field, model_validator
 
-from langchain_metaaligner.integrations.call_config import asked_objectives, given_context, listed
-from langchain_metaaligner.integrations.chat_cache import GoodReplies
-from langchain_metaaligner.integrations.chat_call import Call
-from langchain_metaaligner.integrations.policy_model import PolicyModel
-from langchain_metaaligner.integrations.upstream_model import achunks_of, chunks_of, read_policy
+from langchain_metaaligner.editing.aligner import Objectives
+from langchain_metaaligner.editing.alignment import METADATA_KEY
+from langchain_metaaligner.editing.conversation import Context, answer_text
+from langchain_metaaligner.editing.objectives import Objective
+from langchain_metaaligner.errors import UnknownObjectiveError
+from langchain_metaaligner.integrations import _langchain
+from langchain_metaaligner.integrations.call_config import (
+    asked_objectives,
+    given_context,
+    hushed_step,
+    listed,
+)
+from langchain_metaaligner.integrations.message_chunks import MessageWriter, as_chunk
+from langchain_metaaligner.integrations.prefetch import Prefetch, What
+from langchain_metaaligner.integrations.reply_edit import (
+    END,
+    Async,
+    Emit,
+    Flow,
+    Mode,
+    ReplyEdit,
+    Sync,
+    arun,
+    astream,
+    run,
+    stream,
+)
+from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
+from langchain_metaaligner.integrations.upstream_model import (
+    achunks_of,
+    chunks_of,
+    read_policy,
+    reply_of,
+    wants_data,
+)
+from langchain_metaaligner.options import cache_key, check_names
+
+if TYPE_CHECKING:
+    from langchain_metaaligner.integrations.reply_arguments import ReplyArguments
+
+    class ChatArguments(ReplyArguments, total=False):
+        """Options of the chat model: those of every face, and those of a chat model."""
+
+        policy_options: dict[str, Any]
+        """What the policy is given with each call."""
+
+        streaming: bool | None
+        """Whether replies are streamed where they are asked for whole."""
+
+        max_tokens: int | None
+        """Goes to the policy with each call."""
+
+        stop: list[str] | str | None
+        """Goes to the policy with each call."""
+
+        api_key: Any
+        """For a policy given by its name."""
+
+        max_retries: int
+        """For a policy given by its name."""
+
+        name: str | None
+        """The model's name in traces."""
+
+        cache: BaseCache | bool | None
+        """As for any chat model."""
+
+        callbacks: Any
+        """As for any chat model; the policy's unless they are given."""
+
+        tags: list[str] | None
+        """As for any chat model; the policy's are added."""
+
+        metadata: dict[str, Any] | None
+        """As for any chat model; the policy's are added."""
+
+        verbose: bool
+        """As for any chat model."""
+
+        custom_get_token_ids: Callable[[str], list[int]] | None
+        """As for any chat model; the policy's unless it is given."""
+
+        rate_limiter: BaseRateLimiter | None
+        """As for any chat model."""
+
+        disable_streaming: Any
+        """As for any chat model."""
+
+        output_version: str | None
+        """As for any chat model; the policy's unless it is given."""
+
+        profile: Any
+        """As for any chat model; the policy's unless it is given."""
 
 
-class ChatMetaAligner(PolicyModel):
+class ChatMetaAligner(FaceOptions, BaseChatModel):
     """A chat model that edits what its policy replies: `ChatMetaAligner(policy=llm)`.
 
     It is accepted wherever a chat model is, and whoever streams it reads the edit as it is made.
@@ -37,8 +127,9 @@ class ChatMetaAligner(PolicyModel):
     Args:
         policy: The chat model that writes the replies, or its name for `init_chat_model`.
         objectives: What edits are made towards: names, sentences or `Objective`s.
-        **options: The fields below and those of a chat model. `max_tokens` and `stop` go to the
-            policy with each call; so do `temperature` and `timeout` beside a given `aligner`.
+        **options: See `ReplyOptions` in `langchain_metaaligner.options` and docs/options.md, and
+            the options of a chat model. `max_tokens` and `stop` go to the policy with each call; so
+            do `temperature` and `timeout` if an `aligner` is given.
 
     Raises:
         TypeError: The policy is no chat model.
@@ -46,17 +137,36 @@ class ChatMetaAligner(PolicyModel):
         pydantic.ValidationError: An option is unknown or out of range.
     """
 
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    policy: BaseChatModel = Field(description="The chat model that writes the replies.")
+    policy_options: dict[str, Any] = Field(
+        default_factory=dict, description="What the policy is given with each call."
+    )
     streaming: bool | None = Field(
         default=None, description="Whether replies are streamed where they are asked for whole."
     )
 
     def __init__(
         self,
-        policy: Any = None,
-        objectives: Any = ("harmlessness", "helpfulness"),
-        **options: Any,
+        policy: BaseChatModel | Runnable[LanguageModelInput, Any] | str | None = None,
+        objectives: Objectives = ("harmlessness", "helpfulness"),
+        **options: Unpack[ChatArguments],
     ) -> None:
-        super().__init__(**read_policy({"policy": policy, "objectives": objectives, **options}))
+        given = read_policy({"policy": policy, "objectives": objectives, **options})
+        check_names(type(self), given)
+        super().__init__(**given)
+
+    @model_validator(mode="after")
+    def _as_its_policy(self) -> Self:
+        # The policy has no run of its own, so that its listeners and marks are ours.
+        policy, own = self.policy, self.__dict__
+        for name in ("callbacks", "custom_get_token_ids", "output_version"):
+            if own[name] is None:
+                own[name] = getattr(policy, name)
+        own["tags"] = list(dict.fromkeys([*(policy.tags or ()), *(own["tags"] or ())])) or None
+        own["metadata"] = {**(policy.metadata or {}), **(own["metadata"] or {})} or None
+        return self
 
     # -- what a call says of itself -----------------------------------------------------------
 
@@ -139,6 +249,29 @@ class ChatMetaAligner(PolicyModel):
 
     # -- the reply --------------------------------------------------------------------------
 
+    @property
+    def _policy(self) -> ReplyPolicy:
+        return ReplyPolicy(self)
+
+    def load(self) -> Self:
+        """Load the aligner's weights now, so that no first reply waits for them.
+
+        Returns:
+            The same object.
+
+        Raises:
+            CheckpointError: The checkpoint can't be loaded or used.
+        """
+        self._policy.aligner.load()
+        return self
+
+    def close(self) -> None:
+        """Give up the engines that this object and its copies opened.
+
+        An aligner or engine that was given stays open; a later reply opens a new one.
+        """
+        self.shared.close()
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -146,13 +279,8 @@ class ChatMetaAligner(PolicyModel):
         run_manager: Any = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = Call(self, messages, stop, kwargs)
-        with call.hush(), call.ahead(streams=False):
-            result = self.policy._generate_with_cache(messages, stop=call.stop, **call.kwargs)
-        answers = [call.answer(one.message) for one in result.generations]
-        for answer in answers:
-            answer.align()
-        return call.result(result, answers)
+        call = _Call(self, messages, stop, kwargs)
+        return run(call.whole(_langchain.generate, Sync))
 
     async def _agenerate(
         self,
@@ -161,15 +289,8 @@ class ChatMetaAligner(PolicyModel):
         run_manager: Any = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = Call(self, messages, stop, kwargs)
-        with call.hush(), call.ahead(streams=False):
-            result = await self.policy._agenerate_with_cache(
-                messages, stop=call.stop, **call.kwargs
-            )
-        answers = [call.answer(one.message) for one in result.generations]
-        for answer in answers:
-            await answer.aalign()
-        return call.result(result, answers)
+        call = _Call(self, messages, stop, kwargs)
+        return await arun(call.whole(_langchain.agenerate, Async))
 
     def _stream(
         self,
@@ -178,33 +299,8 @@ class ChatMetaAligner(PolicyModel):
         run_manager: Any = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        call = Call(self, messages, stop, kwargs)
-        heard: list[ChatGenerationChunk] = []
-        chunks: Any = chunks_of(self.policy, messages, call.stop, call.kwargs)
-        with closing(chunks), call.ahead(streams=True) as ahead, call.hush():
-            for chunk in chunks:
-                heard.append(chunk)
-                ahead.add(chunk.message)
-                if call.live:  # else what is inside is hushed, which nothing may leave meanwhile
-                    yield call.live_chunk(chunk)
-        answer = call.answer_of(heard)
-        if answer is None:
-            for chunk in () if call.live else heard:
-                yield chunk
-            return
-        writer = call.writer(answer)
-        if writer is None:
-            answer.align()
-        elif answer.run is not None:
-            with answer.caught():
-                with closing(answer.run.stream()) as pieces:
-                    for piece in pieces:
-                        answer.begun = True
-                        for message in writer.write(piece):
-                            yield ChatGenerationChunk(message=message)
-                answer.made = answer.run.alignment
-        for chunk in call.ending(answer, writer):
-            yield chunk
+        call = _Call(self, messages, stop, kwargs)
+        yield from stream(call.pieces(chunks_of, Sync))
 
     async def _astream(
         self,
@@ -213,34 +309,166 @@ class ChatMetaAligner(PolicyModel):
         run_manager: Any = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = Call(self, messages, stop, kwargs)
-        heard: list[ChatGenerationChunk] = []
-        chunks: Any = achunks_of(self.policy, messages, call.stop, call.kwargs)
-        async with aclosing(chunks):
-            with call.ahead(streams=True) as ahead, call.hush():
-                async for chunk in chunks:
-                    heard.append(chunk)
-                    ahead.add(chunk.message)
-                    if call.live:
-                        yield call.live_chunk(chunk)
-        answer = call.answer_of(heard)
-        if answer is None:
-            for chunk in () if call.live else heard:
+        call = _Call(self, messages, stop, kwargs)
+        async with aclosing(astream(call.pieces(achunks_of, Async))) as chunks:
+            async for chunk in chunks:
                 yield chunk
-            return
-        writer = call.writer(answer)
-        if writer is None:
-            await answer.aalign()
-        elif answer.run is not None:
-            with answer.caught():
-                async with aclosing(answer.run.astream()) as pieces:
-                    async for piece in pieces:
-                        answer.begun = True
-                        for message in writer.write(piece):
-                            yield ChatGenerationChunk(message=message)
-                answer.made = answer.run.alignment
-        for chunk in call.ending(answer, writer):
-            yield chunk
+
+    # -- in its policy's stead ----------------------------------------------------------------
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | Any],
+        *,
+        tool_choice: Any = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Give the policy tools.
+
+        Args:
+            tools: The tools, in any form that the policy takes.
+            tool_choice: Which tool must be called, where one must.
+            **kwargs: Further options of the policy's own method.
+
+        Returns:
+            This model, bound to the tools.
+
+        Raises:
+            NotImplementedError: The policy has no tools.
+        """
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        bound: Any = self.policy.bind_tools(tools, **kwargs)
+        options: dict[str, Any] = {}
+        while isinstance(bound, RunnableBinding):
+            options = {**bound.kwargs, **options}
+            bound = bound.bound
+        if not isinstance(bound, BaseChatModel):
+            msg = (
+                f"{type(self.policy).__name__}.bind_tools gives a {type(bound).__name__}, whose"
+                " replies can't be edited from here. Put an aligner behind it in a pipe instead."
+            )
+            raise NotImplementedError(msg)
+        same = bound is self.policy
+        model = self if same else self.model_copy(update={"policy": bound})
+        return model.bind(**options)
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """The policy's own: data in a given form is not edited.
+
+        Args:
+            schema: The form.
+            include_raw: Whether the message is returned beside the data.
+            **kwargs: Further options of the policy's own method.
+
+        Returns:
+            What the policy returns.
+        """
+        return self.policy.with_structured_output(schema, include_raw=include_raw, **kwargs)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The policy's token ids of a text."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        return self.policy.get_token_ids(text)
+
+    def get_num_tokens(self, text: str) -> int:
+        """How many tokens of the policy a text has."""
+        return self.policy.get_num_tokens(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """How many tokens of the policy a conversation has."""
+        return self.policy.get_num_tokens_from_messages(messages, tools)
+
+    @property
+    def model_name(self) -> str | None:
+        """The name of the policy's model, where it has one."""
+        for name in ("model_name", "model", "model_id"):
+            if isinstance(value := getattr(self.policy, name, None), str):
+                return value
+        return None
+
+    @property
+    def _llm_type(self) -> str:
+        return "metaaligner-chat"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        kind, params = _langchain.describe(self.policy)
+        return {
+            **params,
+            "policy_type": kind,
+            "metaaligner_objectives": [one.name for one in self._policy.wanted(None)],
+            "metaaligner_model": self._policy.model_label(),
+        }
+
+    def _resolve_model_profile(self) -> Any:
+        return self.policy.profile
+
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None], /) -> dict[str, Any]:
+        return _langchain.combine_outputs(self.policy, llm_outputs)
+
+    def options_of(
+        self, stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> tuple[list[str] | None, dict[str, Any]]:
+        """What one call says beside the conversation, with what is said at every call.
+
+        Args:
+            stop: Where this call stops.
+            kwargs: All else that this call says.
+
+        Returns:
+            Where the policy stops, and all else.
+        """
+        options = {**self.policy_options, **kwargs}
+        own_stop = options.pop("stop", None)
+        return (own_stop if stop is None else stop), options
+
+    def _known(self, asked: Objectives | None) -> tuple[Objective, ...]:
+        try:
+            return self._policy.wanted(asked)
+        except UnknownObjectiveError:
+            # Told where it is raised: inside the run.
+            return ()
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        stop, options = self.options_of(stop, kwargs)
+        params = _langchain.tracing_params(self.policy, stop, options)
+        asked = kwargs.get("model")
+        name = asked if isinstance(asked, str) else params.get("ls_model_name")
+        return {
+            **params,
+            "ls_model_name": name or self.model_name or _langchain.describe(self.policy)[0],
+        }
+
+    def _get_invocation_params(
+        self, stop: list[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        # These are shown in traces, where a conversation that is given as a context must not be.
+        stop, options = self.options_of(stop, kwargs)
+        options.pop("context", None)
+        if "objectives" in options:
+            options["objectives"] = [one.name for one in self._known(options["objectives"])]
+        return super()._get_invocation_params(stop=stop, **options)
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        stop, options = self.options_of(stop, kwargs)
+        asked, context = options.pop("objectives", None), options.pop("context", None)
+        policy = _langchain.cache_string(self.policy, stop, options)
+        ours = {
+            **cache_key(self),
+            **(cache_key(self.aligner.options) if self.aligner is not None else {}),
+            "objectives": [(one.name, one.description) for one in self._known(asked)],
+            "context": None if context is None else _digest(context),
+            "model": self._policy.model_label(),
+        }
+        # `aligner` is told apart by its options, which other processes can have too.
+        ours.pop("aligner")
+        return f"{json.dumps(ours, sort_keys=True)}---{policy}"
 
     # -- the cache ----------------------------------------------------------------------------
 
@@ -251,7 +479,7 @@ class ChatMetaAligner(PolicyModel):
         run_manager: Any = None,
         **kwargs: Any,
     ) -> ChatResult:
-        made: ChatResult = BaseChatModel._generate_with_cache(
+        made: ChatResult = _langchain.generate_with_cache(
             self._keeping_good_ones(), messages, stop=stop, run_manager=run_manager, **kwargs
         )
         return made
@@ -263,7 +491,7 @@ class ChatMetaAligner(PolicyModel):
         run_manager: Any = None,
         **kwargs: Any,
     ) -> ChatResult:
-        made: ChatResult = await BaseChatModel._agenerate_with_cache(
+        made: ChatResult = await _langchain.agenerate_with_cache(
             self._keeping_good_ones(), messages, stop=stop, run_manager=run_manager, **kwargs
         )
         return made
@@ -272,7 +500,212 @@ class ChatMetaAligner(PolicyModel):
         cache = self.cache if isinstance(self.cache, BaseCache) else get_llm_cache()
         if self.cache is False or cache is None:
             return self
-        return self.model_copy(update={"cache": GoodReplies(cache)})
+        return self.model_copy(update={"cache": _GoodReplies(cache)})
+
+
+class _Call:
+    """One call of the model.
+
+    Args:
+        model: The model.
+        messages: What it is asked.
+        stop: Where this call stops.
+        kwargs: All else that this call says.
+    """
+
+    def __init__(
+        self,
+        model: ChatMetaAligner,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self._model, self._policy = model, ReplyPolicy(model)
+        self._messages = messages
+        self._stop, self._kwargs = model.options_of(stop, kwargs)
+        self._asked = self._kwargs.pop("objectives", None)
+        context = self._kwargs.pop("context", None)
+        self._context = messages if context is None else context
+        self._data = wants_data(self._kwargs)
+        # Whether what the policy says may be shown as it says it.
+        self._live = self._data or not model.apply
+        if model.apply:
+            # A mistake in the call is reported before the policy runs for it.
+            self._policy.wanted(self._asked)
+
+    def whole(self, generate: Any, mode: Mode) -> Flow[ChatResult]:
+        """Ask the policy and edit its replies.
+
+        Args:
+            generate: Asks the policy.
+            mode: How calls are made.
+        """
+        with self._hush(), self._prefetch(streams=False):
+            made: ChatResult = yield partial(
+                generate, self._model.policy, self._messages, self._stop, self._kwargs
+            )
+        generations = []
+        for one in made.generations:
+            edit = self._edit_of(one.message)
+            yield from edit.flow(mode)
+            message = cast("AIMessage", edit.settled())
+            generations.append(ChatGeneration(message=message, generation_info=one.generation_info))
+        return ChatResult(generations=generations, llm_output=made.llm_output)
+
+    def pieces(self, chunks_of: Any, mode: Mode) -> Flow[None]:
+        """Ask the policy and send out the edit of its reply as it is made.
+
+        Args:
+            chunks_of: Asks the policy.
+            mode: How calls are made.
+        """
+        heard: list[ChatGenerationChunk] = []
+        chunks = chunks_of(self._model.policy, self._messages, self._stop, self._kwargs)
+        try:
+            with self._prefetch(streams=True) as prefetch, self._hush():
+                while (chunk := (yield partial(mode.next_input, chunks))) is not END:
+                    heard.append(chunk)
+                    prefetch.add(chunk.message)
+                    if self._live:  # else what is inside is hushed, which nothing may leave
+                        yield Emit(self._live_chunk(chunk))
+        finally:
+            yield partial(mode.close, chunks)
+        if not heard:
+            return
+        edit = self._edit_of(reply_of(heard))
+        if edit.item is None and edit.made is None:
+            for chunk in () if self._live else heard:
+                yield Emit(chunk)
+            return
+        writer = self._writer(edit)
+        yield from edit.flow(mode, writer)
+        for message in self._ending(edit, writer):
+            yield Emit(message)
+
+    def _hush(self) -> Any:
+        """Around the policy: keeps models inside it from consumers of streams."""
+        return nullcontext() if self._live else hushed_step()
+
+    def _prefetch(self, *, streams: bool) -> Prefetch:
+        """Who prefills the edit's prompt while the policy works, begun where that is wanted."""
+        eager = self._model.eager
+        if eager is None:  # with tools what comes first may well be no answer to edit
+            eager = streams and not self._kwargs.get("tools")
+
+        def find(_: Any) -> What | None:
+            if self._data or not eager:
+                return None
+            return self._context, self._policy.wanted(self._asked)
+
+        prefetch = Prefetch(lambda: self._policy.aligner, find)
+        prefetch.begin()
+        return prefetch
+
+    def _edit_of(self, reply: BaseMessage) -> ReplyEdit:
+        """The edit of a reply; without an item where there is nothing to edit."""
+        # Never the policy's own object: it may be one that a cache keeps.
+        message = cast("AIMessage", reply.model_copy())
+        edit = ReplyEdit(self._policy, message, self._asked)
+        text = answer_text(message)
+        if self._data or self._policy.leaves_alone(message) or not text.strip():
+            return edit
+        try:
+            edit.made = self._policy.skipped(message, self._context, self._asked)
+            if edit.made is None:
+                edit.item = (self._context, message, self._policy.wanted(self._asked))
+        except Exception as error:  # noqa: BLE001 - the error policy decides
+            edit.made = error
+        return edit
+
+    def _live_chunk(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
+        """A chunk of the policy's, with which the stream does not end if a record follows."""
+        if not self._data:
+            cast("AIMessageChunk", chunk.message).chunk_position = None
+        return chunk
+
+    def _writer(self, edit: ReplyEdit) -> _ChunkWriter | None:
+        """Who writes the edit as it is made, where that can be done."""
+        reply = cast("AIMessage", edit.reply)
+        if edit.item is None or not self._model.apply or not MessageWriter.can_write(reply):
+            return None
+        return _ChunkWriter(reply)
+
+    def _ending(
+        self, edit: ReplyEdit, writer: _ChunkWriter | None
+    ) -> Iterator[ChatGenerationChunk]:
+        """What is left to send once it is known what becomes of the reply."""
+        settled = cast("AIMessage", edit.settled())
+        if self._live:
+            provenance = {METADATA_KEY: settled.response_metadata[METADATA_KEY]}
+            yield ChatGenerationChunk(
+                message=AIMessageChunk(
+                    content="", response_metadata=provenance, chunk_position="last"
+                )
+            )
+        elif writer is None:
+            yield ChatGenerationChunk(message=as_chunk(settled, settled.content))
+        else:
+            yield from writer.end(settled)
+
+
+class _ChunkWriter(MessageWriter):
+    """Writes an edited message as a chat model's chunks."""
+
+    def write(self, piece: str) -> Iterator[Any]:
+        return (ChatGenerationChunk(message=one) for one in super().write(piece))
+
+    def end(self, settled: AIMessage) -> Iterator[Any]:
+        return (ChatGenerationChunk(message=one) for one in super().end(settled))
+
+
+class _GoodReplies(BaseCache):
+    """A cache that does not keep what took the place of an edit that failed.
+
+    Args:
+        cache: Where the others are kept.
+    """
+
+    def __init__(self, cache: BaseCache) -> None:
+        self._cache = cache
+
+    def lookup(self, prompt: str, llm_string: str) -> Any:
+        """As the cache itself."""
+        return self._cache.lookup(prompt, llm_string)
+
+    async def alookup(self, prompt: str, llm_string: str) -> Any:
+        """As the cache itself."""
+        return await self._cache.alookup(prompt, llm_string)
+
+    def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """Keep the reply, unless its edit failed."""
+        if not any(_failed(one) for one in return_val):
+            self._cache.update(prompt, llm_string, return_val)
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
+        """Keep the reply, unless its edit failed."""
+        if not any(_failed(one) for one in return_val):
+            await self._cache.aupdate(prompt, llm_string, return_val)
+
+    def clear(self, **kwargs: Any) -> None:
+        """As the cache itself."""
+        self._cache.clear(**kwargs)
+
+
+def _failed(generation: Any) -> bool:
+    message = getattr(generation, "message", None)
+    metadata = message.response_metadata if isinstance(message, AIMessage) else {}
+    return (metadata.get(METADATA_KEY) or {}).get("status") in ("passed", "blocked")
+
+
+def _digest(context: Any) -> str:
+    """What a given context is told apart by; its text is not in it.
+
+    Args:
+        context: Text, a `Context`, or messages.
+    """
+    text = context.text if isinstance(context, Context) else context
+    known = text if isinstance(text, str) else dumps(text)
+    return hashlib.sha256(known.encode()).hexdigest()
 
 
 def _with_asked(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -27,11 +27,16 @@ from langchain_core.runnables import (
     RunnableBinding,
     RunnableConfig,
     RunnablePassthrough,
-    RunnableSequence,
     ensure_config,
 )
-from langchain_core.runnables.config import merge_configs, var_child_runnable_config
-from langchain_core.runnables.configurable import DynamicRunnable
+
+from langchain_metaaligner.integrations._langchain import (
+    DynamicRunnable,
+    after_composing,
+    config_inside,
+    merge_configs,
+    set_steps,
+)
 
 NOSTREAM = "nostream"
 STEP = "metaaligner:step"
@@ -153,11 +158,8 @@ async def _anext_hushed(items: AsyncIterator[Any]) -> Any:
 
 @contextmanager
 def _hushed_inside() -> Iterator[None]:
-    token = var_child_runnable_config.set(_with_tags(ensure_config()))
-    try:
+    with config_inside(_with_tags(ensure_config())):
         yield
-    finally:
-        var_child_runnable_config.reset(token)
 
 
 def _place_of_config(function: Callable[..., Any]) -> int | None:
@@ -205,14 +207,7 @@ def hush_pipes(is_aligner: Callable[[Any], bool]) -> None:
     with _installing:
         if _installed:
             return
-        compose = RunnableSequence.__init__
-
-        @functools.wraps(compose)
-        def compose_hushed(self: Any, *args: Any, **kwargs: Any) -> None:
-            compose(self, *args, **kwargs)
-            _hush_steps(self, is_aligner)
-
-        RunnableSequence.__init__ = compose_hushed  # type: ignore[method-assign]
+        after_composing(lambda pipe: _hush_steps(pipe, is_aligner))
         _installed = True
 
 
@@ -222,7 +217,7 @@ def _hush_steps(sequence: Any, is_aligner: Callable[[Any], bool]) -> None:
     if not last:
         return
     before = [_hushed_step(step) for step in steps[:last]]
-    sequence.first, sequence.middle = before[0], [*before[1:], *steps[last:-1]]
+    set_steps(sequence, before[0], [*before[1:], *steps[last:-1]])
 
 
 def _hushed_step(step: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langchain_metaaligner.errors import LeakError, MetaAlignerError
+from langchain_metaaligner.integrations._langchain import streams_messages
 from langchain_metaaligner.integrations.capture import ModelRun
 from langchain_metaaligner.integrations.hushing import NOSTREAM
 
@@ -31,14 +32,9 @@ def check_leak(
     elsewhere = bool(there) and not (here.startswith(there) or there.startswith(here))
     if NOSTREAM in model_run.tags and not elsewhere:
         return
-    if any(_streams_messages(one) for one in handlers):
+    if streams_messages(handlers):
         raise LeakError(_LEAKED_STATE if elsewhere else _LEAKED)
     _warn_once(_WOULD_LEAK)
-
-
-def _streams_messages(handler: Any) -> bool:
-    # By name: langgraph need not be installed, and the class is not public.
-    return any(kind.__name__ == "StreamMessagesHandler" for kind in type(handler).__mro__)
 
 
 class _ButLeaks(type):

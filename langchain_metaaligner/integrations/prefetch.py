@@ -24,7 +24,7 @@ What = tuple[Any, Objectives]
 """The context of a reply and what its edit is made towards."""
 
 
-class Ahead:
+class Prefetch:
     """Prefills what comes before a reply's edit, until the reply is whole or is none to edit.
 
     What was prefilled changes when the edit begins, and nothing else: whatever goes wrong here is
@@ -99,43 +99,43 @@ class Ahead:
 
 
 class Overhearing(BaseCallbackHandler):
-    """Tells an `Ahead` what a model says whose stream goes to somebody else.
+    """Tells a `Prefetch` what a model says whose stream goes to somebody else.
 
     Args:
-        ahead: What is told.
+        prefetch: What is told.
     """
 
     run_inline = True  # in the order in which it was said
 
-    def __init__(self, ahead: Ahead) -> None:
-        self._ahead = ahead
+    def __init__(self, prefetch: Prefetch) -> None:
+        self._prefetch = prefetch
         self._run_id: Any = None
         self._by_events = False
 
     def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
         """A model begins; where several do, the last is the one to listen to."""
         self._run_id, self._by_events = kwargs.get("run_id"), False
-        self._ahead.restart()
+        self._prefetch.restart()
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
         """It says something."""
         if kwargs.get("run_id") == self._run_id and not self._by_events:
-            self._ahead.add(getattr(chunk, "message", token))
+            self._prefetch.add(getattr(chunk, "message", token))
 
     def on_stream_event(self, event: Any, **kwargs: Any) -> None:
         """It says something in LangChain's protocol of events."""
         if kwargs.get("run_id") == self._run_id and isinstance(event, Mapping):
             if not self._by_events:  # some models tell the same as tokens, too
                 self._by_events = True
-                self._ahead.restart()
+                self._prefetch.restart()
             said = event.get("delta") or event.get("content") or {}
             kind = said.get("type")
             if kind == "block-delta":
                 kind = (said.get("fields") or {}).get("type")
             if kind == "text-delta":
-                self._ahead.add(said["text"])
+                self._prefetch.add(said["text"])
             elif kind in _TOOL_CALLS:
-                self._ahead.stop()
+                self._prefetch.stop()
 
 
 class _Worker:
@@ -145,8 +145,8 @@ class _Worker:
         self._what = aligner, context, objectives
         self._answer = ""
         self._changed = threading.Condition()
-        self._gone = threading.Event()
-        threading.Thread(target=self._work, name="metaaligner-ahead", daemon=True).start()
+        self._cancelled = threading.Event()
+        threading.Thread(target=self._work, name="metaaligner-prefetch", daemon=True).start()
 
     def grow(self, answer: str) -> None:
         with self._changed:
@@ -154,7 +154,7 @@ class _Worker:
             self._changed.notify()
 
     def stop(self) -> None:
-        self._gone.set()
+        self._cancelled.set()
         with self._changed:
             self._changed.notify()
 
@@ -162,15 +162,15 @@ class _Worker:
         aligner, context, objectives = self._what
         answer = ""  # the context alone is first: it is there already
         while True:
-            if self._gone.is_set():
+            if self._cancelled.is_set():
                 return
             try:
-                aligner.warm(context, objectives, answer, gone=self._gone)
+                aligner.warm(context, objectives, answer, gone=self._cancelled)
             except BaseException as error:  # noqa: BLE001 - the edit itself will say what is wrong
                 logger.debug("Nothing more is prefilled ahead: %r", error)
                 return
             with self._changed:
-                while not self._gone.is_set() and not _is_worth(self._answer, answer):
+                while not self._cancelled.is_set() and not _is_worth(self._answer, answer):
                     self._changed.wait()
                 answer = self._answer
 
@@ -188,5 +188,5 @@ def _is_worth(answer: str, done: str) -> bool:
 
 def _may_warm(aligner: Aligner) -> bool:
     # An engine that is yet to be made is left to the thread: making it takes long.
-    engine = aligner.settings.engine
+    engine = aligner.options.engine
     return engine is None or hasattr(engine, "warm")

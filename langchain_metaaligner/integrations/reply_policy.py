@@ -1,4 +1,4 @@
-"""What every face does with a reply around its edit: whose objectives, which error policy."""
+"""What becomes of a reply: towards what it is edited, by whom, and what an error does to it."""
 
 from __future__ import annotations
 
@@ -9,43 +9,80 @@ import operator
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from langchain_core.messages import AIMessage
+from pydantic import Field, field_validator, model_validator
 
 from langchain_metaaligner.editing import telemetry
 from langchain_metaaligner.editing.aligner import Aligner, Objectives
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
 from langchain_metaaligner.editing.conversation import answer_text, with_text, without_thoughts
-from langchain_metaaligner.editing.objectives import (
-    Objective,
-    check_allowed,
-    parse_objectives,
-)
+from langchain_metaaligner.editing.objectives import Objective, check_allowed, parse_objectives
 from langchain_metaaligner.editing.pending_edit import model_name
-from langchain_metaaligner.editing.prompts import find_family
 from langchain_metaaligner.errors import (
+    CheckpointError,
     InputTypeError,
     LeakError,
     MetaAlignerError,
     UnknownObjectiveError,
 )
-from langchain_metaaligner.options import AlignerSettings
-
-if TYPE_CHECKING:
-    from langchain_core.messages import AIMessage
-
-    Reply = AIMessage | str
+from langchain_metaaligner.options import AlignerOptions, ReplyOptions, given_options
 
 logger = logging.getLogger(__name__)
 
-# Mistakes in the code around the aligner, not failures of an edit: no policy hides them.
-_ALWAYS_RAISED = (InputTypeError, UnknownObjectiveError, LeakError)
+Reply = AIMessage | str
+
+When = Callable[[Any, Any], bool]
+"""Decides whether a reply is edited: takes the reply and its context, which may be `None`."""
+
+# Mistakes in the code or the machine around the aligner, not failures of an edit: no policy hides
+# them, or every reply would go out unedited and nobody would notice.
+_ALWAYS_RAISED = (CheckpointError, InputTypeError, LeakError, UnknownObjectiveError)
+
+_ALIGNER_OPTIONS = tuple(AlignerOptions.model_fields)
+_values_of = operator.itemgetter(*_ALIGNER_OPTIONS)
 
 
-def _as_tuple(given: Any) -> Any:
-    if given is None:
-        return None
+class SharedAligners:
+    """The aligners that a face and its copies share, one for each set of options."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[tuple[Any, ...], Aligner]] = []
+        self._making = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SharedAligners, ()
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> SharedAligners:
+        return self
+
+    def close(self) -> None:
+        """Give up the engines that these aligners opened."""
+        with self._making:
+            for _, aligner in self._made:
+                aligner.close()
+
+    def get(self, options: AlignerOptions) -> Aligner:
+        """The aligner with these options.
+
+        Args:
+            options: The options; those that are no aligner's are not looked at.
+        """
+        wanted = _values_of(options.__dict__)
+        for known, aligner in self._made:
+            if known == wanted:
+                return aligner
+        with self._making:
+            for known, aligner in self._made:
+                if known == wanted:
+                    return aligner
+            aligner = Aligner(**{name: getattr(options, name) for name in given_options(options)})
+            self._made.append((wanted, aligner))
+            return aligner
+
+
+def _as_tuple(given: Any) -> tuple[str | Objective, ...]:
     if isinstance(given, str | Objective | dict):
         given = [given]
     if not isinstance(given, Iterable):
@@ -57,110 +94,52 @@ def _as_tuple(given: Any) -> Any:
     return kept
 
 
-ObjectivesField = Annotated[tuple[str | Objective, ...], BeforeValidator(_as_tuple)]
+class FaceOptions(ReplyOptions):
+    """The options of a face, checked as far as that needs no weights and no network."""
 
+    shared: SharedAligners = Field(default_factory=SharedAligners, exclude=True, repr=False)
 
-class _Aligners:
-    """The aligners that an instance and its copies share, one for each set of options."""
-
-    def __init__(self) -> None:
-        self._made: list[tuple[tuple[Any, ...], Aligner]] = []
-        self._making = threading.Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Aligners, ()
-
-    def __deepcopy__(self, _memo: dict[int, Any]) -> _Aligners:
-        return self
-
-    def close(self) -> None:
-        with self._making:
-            for _, aligner in self._made:
-                aligner.close()
-
-    def get(self, options: tuple[Any, ...]) -> Aligner:
-        for known, aligner in self._made:
-            if known == options:
-                return aligner
-        with self._making:
-            for known, aligner in self._made:
-                if known == options:
-                    return aligner
-            aligner = Aligner(**dict(zip(_ALIGNER_OPTIONS, options, strict=True)))
-            self._made.append((options, aligner))
-            return aligner
-
-
-_ALIGNER_OPTIONS = tuple(AlignerSettings.model_fields)
-_values_of = operator.itemgetter(*_ALIGNER_OPTIONS)
-
-
-class ReplySettings(AlignerSettings):
-    """The options that say how replies are treated; shared by all faces."""
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
-
-    objectives: ObjectivesField = Field(
-        default=("harmlessness", "helpfulness"),
-        description="What edits are made towards: names, sentences or Objectives.",
-    )
-    aligner: Aligner | None = Field(
-        default=None, description="An Aligner to share, instead of options for one."
-    )
-    on_error: Literal["raise", "pass", "block"] = Field(
-        default="raise",
-        description=(
-            "When an edit fails: raise the error, pass the original on, or block it with a fixed"
-            " message."
-        ),
-    )
-    block_message: str = Field(
-        default="I can't show this answer, because it could not be checked. Please try again.",
-        min_length=1,
-        description="What takes a blocked answer's place.",
-    )
-    on_leak: Literal["raise", "ignore"] = Field(
-        default="raise",
-        description="When tokens of the unedited reply have reached a consumer already.",
-    )
-    keep_original: bool = Field(
-        default=False, description="Whether the message carries its original text with it."
-    )
-    apply: bool = Field(
-        default=True, description="False is shadow mode: edit, report, return the original."
-    )
-    allow_objectives: ObjectivesField | None = Field(
-        default=None,
-        description="What a caller may ask for beyond this aligner's own; None is everything.",
-    )
-    on_edit: Callable[[Alignment], Any] | None = Field(
-        default=None, exclude=True, description="Called with the record of each edit or failure."
-    )
-
-    shared: _Aligners = Field(default_factory=_Aligners, exclude=True, repr=False)
-
-    @field_validator("on_edit")
+    @field_validator("objectives")
     @classmethod
-    def _plain_function(cls, on_edit: Any) -> Any:
-        if inspect.iscoroutinefunction(on_edit):
+    def _known_objectives(cls, given: Any) -> tuple[str | Objective, ...]:
+        return _as_tuple(given)
+
+    @field_validator("allow_objectives")
+    @classmethod
+    def _known_allowed_objectives(cls, given: Any) -> tuple[str | Objective, ...] | None:
+        return None if given is None else _as_tuple(given)
+
+    @field_validator("on_edit", "when")
+    @classmethod
+    def _plain_function(cls, given: Any, info: Any) -> Any:
+        name = info.field_name
+        if given is not None and not callable(given):
+            msg = f"{name} is a function, not {type(given).__name__}."
+            raise ValueError(msg)
+        if inspect.iscoroutinefunction(given):
+            msg = f"{name} is called, not awaited, so it has to be a plain function."
+            if name == "on_edit":
+                msg += " Have it put the Alignment into a queue that a task of yours reads."
+            raise ValueError(msg)
+        return given
+
+    @field_validator("aligner")
+    @classmethod
+    def _an_aligner(cls, given: Any) -> Any:
+        if given is not None and not isinstance(given, Aligner):
             msg = (
-                "on_edit is called, not awaited, so it has to be a plain function. Have it put"
-                " the Alignment into a queue that a task of yours reads."
+                f"aligner is an Aligner, not {type(given).__name__}. Give a checkpoint as model=,"
+                " an engine as engine=."
             )
             raise ValueError(msg)
-        return on_edit
+        return given
 
     @model_validator(mode="after")
     def _one_aligner(self) -> Self:
-        if self.family is not None:
-            # Told here, not with the first reply.
-            find_family(self.family)
-        given = [
-            name
-            for name, field in AlignerSettings.model_fields.items()
-            if getattr(self, name) != field.get_default(call_default_factory=True)
-        ]
-        if self.aligner is not None and given:
+        given = given_options(self)
+        if self.aligner is None:
+            self.shared.get(self)
+        elif given:
             msg = (
                 f"Give either aligner= or options for a new one, not both: got {given}. Put the"
                 " options into Aligner(...)."
@@ -168,30 +147,27 @@ class ReplySettings(AlignerSettings):
             raise ValueError(msg)
         return self
 
-    def get_aligner(self) -> Aligner:
-        """The aligner that makes the edits, made with the first call."""
-        if self.aligner is not None:
-            return self.aligner
-        return self.shared.get(_values_of(self.__dict__))
 
-    def load(self) -> Self:
-        """Load the aligner's weights now, so that no first reply waits for them.
+class ReplyPolicy:
+    """What a face does with replies.
 
-        Returns:
-            The same object.
+    Args:
+        options: The face's options.
 
-        Raises:
-            CheckpointError: The checkpoint can't be had or used.
-        """
-        self.get_aligner().load()
-        return self
+    Attributes:
+        options: The same.
+    """
 
-    def close(self) -> None:
-        """Give up the engines that this object and its copies opened.
+    __slots__ = ("options",)
 
-        An aligner or engine that was given stays open; a later reply opens a new one.
-        """
-        self.shared.close()
+    def __init__(self, options: FaceOptions) -> None:
+        self.options = options
+
+    @property
+    def aligner(self) -> Aligner:
+        """The aligner that makes the edits."""
+        given: Aligner | None = self.options.aligner
+        return self.options.shared.get(self.options) if given is None else given
 
     def wanted(self, asked: Objectives | None) -> tuple[Objective, ...]:
         """The objectives of one call.
@@ -205,13 +181,39 @@ class ReplySettings(AlignerSettings):
         Raises:
             UnknownObjectiveError: One of them is unknown or not on the allow-list.
         """
-        own = _parsed(self.objectives)
+        own = _parsed(self.options.objectives)
         if asked is None:
             return own
         wanted = _parsed(_as_tuple(asked))
-        if self.allow_objectives is not None:
-            check_allowed(wanted, (*own, *_parsed(self.allow_objectives)))
+        if self.options.allow_objectives is not None:
+            check_allowed(wanted, (*own, *_parsed(self.options.allow_objectives)))
         return wanted
+
+    def leaves_alone(self, reply: Reply) -> bool:
+        """Whether a reply passes as it is: it calls tools, and their text is not to be edited.
+
+        Args:
+            reply: The reply.
+        """
+        return (
+            not self.options.edit_tool_text
+            and isinstance(reply, AIMessage)
+            and bool(reply.tool_calls)
+        )
+
+    def skipped(self, reply: Reply, context: Any, asked: Objectives | None) -> Alignment | None:
+        """The record of a reply that `when` says is not to be edited; else `None`.
+
+        Args:
+            reply: The reply.
+            context: What it answers; `None` where that is not known.
+            asked: The objectives that the caller asked for.
+        """
+        when: When | None = self.options.when
+        if when is None or when(reply, context):
+            return None
+        text = answer_text(reply)
+        return self._record(text, text, asked, status="skipped")
 
     def settle(
         self,
@@ -238,74 +240,86 @@ class ReplySettings(AlignerSettings):
         """
         if isinstance(made, Alignment):
             if made.status == "skipped":
-                return reply
-            if not self.apply:
+                return self._carry(reply, made.text, made) if made.text.strip() else reply
+            if not self.options.apply:
                 made = replace(made, status="shadow")
             self._report(made)
-            return self._carry(reply, answer_text(reply) if not self.apply else made.text, made)
-        failure, raised = self._failure(reply, made, asked, begun=begun)
+            text = made.text if self.options.apply else answer_text(reply)
+            return self._carry(reply, text, made)
+        failure = self._failure(reply, made, asked, begun=begun)
         self._report(failure)
-        if raised:
+        if failure.status == "failed":
             raise made
         return self._carry(reply, failure.text, failure)
 
+    def model_label(self) -> str:
+        """The name of the model, as far as it is known without loading anything."""
+        try:
+            return model_name(self.aligner.engine)
+        except MetaAlignerError:
+            return self.options.model or "embedded"
+
     def _failure(
         self, reply: Reply, error: Exception, asked: Objectives | None, *, begun: bool
-    ) -> tuple[Alignment, bool]:
+    ) -> Alignment:
         status: Literal["passed", "blocked", "failed"]
+        on_error = self.options.on_error
         text = original = answer_text(reply)
-        if not self.apply:
+        if not self.options.apply:
             status = "passed"
-        elif begun or self.on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
+        elif begun or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
             status = "failed"
-        elif self.on_error == "pass":
+        elif on_error == "pass":
             status = "passed"
         else:
-            status, text = "blocked", self.block_message
+            status, text = "blocked", self.options.block_message
         if status != "failed":
             logger.warning("The reply was not edited (%s): %s", status, error)
+        return self._record(
+            original, text, asked, status=status, error=f"{type(error).__name__}: {error}"
+        )
+
+    def _record(
+        self,
+        original: str,
+        text: str,
+        asked: Objectives | None,
+        *,
+        status: Literal["skipped", "passed", "blocked", "failed"],
+        error: str | None = None,
+    ) -> Alignment:
+        """The record of a reply that no edit was made of."""
         try:
             names = tuple(one.name for one in self.wanted(asked))
         except MetaAlignerError:
             names = ()
-        model, family = self.describe()
+        try:
+            family = self.aligner.family.name
+        except MetaAlignerError:
+            family = self.options.family or ""
         return Alignment(
             original=original,
             text=text,
             objectives=names,
             status=status,
-            error=f"{type(error).__name__}: {error}",
-            model=model,
+            error=error,
+            model=self.model_label(),
             family=family,
-        ), status == "failed"
-
-    def describe(self) -> tuple[str, str]:
-        """The names of model and family, as far as they are known."""
-        try:
-            return self.model_label(), self.get_aligner().family.name
-        except MetaAlignerError:
-            return self.model_label(), self.family or ""
-
-    def model_label(self) -> str:
-        """The name of the model, as far as it is known without loading anything."""
-        try:
-            return model_name(self.get_aligner().engine)
-        except MetaAlignerError:
-            return self.model or "embedded"
+        )
 
     def _report(self, alignment: Alignment) -> None:
         telemetry.record(alignment)
-        if self.on_edit is None:
+        if self.options.on_edit is None:
             return
         try:
-            self.on_edit(alignment)
+            self.options.on_edit(alignment)
         except Exception:
             logger.exception("on_edit failed; the reply goes on as it is")
 
     def _carry(self, reply: Reply, text: str, alignment: Alignment) -> Reply:
         if isinstance(reply, str):
             return text
-        provenance = alignment.provenance(keep_original=self.keep_original)
+        provenance = alignment.provenance(keep_original=self.options.keep_original)
         metadata = {**reply.response_metadata, METADATA_KEY: provenance}
         if alignment.status == "blocked":
             reply = without_thoughts(reply)

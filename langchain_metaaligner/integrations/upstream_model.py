@@ -1,13 +1,9 @@
 """What a chat model of a chat model is given as its policy, and how that is called."""
 
-# It is called without a run of its own, which only a model's underscored methods do.
-# ruff: noqa: SLF001
-
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
 from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
@@ -15,6 +11,7 @@ from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableBinding
 
+from langchain_metaaligner.integrations import _langchain
 from langchain_metaaligner.integrations.hushing import HUSH, NOSTREAM
 from langchain_metaaligner.integrations.message_chunks import as_chunk
 
@@ -110,34 +107,23 @@ def wants_data(kwargs: Mapping[str, Any]) -> bool:
 
 
 def chunks_of(
-    policy: BaseChatModel, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]
+    policy: BaseChatModel,
+    messages: list[BaseMessage],
+    stop: list[str] | None,
+    kwargs: Mapping[str, Any],
 ) -> Iterator[ChatGenerationChunk]:
     """The policy's reply as it streams, without a run of its own."""
-    if policy._should_stream(async_api=False, **{**kwargs, "stream": True}):
-        if policy.rate_limiter is not None:
-            policy.rate_limiter.acquire(blocking=True)
-        chunks: Any = policy._stream(messages, stop=stop, **kwargs)
-        with closing(chunks):
-            yield from chunks
-    else:
-        result = policy._generate_with_cache(messages, stop=stop, **kwargs)
-        yield _whole(result.generations[0])
+    return _langchain.stream(policy, messages, stop, kwargs, _whole)
 
 
-async def achunks_of(
-    policy: BaseChatModel, messages: list[BaseMessage], stop: Any, kwargs: Mapping[str, Any]
+def achunks_of(
+    policy: BaseChatModel,
+    messages: list[BaseMessage],
+    stop: list[str] | None,
+    kwargs: Mapping[str, Any],
 ) -> AsyncIterator[ChatGenerationChunk]:
     """The policy's reply as it streams, without blocking the event loop; as `chunks_of`."""
-    if policy._should_stream(async_api=True, **{**kwargs, "stream": True}):
-        if policy.rate_limiter is not None:
-            await policy.rate_limiter.aacquire(blocking=True)
-        chunks: Any = policy._astream(messages, stop=stop, **kwargs)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
-    else:
-        result = await policy._agenerate_with_cache(messages, stop=stop, **kwargs)
-        yield _whole(result.generations[0])
+    return _langchain.astream(policy, messages, stop, kwargs, _whole)
 
 
 def _whole(generation: Any) -> ChatGenerationChunk:

@@ -376,7 +376,7 @@ def test_load_and_close_reach_an_engine_that_has_them_and_leave_a_given_one_open
 
 def test_an_aligner_survives_pickling():
     aligner = pickle.loads(pickle.dumps(aligner_of(ScriptedEngine("edit"), max_new_tokens=7)))
-    assert aligner.settings.max_new_tokens == 7
+    assert aligner.options.max_new_tokens == 7
     assert aligner.align("c", "a", "humour").text == "edit"
 
 

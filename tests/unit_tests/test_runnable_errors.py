@@ -402,7 +402,9 @@ def test_a_blocked_message_shows_neither_text_nor_reasoning_nor_what_the_error_q
         additional_kwargs={"reasoning_content": "SECRET", "other": 1},
         tool_calls=[{"name": "look", "args": {}, "id": "1"}],
     )
-    aligner = MetaAlignerRunnable(engine=ScriptedEngine(quote), on_error="block")
+    aligner = MetaAlignerRunnable(
+        engine=ScriptedEngine(quote), on_error="block", edit_tool_text=True
+    )
     settled = run(aligner, reply, way)
     assert "SECRET" not in str(settled)
     assert [one["name"] for one in settled.tool_calls] == ["look"]

@@ -88,12 +88,53 @@ def without_provenance(message):
 def test_a_message_keeps_everything_but_its_text(kind, way):
     message = kind(content="the text", **RICH)
     before = copy.deepcopy(message)
-    edited = run(aligner_with(), message, way)
+    edited = run(aligner_with(edit_tool_text=True), message, way)
     assert type(edited) is kind
     assert edited.content == "the text (edited)"
     assert without_provenance(edited) == {**message.__dict__, "content": "the text (edited)"}
     assert message == before
     assert message.__dict__ == before.__dict__
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_text_beside_tool_calls_passes_as_it_is(way):
+    engine = ScriptedEngine()
+    message = AIMessage(content="the text", **RICH)
+    passed = run(aligner_with(engine), message, way)
+    assert (passed.content, passed.tool_calls) == ("the text", message.tool_calls)
+    assert "metaaligner" not in passed.response_metadata
+    assert not engine.requests
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_reply_that_when_declines_is_skipped_and_says_so(way):
+    engine, asked, records = ScriptedEngine(), [], []
+
+    def when(reply, context):
+        asked.append((reply.text, context.text))
+        return False
+
+    skipped = run(aligner_with(engine, when=when, on_edit=records.append), AIMessage("text"), way)
+    assert skipped.text == "text"
+    assert provenance(skipped)["status"] == "skipped"
+    assert asked == [("text", "a context")]
+    assert not engine.requests
+    assert not records
+    edited = run(aligner_with(engine, when=lambda *_: True), AIMessage("text"), way)
+    assert edited.text == "text (edited)"
+
+
+def test_when_is_asked_even_where_there_is_no_context():
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(), when=lambda _, context: bool(context))
+    assert provenance(aligner.invoke(AIMessage("text")))["status"] == "skipped"
+
+
+def test_an_error_in_when_is_a_failed_edit():
+    def when(reply, context):
+        raise KeyError("x")
+
+    passing = aligner_with(when=when, on_error="pass").invoke(AIMessage("text"), CONFIG)
+    assert (passing.text, provenance(passing)["status"]) == ("text", "passed")
 
 
 def test_a_subclass_of_a_message_keeps_its_class_and_its_fields():
@@ -201,7 +242,7 @@ def test_any_message_keeps_everything_but_its_text(message, edit):
         new = "x"
     engine = ScriptedEngine(new)
     before = copy.deepcopy(message)
-    edited = aligner_with(engine).invoke(message, CONFIG)
+    edited = aligner_with(engine, edit_tool_text=True).invoke(message, CONFIG)
     assert message.__dict__ == before.__dict__
     if not text_of(message.content).strip():
         assert edited is message

@@ -1,4 +1,4 @@
-"""The families of prompts that aligners were trained on, one file each; new ones are listed here."""
+"""The families of prompts, one file each; a new one is listed here."""
 
 from __future__ import annotations
 

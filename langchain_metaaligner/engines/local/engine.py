@@ -22,7 +22,7 @@ from langchain_metaaligner.engines.local.drafting import CPU, Drafter
 from langchain_metaaligner.engines.local.loaded_model import CLOSED, Held, Registry
 from langchain_metaaligner.engines.local.tokenizer import OutputText, common_start
 from langchain_metaaligner.errors import EngineError, MetaAlignerError, first_line
-from langchain_metaaligner.options import LoadOptions, normal_name
+from langchain_metaaligner.options import load_key, normal_name, parse_load_options
 
 _UNSURE = 4  # tokens at the end of a growing text that the next ones may change
 
@@ -60,9 +60,9 @@ class LocalEngine:
     keeps_deadlines = True
 
     def __init__(self, model: str, **options: Any) -> None:
-        parsed = LoadOptions.parse(options)
+        parsed = parse_load_options(options)
         name = normal_name(model)
-        self._lease = _shared.lease((name, parsed.key()), lambda: Held(name, parsed))
+        self._lease = _shared.lease((name, load_key(parsed)), lambda: Held(name, parsed))
 
     @property
     def _held(self) -> Held:

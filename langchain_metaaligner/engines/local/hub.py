@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from langchain_metaaligner.errors import CheckpointError
-from langchain_metaaligner.options import LoadOptions
+from langchain_metaaligner.options import LoadOptions, hub_token
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class HubFiles:
                     revision=revision,
                     allow_patterns=wanted,
                     cache_dir=self._options.cache_dir,
-                    token=self._options.token,
+                    token=hub_token(self._options),
                 )
             )
         except Exception as error:  # huggingface_hub's own, its HTTP library's, the disk's
@@ -155,7 +155,7 @@ class HubFiles:
             from huggingface_hub.errors import HfHubHTTPError
 
             try:
-                info = HfApi(token=self._options.token).model_info(
+                info = HfApi(token=hub_token(self._options)).model_info(
                     self.name,
                     revision=self._revision or self._options.revision,
                     files_metadata=True,

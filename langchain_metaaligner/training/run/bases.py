@@ -28,12 +28,12 @@ class Base:
     """
 
     def __init__(self, name: str | Path, options: Mapping[str, Any] | None = None) -> None:
-        from langchain_metaaligner.options import LoadOptions, normal_name
+        from langchain_metaaligner.options import normal_name, parse_load_options
 
         self._embedded = str(name) == checkpoints.EMBEDDED
         self.name = checkpoints.EMBEDDED_BASE if self._embedded else normal_name(str(name))
         self._given = dict(options or {})
-        LoadOptions.parse(self._given)
+        parse_load_options(self._given)
 
     @cached_property
     def codec(self) -> Any:
@@ -90,13 +90,13 @@ class Base:
 
     def _files(self, dtype: str) -> Any:
         from langchain_metaaligner.engines.local.checkpoint import CheckpointFiles
-        from langchain_metaaligner.options import LoadOptions
+        from langchain_metaaligner.options import parse_load_options
 
         given = {"dtype": dtype, **self._given}
         if "quantization_config" not in given:
             # The trainer moves the model to its devices by itself, or shards it over them.
             given.setdefault("device_map", {"": "cpu"})
-        return CheckpointFiles(self.name, LoadOptions.parse(given))
+        return CheckpointFiles(self.name, parse_load_options(given))
 
 
 def working_dtype(settings: TrainingSettings) -> str:

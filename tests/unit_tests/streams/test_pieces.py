@@ -134,7 +134,8 @@ async def test_blocks_keep_their_order_and_tool_calls_stay(way: str, indexed: bo
         for block in blocks:
             del block["index"]
     reply = AIMessage(blocks, tool_calls=[CALL], usage_metadata=USAGE, id="reply-1", name="poet")
-    chain = RunnableLambda(lambda _: reply) | MetaAlignerRunnable(engine=Engine())
+    aligner = MetaAlignerRunnable(engine=Engine(), edit_tool_text=True)
+    chain = RunnableLambda(lambda _: reply) | aligner
     chain = chain.with_config(CONFIG)
     pieces = await pieces_of(chain, way)
     assert len(pieces) >= 50

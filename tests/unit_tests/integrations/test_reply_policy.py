@@ -5,27 +5,32 @@ import pickle
 import threading
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage
 from pydantic import ValidationError
 
 from langchain_metaaligner import (
     Aligner,
     Alignment,
+    ChatMetaAligner,
+    CheckpointError,
     EngineError,
     InputTypeError,
     LeakError,
     MetaAlignerError,
+    MetaAlignerMiddleware,
+    MetaAlignerRunnable,
     Objective,
     UnknownObjectiveError,
 )
-from langchain_metaaligner.integrations.reply_policy import ReplySettings
+from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
 from tests.unit_tests.scripted import ScriptedEngine
 
 EDITED = Alignment(original="old", text="new", objectives=("humour",), model="m", family="f")
 
 
-def settings(**options):
-    return ReplySettings(engine=ScriptedEngine(), **options)
+def policy_with(**options):
+    return ReplyPolicy(FaceOptions(engine=ScriptedEngine(), **options))
 
 
 def names(objectives):
@@ -33,7 +38,7 @@ def names(objectives):
 
 
 def test_what_is_asked_for_goes_before_the_instances_own():
-    mine = settings(objectives=["humor"])
+    mine = policy_with(objectives=["humor"])
     assert names(mine.wanted(None)) == ["humour"]
     assert names(mine.wanted(["honesty", "length"])) == ["honesty", "length"]
     assert names(mine.wanted("honesty")) == ["honesty"]
@@ -41,7 +46,7 @@ def test_what_is_asked_for_goes_before_the_instances_own():
 
 
 def test_the_instances_own_objectives_are_always_allowed():
-    mine = settings(objectives=["humour"], allow_objectives=["honesty"])
+    mine = policy_with(objectives=["humour"], allow_objectives=["honesty"])
     assert names(mine.wanted(["humour", "honesty"])) == ["humour", "honesty"]
     with pytest.raises(UnknownObjectiveError, match="allow"):
         mine.wanted("length")
@@ -49,33 +54,43 @@ def test_the_instances_own_objectives_are_always_allowed():
 
 def test_an_edited_reply_is_a_new_message_and_text_is_text():
     reply = AIMessage("old", id="1", response_metadata={"a": 1})
-    settled = settings().settle(reply, EDITED, None)
+    settled = policy_with().settle(reply, EDITED, None)
     assert settled is not reply
     assert (settled.content, settled.id) == ("new", "1")
     assert settled.response_metadata["a"] == 1
     assert settled.response_metadata["metaaligner"]["status"] == "edited"
     assert reply.response_metadata == {"a": 1}
-    assert settings().settle("old", EDITED, None) == "new"
+    assert policy_with().settle("old", EDITED, None) == "new"
 
 
 def test_a_skipped_reply_is_the_reply_itself_and_nobody_is_told():
     records = []
     reply = AIMessage("")
     skipped = Alignment(original="", text="", status="skipped")
-    assert settings(on_edit=records.append).settle(reply, skipped, None) is reply
+    assert policy_with(on_edit=records.append).settle(reply, skipped, None) is reply
     assert not records
 
 
-@pytest.mark.parametrize("error", [InputTypeError("x"), UnknownObjectiveError("x"), LeakError("x")])
+@pytest.mark.parametrize(
+    "kind", [CheckpointError, InputTypeError, UnknownObjectiveError, LeakError]
+)
 @pytest.mark.parametrize("policy", ["raise", "pass", "block"])
-def test_mistakes_in_the_code_around_are_raised_whatever_the_policy(policy, error):
-    with pytest.raises(type(error)):
-        settings(on_error=policy).settle(AIMessage("old"), error, None)
+def test_mistakes_around_the_aligner_are_raised_whatever_the_policy(policy, kind):
+    with pytest.raises(kind):
+        policy_with(on_error=policy).settle(AIMessage("old"), kind("x"), None)
+
+
+def test_in_shadow_mode_a_model_that_cannot_be_used_is_reported_and_the_reply_goes_out(caplog):
+    records = []
+    shadow = policy_with(apply=False, on_edit=records.append)
+    assert shadow.settle(AIMessage("old"), CheckpointError("gone"), None).content == "old"
+    assert records[0].error == "CheckpointError: gone"
+    assert "gone" in caplog.text
 
 
 def test_the_record_of_a_failure_names_what_is_known():
     records = []
-    mine = settings(on_edit=records.append, on_error="pass")
+    mine = policy_with(on_edit=records.append, on_error="pass")
     mine.settle(AIMessage("old"), EngineError("down"), ["honesty"])
     mine.settle(AIMessage("old"), EngineError("down"), ["hnesty"])
     first, second = records
@@ -87,19 +102,19 @@ def test_the_record_of_a_failure_names_what_is_known():
 
 def test_an_error_of_another_package_follows_the_policy_too():
     with pytest.raises(RuntimeError):
-        settings().settle("old", RuntimeError("x"), None)
-    assert settings(on_error="pass").settle("old", RuntimeError("x"), None) == "old"
+        policy_with().settle("old", RuntimeError("x"), None)
+    assert policy_with(on_error="pass").settle("old", RuntimeError("x"), None) == "old"
 
 
 def test_what_has_been_read_can_be_replaced_by_no_policy():
     for policy in ("pass", "block"):
         with pytest.raises(MetaAlignerError):
-            settings(on_error=policy).settle("old", EngineError("x"), None, begun=True)
+            policy_with(on_error=policy).settle("old", EngineError("x"), None, begun=True)
 
 
 def test_in_shadow_mode_the_reply_goes_out_and_the_edit_is_told():
     records = []
-    mine = settings(apply=False, on_edit=records.append)
+    mine = policy_with(apply=False, on_edit=records.append)
     settled = mine.settle(AIMessage("old"), EDITED, None)
     assert settled.content == "old"
     assert settled.response_metadata["metaaligner"]["status"] == "shadow"
@@ -109,33 +124,38 @@ def test_in_shadow_mode_the_reply_goes_out_and_the_edit_is_told():
 
 
 def test_an_aligner_is_made_once_for_the_same_options():
-    mine = settings()
+    mine = FaceOptions(engine=ScriptedEngine())
     made = []
-    threads = [threading.Thread(target=lambda: made.append(mine.get_aligner())) for _ in range(20)]
+    threads = [
+        threading.Thread(target=lambda: made.append(ReplyPolicy(mine).aligner)) for _ in range(20)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len({id(one) for one in made}) == 1
-    assert copy.copy(mine).get_aligner() is made[0]
-    assert mine.model_copy(update={"on_error": "pass"}).get_aligner() is made[0]
-    assert mine.model_copy(update={"max_new_tokens": 7}).get_aligner() is not made[0]
+    assert ReplyPolicy(copy.copy(mine)).aligner is made[0]
+    assert ReplyPolicy(mine.model_copy(update={"on_error": "pass"})).aligner is made[0]
+    assert ReplyPolicy(mine.model_copy(update={"max_new_tokens": 7})).aligner is not made[0]
 
 
-def test_pickled_settings_make_an_aligner_of_their_own():
-    mine = settings()
+def test_pickled_options_make_an_aligner_of_their_own():
+    mine = FaceOptions(engine=ScriptedEngine())
     again = pickle.loads(pickle.dumps(mine))
-    assert again.get_aligner() is not mine.get_aligner()
+    assert ReplyPolicy(again).aligner is not ReplyPolicy(mine).aligner
 
 
 def test_a_given_aligner_is_the_one_that_edits():
     aligner = Aligner(engine=ScriptedEngine())
-    assert ReplySettings(aligner=aligner).get_aligner() is aligner
+    assert ReplyPolicy(FaceOptions(aligner=aligner)).aligner is aligner
     with pytest.raises(ValidationError, match="max_new_tokens"):
-        ReplySettings(aligner=aligner, max_new_tokens=7)
+        FaceOptions(aligner=aligner, max_new_tokens=7)
+    with pytest.raises(ValidationError, match="an engine as engine="):
+        FaceOptions(aligner=ScriptedEngine())
 
 
-def test_loading_and_closing_reach_the_aligner():
+@pytest.mark.parametrize("face", [MetaAlignerRunnable, MetaAlignerMiddleware, ChatMetaAligner])
+def test_loading_and_closing_reach_the_aligner(face):
     class Heavy(ScriptedEngine):
         loaded = 0
 
@@ -143,8 +163,10 @@ def test_loading_and_closing_reach_the_aligner():
             self.loaded += 1
 
     engine = Heavy()
-    mine = ReplySettings(engine=engine)
+    policy = {"policy": FakeListChatModel(responses=["a"])} if face is ChatMetaAligner else {}
+    mine = face(engine=engine, **policy)
     assert mine.load() is mine
     assert engine.loaded == 1
     mine.close()
-    assert mine.get_aligner().align("c", "a", "humour").text == "a (edited)"
+    mine.load()
+    assert engine.loaded == 2
