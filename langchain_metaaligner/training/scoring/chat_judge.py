@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_metaaligner.editing.objectives import Objective
 from langchain_metaaligner.errors import EngineError, PreferenceDataError
 from langchain_metaaligner.training.data.pairs import Comparison, PreferencePair, digest
-from langchain_metaaligner.training.scoring.scores import Unscored
+from langchain_metaaligner.training.data.scores import Unscored
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable

@@ -11,7 +11,7 @@ from langchain_metaaligner.editing.objectives import Objective
 from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.training.data.pairs import Comparison, PreferencePair
 from langchain_metaaligner.training.data.parser import objective_name
-from langchain_metaaligner.training.scoring.scores import Unscored
+from langchain_metaaligner.training.data.scores import Unscored
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from langchain_metaaligner.training.commands import main
-from langchain_metaaligner.training.embedded import recipe
-from langchain_metaaligner.training.embedded.asking import example
+from cookbook.recipes.embedded import recipe
+from cookbook.recipes.embedded.wordings import example
 from langchain_metaaligner.training.run.settings import TrainingSettings
 from tests.unit_tests.tiny import save
 from tests.unit_tests.training.rows import preference_rows

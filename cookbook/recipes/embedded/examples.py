@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from langchain_metaaligner.training.data.example import TrainingExample
-from langchain_metaaligner.training.embedded import sources
-from langchain_metaaligner.training.embedded.asking import described, example, reworded
-from langchain_metaaligner.training.embedded.forms import (
+from cookbook.recipes.embedded import sources
+from cookbook.recipes.embedded.wordings import described, example, reworded
+from cookbook.recipes.embedded.forms import (
     MAIN,
     asked,
     conversation,
@@ -21,9 +21,9 @@ from langchain_metaaligner.training.embedded.forms import (
     some,
     spoil,
 )
-from langchain_metaaligner.training.embedded.human import harmful, kept, mended, preferences
-from langchain_metaaligner.training.embedded.mending import unfinished_list
-from langchain_metaaligner.training.embedded.sources import Pair, held_out
+from cookbook.recipes.embedded.human import harmful, kept, mended, preferences
+from cookbook.recipes.embedded.damage import unfinished_list
+from cookbook.recipes.embedded.sources import Pair, held_out
 
 WARM_UP = 0.2  # of the plain copies
 

@@ -6,12 +6,12 @@ import random
 from collections.abc import Mapping, Sequence
 
 from langchain_metaaligner.training.data.example import TrainingExample
-from langchain_metaaligner.training.embedded import sources
-from langchain_metaaligner.training.embedded.asking import example, reworded
-from langchain_metaaligner.training.embedded.examples import draw
-from langchain_metaaligner.training.embedded.forms import MAIN, conversation, some
-from langchain_metaaligner.training.embedded.human import good
-from langchain_metaaligner.training.embedded.sources import Pair, held_out
+from cookbook.recipes.embedded import sources
+from cookbook.recipes.embedded.wordings import example, reworded
+from cookbook.recipes.embedded.examples import draw
+from cookbook.recipes.embedded.forms import MAIN, conversation, some
+from cookbook.recipes.embedded.human import good
+from cookbook.recipes.embedded.sources import Pair, held_out
 
 # After the first round the adapter dropped last sentences, as it had learned to drop unfinished
 # ones, and refused odd instructions, but its refusals and answers were where they should be.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from langchain_metaaligner.training.embedded.forms import sentences
+from cookbook.recipes.embedded.forms import sentences
 
 ITEM = re.compile(r"^\s*(\d+[.)]|[-*•])\s")
 
