@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="folder for the rounds, with checkpoints and edits.jsonl, and for the result, adapter/",
+        help="folder for the rounds, with checkpoints and edits.jsonl, and for the adapter",
     )
     given = parser.parse_args(arguments)
     try:

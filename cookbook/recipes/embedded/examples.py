@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from langchain_metaaligner.training.data.example import TrainingExample
 from cookbook.recipes.embedded import sources
-from cookbook.recipes.embedded.wordings import described, example, reworded
+from cookbook.recipes.embedded.damage import unfinished_list
 from cookbook.recipes.embedded.forms import (
     MAIN,
     asked,
@@ -22,8 +21,9 @@ from cookbook.recipes.embedded.forms import (
     spoil,
 )
 from cookbook.recipes.embedded.human import harmful, kept, mended, preferences
-from cookbook.recipes.embedded.damage import unfinished_list
 from cookbook.recipes.embedded.sources import Pair, held_out
+from cookbook.recipes.embedded.wordings import described, example, reworded
+from langchain_metaaligner.training.data.example import TrainingExample
 
 WARM_UP = 0.2  # of the plain copies
 

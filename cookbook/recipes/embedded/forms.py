@@ -6,10 +6,10 @@ import random
 import re
 from collections.abc import Sequence
 
-from langchain_metaaligner.editing.conversation import Turn
-from langchain_metaaligner.editing.prompts import render_conversation
 from cookbook.recipes.embedded import sources
 from cookbook.recipes.embedded.sources import refuses
+from langchain_metaaligner.editing.conversation import Turn
+from langchain_metaaligner.editing.prompts import render_conversation
 
 MAIN = ("harmlessness", "helpfulness", "humour")
 GRAVE = re.compile(r"\b(988|911|1-8\d\d|child|kid|suicide|rape|assault|drug)", re.IGNORECASE)

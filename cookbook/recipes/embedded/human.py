@@ -6,8 +6,6 @@ import random
 import re
 from collections.abc import Iterable
 
-from langchain_metaaligner.editing.objectives import Objective
-from langchain_metaaligner.training.data.example import TrainingExample
 from cookbook.recipes.embedded import sources
 from cookbook.recipes.embedded.damage import (
     repeated,
@@ -15,7 +13,6 @@ from cookbook.recipes.embedded.damage import (
     unfinished_list,
     unfinished_quote,
 )
-from cookbook.recipes.embedded.wordings import described, example
 from cookbook.recipes.embedded.forms import (
     MAIN,
     formal,
@@ -25,6 +22,9 @@ from cookbook.recipes.embedded.forms import (
     some,
 )
 from cookbook.recipes.embedded.sources import Pair, clean, identity, refuses
+from cookbook.recipes.embedded.wordings import described, example
+from langchain_metaaligner.editing.objectives import Objective
+from langchain_metaaligner.training.data.example import TrainingExample
 
 # Characters of a conversation and twice its reply. With a long conversation a reply of 150 words
 # would not fit into the tokens that training has; with a short one it does.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from langchain_metaaligner.training.data.example import TrainingExample
 from cookbook.recipes.embedded import sources
-from cookbook.recipes.embedded.wordings import example, reworded
 from cookbook.recipes.embedded.examples import draw
 from cookbook.recipes.embedded.forms import MAIN, conversation, some
 from cookbook.recipes.embedded.human import good
 from cookbook.recipes.embedded.sources import Pair, held_out
+from cookbook.recipes.embedded.wordings import example, reworded
+from langchain_metaaligner.training.data.example import TrainingExample
 
 # After the first round the adapter dropped last sentences, as it had learned to drop unfinished
 # ones, and refused odd instructions, but its refusals and answers were where they should be.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from cookbook.recipes.embedded import examples, later_rounds
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.training.data.example import TrainingExample
-from cookbook.recipes.embedded import examples, later_rounds
 from langchain_metaaligner.training.run.card import CardDetails
 from langchain_metaaligner.training.run.settings import TrainingSettings
 from langchain_metaaligner.training.run.trainer import train_aligner
@@ -51,12 +50,12 @@ ROUNDS = (
     # Longer ones too: beyond what it was trained on, a copy loses its end.
     Round(
         "2-copying",
-        dataclasses.replace(SETTINGS, learning_rate=4e-4, max_length=704, seed=8),
+        SETTINGS.model_copy(update={"learning_rate": 4e-4, "max_length": 704, "seed": 8}),
         later_rounds.build,
     ),
     Round(
         "3-balance",
-        dataclasses.replace(SETTINGS, learning_rate=2e-4, max_length=704, seed=9),
+        SETTINGS.model_copy(update={"learning_rate": 2e-4, "max_length": 704, "seed": 9}),
         partial(later_rounds.build, shares=later_rounds.BALANCE),
     ),
 )
@@ -132,7 +131,7 @@ def train(
         CheckpointError: The base can't be had.
     """
     pairs = examples.load(data)
-    from langchain_metaaligner.training.run.averages import mean_of
+    from cookbook.recipes.embedded.adapter_mean import mean_of
 
     adapters: list[Path] = []
     for step in rounds:

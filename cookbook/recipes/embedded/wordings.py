@@ -6,9 +6,9 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
+from cookbook.recipes.embedded import sources
 from langchain_metaaligner.editing.objectives import Objective, parse_objectives
 from langchain_metaaligner.training.data.example import TrainingExample
-from cookbook.recipes.embedded import sources
 
 # The goals that `texts/lines.json` holds further descriptions of.
 WORDED = (

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from langchain_metaaligner.editing.prompts import HH_RLHF
-from langchain_metaaligner.training.data.example import TrainingExample
 from cookbook.recipes.embedded import damage, examples, later_rounds, sources
-from cookbook.recipes.embedded.wordings import WORDED, described, example
 from cookbook.recipes.embedded.examples import build
 from cookbook.recipes.embedded.forms import MAIN, conversation, sentences
 from cookbook.recipes.embedded.sources import Pair, held_out
+from cookbook.recipes.embedded.wordings import WORDED, described, example
+from langchain_metaaligner.editing.prompts import HH_RLHF
+from langchain_metaaligner.training.data.example import TrainingExample
 
 USEFUL = [
     Pair(
@@ -81,7 +81,9 @@ def test_the_second_round_draws_the_same_kinds_anew_and_copies_more() -> None:
 
 def test_the_last_round_is_mostly_about_safe_questions_that_sound_dangerous() -> None:
     pairs = RISKY, [*USEFUL, *LONG]
-    last = examples.counts(later_rounds.build(*pairs, seed=9, shares=later_rounds.BALANCE, copies=20))
+    last = examples.counts(
+        later_rounds.build(*pairs, seed=9, shares=later_rounds.BALANCE, copies=20)
+    )
     second = examples.counts(polished())
     assert last["look"] > second["look"]
     assert all(last.get(kind, 0) <= second[kind] for kind in second if kind != "look")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from langchain_metaaligner.training.commands import main
 from cookbook.recipes.embedded import recipe
 from cookbook.recipes.embedded.wordings import example
+from langchain_metaaligner.training.commands import main
 from langchain_metaaligner.training.run.settings import TrainingSettings
 from tests.unit_tests.tiny import save
 from tests.unit_tests.training.rows import preference_rows
