@@ -155,11 +155,16 @@ class ChatJudge:
     def _ask(self, questions: Sequence[str]) -> list[Any]:
         from langchain_core.messages import HumanMessage, SystemMessage
 
-        return self._judge.batch(
+        replies = self._judge.batch(
             [[SystemMessage(_INSTRUCTION), HumanMessage(question)] for question in questions],
             {"max_concurrency": self._max_concurrency},
             return_exceptions=True,
         )
+        for reply in replies:
+            # LangChain's batches return an interruption as if it were an error of an item.
+            if isinstance(reply, BaseException) and not isinstance(reply, Exception):
+                raise reply
+        return replies
 
     def _keep(self, verdicts: Mapping[str, Verdict]) -> None:
         self._known.update(verdicts)

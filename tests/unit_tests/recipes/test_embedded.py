@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -50,6 +51,16 @@ RISKY = [
 @cache
 def made(seed: int = 7) -> list[TrainingExample]:
     return build(RISKY, USEFUL, seed=seed, copies=40, documentation=3)
+
+
+def test_the_examples_are_those_that_the_adapter_was_trained_on() -> None:
+    # Without documentation: docstrings of the standard library differ between versions of Python.
+    digest = hashlib.sha256()
+    for e in build(RISKY, USEFUL, seed=7, copies=40, documentation=0):
+        goals = [[goal.name, goal.description] for goal in e.objectives]
+        row = [e.context, e.answer, goals, e.edit, e.stage, e.kind]
+        digest.update(json.dumps(row).encode())
+    assert digest.hexdigest() == "01dd9836edfa308e2f3651be2643cb0c235361b57b2ba2e2b1f1ec536927ee2d"
 
 
 def test_the_same_seed_gives_the_same_examples() -> None:
