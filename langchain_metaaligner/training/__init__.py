@@ -1,4 +1,4 @@
-"""Trains an aligner on preference data: pairs of answers, examples of the three stages, a run."""
+"""Trains an aligner on preference data: from pairs of answers over examples to a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of the training: `python -m langchain_metaaligner.training --help`."""
+"""Runs the commands of the training: `python -m langchain_metaaligner.training --help`."""
 
 from __future__ import annotations
 

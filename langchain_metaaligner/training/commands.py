@@ -1,4 +1,4 @@
-"""Reads the command line of the training, and runs what it asks for."""
+"""The command line of the training."""
 
 from __future__ import annotations
 
@@ -12,53 +12,31 @@ from typing import Any
 from langchain_metaaligner.errors import MetaAlignerError
 from langchain_metaaligner.training.run.settings import TrainingSettings
 
-_FAILED, _STOPPED = 1, 130
-_EMBEDDED_HELP = """\
-Make the embedded aligner's adapter from human preference pairs and the texts of this package, in
-the three rounds of training/embedded/recipe.py, about three hours on two cores with 5 GiB of
-memory. A run that was stopped, however, goes on when the command is given again.
-
-glibc's malloc lets a training with batches of many lengths grow: on Linux, put
-LD_PRELOAD=libjemalloc.so.2 in front (Debian: libjemalloc2)."""
+_FAILED, _INTERRUPTED = 1, 130
 _PREFERENCES_HELP = """\
-Train an aligner on your own preference data: pairs of answers and how they compare on each
-objective. Rows that can't be used are reported with their place and left out. A run that was
-stopped goes on when the command is given again."""
-
-_SETTINGS: dict[str, tuple[type, str]] = {
-    "rank": (int, "rank of the adapter; 0 trains the full weights"),
-    "learning_rate": (float, "the highest learning rate"),
-    "epochs": (float, "passes over the examples of a stage"),
-    "batch_size": (int, "examples of a step on each device"),
-    "gradient_accumulation_steps": (int, "batches of one step"),
-    "max_length": (int, "tokens of prompt and edit; longer examples are left out"),
-    "averaging": (float, "share of the weights' average that a step keeps; 0 doesn't average"),
-    "seed": (int, "decides the order and the first weights"),
-    "save_steps": (int, "steps between two checkpoints"),
-    "eval_steps": (int, "steps between two looks at the validation examples"),
-    "bf16": (bool, "compute in bfloat16"),
-    "gradient_checkpointing": (bool, "save memory for a third more time; wanted from 7B on"),
-}
+Train an aligner on your own preference data: pairs of answers, and which of the two is better on
+each objective. Rows that can't be used are reported with their place and left out. An interrupted
+run resumes when the command is repeated."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: The command line without the program; the process's own.
+        arguments: The command line without the program; the process's own by default.
 
     Returns:
-        0 when it is done, 1 after an error, 130 when it was interrupted.
+        0 on success, 1 after an error, 130 after an interruption.
     """
     given = _parser().parse_args(arguments)
     try:
         folder = given.run(given)
     except (MetaAlignerError, OSError) as error:
-        _say(f"error: {' '.join(str(error).split())}")
+        _report(f"error: {' '.join(str(error).split())}")
         return _FAILED
     except KeyboardInterrupt:
-        _say("stopped; the same command goes on from the last checkpoint")
-        return _STOPPED
+        _report("interrupted; repeat the command to resume from the last checkpoint")
+        return _INTERRUPTED
     print(folder)
     return 0
 
@@ -66,42 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m langchain_metaaligner.training",
-        description="Train an aligner: warm-up, equal and contrastive stage, one after the other.",
+        description="Train an aligner: first the warm-up, then the equal and contrastive stages.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    embedded = commands.add_parser(
-        "embedded",
-        help="make the embedded aligner's adapter",
-        description=_EMBEDDED_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    embedded.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="holds hh_harmless_pairs.jsonl and hh_helpful_pairs.jsonl, with rows of context,"
-        " chosen and rejected",
-    )
-    embedded.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="for checkpoints, edits.jsonl and, in the end, adapter/",
-    )
-    embedded.set_defaults(run=_embedded)
     _add_preferences(commands)
     return parser
 
 
 def _add_preferences(commands: Any) -> None:
-    """The options of `preferences`; those of the settings have the settings' own defaults."""
     parser = commands.add_parser(
         "preferences",
         help="train an aligner on your own preference data",
         description=_PREFERENCES_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "source", metavar="FILE", help="a .jsonl, .csv or .parquet file, or a data set on the hub"
@@ -110,20 +64,22 @@ def _add_preferences(commands: Any) -> None:
         "--base",
         required=True,
         metavar="MODEL",
-        help="hub id or folder of the model to train, or 'embedded' for the embedded one's base",
+        help="hub id or folder of the model to train, or 'embedded' for the base of the embedded"
+        " aligner",
     )
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="for checkpoints, edits.jsonl and, in the end, adapter/ or model/",
+        help="folder for checkpoints, edits.jsonl and the result, adapter/ or model/",
     )
     parser.add_argument(
         "--objectives",
         nargs="+",
         metavar="NAME",
-        help="the objectives to use, by name or as a sentence 'Name: description'; all in the data",
+        help="objectives to train on, as names or as sentences 'Name: description' (default: all"
+        " in the data)",
     )
     parser.add_argument(
         "--preferred-on",
@@ -133,38 +89,30 @@ def _add_preferences(commands: Any) -> None:
         help="objectives on which the first answer (chosen) is better where a row has no scores",
     )
     parser.add_argument(
-        "--family", default="HH-RLHF", help="the prompts to train for (default: %(default)s)"
+        "--family", default="HH-RLHF", help="prompt family to train for (default: %(default)s)"
     )
     parser.add_argument(
         "--validation",
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="share of the conversations that only validates (default: %(default)s)",
+        help="share of the conversations to hold out for validation (default: %(default)s)",
     )
     parser.add_argument(
         "--tie-margin",
         type=float,
         default=0.0,
         metavar="X",
-        help="scores no further apart than this are equal (default: %(default)s)",
+        help="scores that differ by no more than this are equal (default: %(default)s)",
     )
-    parser.add_argument("--merge", action="store_true", help="write a whole checkpoint")
-    parser.add_argument("--licence", help="the result's licence, for its card")
-    settings = parser.add_argument_group("settings")
-    for name, (kind, words) in _SETTINGS.items():
-        default = getattr(TrainingSettings(), name)
-        flag = f"--{name.replace('_', '-')}"
-        described = f"{words} (default: {default})"
-        if kind is bool:
-            settings.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=default, help=described
-            )
-        else:
-            settings.add_argument(flag, type=kind, default=default, metavar="N", help=described)
-    settings.add_argument(
+    parser.add_argument(
+        "--merge", action="store_true", help="write a whole checkpoint instead of an adapter"
+    )
+    parser.add_argument("--licence", help="licence of the result, for its model card")
+    _add_settings(parser.add_argument_group("settings"))
+    parser.add_argument(
         "--trainer-options",
-        type=_options,
+        type=_json_object,
         default={},
         metavar="JSON",
         help='further fields of trl.SFTConfig, such as \'{"report_to": "wandb"}\'',
@@ -172,10 +120,22 @@ def _add_preferences(commands: Any) -> None:
     parser.set_defaults(run=_preferences)
 
 
-def _embedded(given: argparse.Namespace) -> Path:
-    from langchain_metaaligner.training.embedded import recipe
-
-    return recipe.train(given.data, given.out, report=_say)
+def _add_settings(group: Any) -> None:
+    # transformers' HfArgumentParser takes its words from dataclass metadata, which no editor shows
+    # and no reference prints, and importing it takes a second before --help can answer.
+    for name, field in TrainingSettings.model_fields.items():
+        words = " ".join((field.description or "").split())
+        options: dict[str, Any] = {
+            "default": field.default,
+            "help": f"{words} (default: %(default)s)",
+        }
+        if field.annotation is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif isinstance(field.default, tuple):
+            options |= {"nargs": "+", "metavar": "NAME"}
+        else:
+            options["metavar"] = "N"  # the settings themselves turn the text into a number
+        group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
 def _preferences(given: argparse.Namespace) -> Path:
@@ -185,7 +145,9 @@ def _preferences(given: argparse.Namespace) -> Path:
     from langchain_metaaligner.training.run.card import CardDetails
     from langchain_metaaligner.training.run.trainer import train_aligner
 
-    settings = TrainingSettings(**{name: getattr(given, name) for name in _SETTINGS})
+    settings = TrainingSettings(
+        **{name: getattr(given, name) for name in TrainingSettings.model_fields}
+    )
     family = find_family(given.family)
     read = read_preferences(
         given.source,
@@ -194,8 +156,8 @@ def _preferences(given: argparse.Namespace) -> Path:
         family=family,
         seed=settings.seed,
     )
-    _say(read.report())
-    learned, apart = split_held_out(read.pairs, fraction=given.validation, seed=settings.seed)
+    _report(read.report())
+    learned, held_out = split_held_out(read.pairs, fraction=given.validation, seed=settings.seed)
     examples, validation = (
         build_examples(
             pairs,
@@ -206,14 +168,14 @@ def _preferences(given: argparse.Namespace) -> Path:
         )
         if pairs
         else []
-        for pairs in (learned, apart)
+        for pairs in (learned, held_out)
     )
     return train_aligner(
         examples,
         base=given.base,
         out=given.out,
         settings=settings,
-        # Copies and equal pairs are easy: what is wanted is measured on edits that improve.
+        # Copies and equal pairs are easy; only edits that improve tell how good the aligner is.
         validation=[one for one in validation if one.stage == "contrastive"],
         family=family,
         merge=given.merge,
@@ -222,15 +184,15 @@ def _preferences(given: argparse.Namespace) -> Path:
             sources=(f"{len(learned)} preference pairs of {Path(given.source).name}",),
         ),
         trainer_options=given.trainer_options,
-        report=_say,
+        report=_report,
     )
 
 
-def _options(text: str) -> dict[str, Any]:
+def _json_object(text: str) -> dict[str, Any]:
     try:
         read = json.loads(text)
     except ValueError as error:
-        message = f"no JSON: {error}"
+        message = f"not valid JSON: {error}"
         raise argparse.ArgumentTypeError(message) from error
     if not isinstance(read, dict):
         message = 'expected an object, such as {"report_to": "wandb"}'
@@ -238,5 +200,5 @@ def _options(text: str) -> dict[str, Any]:
     return read
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

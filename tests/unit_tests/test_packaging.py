@@ -162,6 +162,8 @@ def test_the_wheel_holds_the_package_its_types_and_its_assets_and_nothing_else(
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "langchain_metaaligner/py.typed" in names
+    # The texts of the embedded adapter's recipe are of no use to users.
+    assert not [name for name in names if name.endswith(".jsonl")]
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     tops = {name.split("/")[0] for name in names}
     assert tops == {"langchain_metaaligner", wheel.name.rpartition("-py3")[0] + ".dist-info"}

@@ -1,1 +1,1 @@
-"""Preference data: rows, pairs and training examples."""
+"""Preference data: rows, pairs, scores and training examples."""

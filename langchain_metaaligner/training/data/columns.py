@@ -1,4 +1,4 @@
-"""Finds the fields of a preference row under the names that a data set gives them."""
+"""Finds the fields of a preference row, whatever a data set calls them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_metaaligner.errors import PreferenceDataError
 
-# A text under one of these is a whole context; under one of the others it is what a user asked.
+# Text in one of the first is a whole context; in one of the others it is a user's question.
 CONTEXTS = ("context", "messages")
 QUESTIONS = ("prompt", "question", "query", "instruction")
 _ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -26,18 +26,18 @@ ULTRAFEEDBACK_COLUMNS: Mapping[str, str] = {
     "scores.truthfulness": "annotations.truthfulness.Rating",
     "scores.helpfulness": "annotations.helpfulness.Rating",
 }
-"""Where `openbmb/UltraFeedback` has its fields."""
+"""The columns of `openbmb/UltraFeedback`."""
 
 
 class Columns:
     """Where the fields of a row are.
 
     Args:
-        given: A field's name here to its name in the data. A dot leads into a nested field, in
-            `scores_a.helpfulness` as in `annotations.helpfulness.Rating`.
+        given: Our name of a field to its name in the data. A dot leads into a nested field, as in
+            `scores_a.helpfulness` or `annotations.helpfulness.Rating`.
 
     Raises:
-        PreferenceDataError: A name that no field has.
+        PreferenceDataError: There is no such field.
     """
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
@@ -46,13 +46,13 @@ class Columns:
             if name not in _TEXTS and name.partition(".")[0] not in _NAMED:
                 msg = (
                     f"`columns` names the field {name!r}, which preference rows do not have. They"
-                    f" have {', '.join(_TEXTS)} and, followed by a dot and an objective,"
-                    f" {', '.join(_NAMED)}."
+                    f" have {', '.join(_TEXTS)}, and {', '.join(_NAMED)} followed by a dot and an"
+                    " objective."
                 )
                 raise PreferenceDataError(msg)
 
     def text(self, values: Mapping[str, Any], name: str) -> Any:
-        """What stands in a field of text; `None` where there is none."""
+        """The value of a text field; `None` if it is missing."""
         if name in self._given:
             return _at(values, self._given[name])
         for one in (name, *_ALIASES.get(name, ())):
@@ -61,7 +61,7 @@ class Columns:
         return None
 
     def context(self, values: Mapping[str, Any]) -> tuple[Any, bool]:
-        """What stands before the answers, and whether text there is a question."""
+        """The context before the answers, and whether text in it is a question."""
         given = [name for name in (*CONTEXTS, *QUESTIONS) if name in self._given]
         for name in given or (*CONTEXTS, *QUESTIONS):
             found = self.text(values, name)
@@ -70,18 +70,18 @@ class Columns:
         return None, False
 
     def named(self, values: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """What stands in a field that has a part for each objective, by the part's name.
+        """The values of a field that has one for each objective, by objective.
 
         Args:
             values: The fields of a row.
             name: One of `scores_a`, `scores_b`, `preferences`, `scores`.
 
         Returns:
-            Each part, from a nested field, from columns such as `scores_a.helpfulness`, and from
-            where the mapping leads.
+            The values, from a nested field, from columns such as `scores_a.helpfulness`, and from
+            the columns that the mapping names.
 
         Raises:
-            PreferenceDataError: The field is there but has no parts.
+            PreferenceDataError: The field exists but is not nested.
         """
         nested = _at(values, self._given.get(name, name))
         if nested is not None and not isinstance(nested, Mapping):

@@ -1,4 +1,4 @@
-"""One training example: what the aligner is asked, and the edit that is wanted."""
+"""One training example: the request to the aligner, and the wanted edit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from langchain_metaaligner.editing.prompts import PromptFamily
 from langchain_metaaligner.errors import CheckpointError
 
 Stage = Literal["warm_up", "equal", "contrastive"]
-# The order of training in Yang et al. 2024 (arXiv 2403.17141), section 3.2.
+# The training order of Yang et al. 2024 (arXiv 2403.17141), section 3.2.
 STAGES: tuple[Stage, ...] = ("warm_up", "equal", "contrastive")
 
-# What the published templates ask for, and what they ask for in an equal edit (appendix C.2, and
+# What the published templates ask for, and what they ask for in an equal edit (appendix C.2;
 # section 3.1 for IMHI).
 _BETTER = ("to improve it considering", "to make it better considering")
 _EQUAL = "to make it equal considering"
@@ -25,12 +25,12 @@ class TrainingExample:
     """A conversation, an answer, and the edit of it that the objectives ask for.
 
     Attributes:
-        context: The conversation as the family renders it, or text that is used as it is.
+        context: The conversation as the family renders it, or text that is used verbatim.
         answer: The answer to edit.
-        objectives: What the edit is made towards, in the order of the prompt.
+        objectives: The objectives of the edit, in the order of the prompt.
         edit: The wanted edit.
-        stage: The step of training that it belongs to.
-        kind: Where it comes from, for counting.
+        stage: The training stage that it belongs to.
+        kind: Where it comes from, for counts.
     """
 
     context: str
@@ -41,19 +41,19 @@ class TrainingExample:
     kind: str = "preference"
 
     def render(self, family: PromptFamily) -> tuple[str, str]:
-        """Write the prompt and the completion that a model of the family is trained on.
+        """Render the prompt and the completion that a model of the family is trained on.
 
         Args:
-            family: The prompts that the aligner will be asked with.
+            family: The prompt family that the aligner will be used with.
 
         Returns:
-            The prompt, byte for byte as the engines render it, and the edit. Examples of the
-            equal stage, and of the warm-up that is made of them, have the authors' other wording
-            where the family has it. What the prompt disarms of the answer is disarmed in the edit
-            too: so is what an engine's edit holds before it is restored.
+            The prompt, byte for byte as the aligner renders it, and the edit. Examples of the
+            equal stage, and of the warm-up that is made from them, use the authors' other wording
+            if the family has one. Characters that the prompt escapes in the answer are escaped in
+            the edit too, as they are in an engine's edit before it is unescaped.
 
         Raises:
-            CheckpointError: The stage is the equal one, and the family has no wording for it.
+            CheckpointError: This is an equal example, and the family has no wording for it.
         """
         asked = family
         if self.stage == "equal" or (self.stage == "warm_up" and has_equal_wording(family)):
@@ -68,7 +68,7 @@ class TrainingExample:
 
 
 def has_equal_wording(family: PromptFamily) -> bool:
-    """Whether the prompts of a family can ask for an edit that is equally good."""
+    """Whether a family has a wording for an edit that is equally good."""
     return any(wording in family.template for wording in _BETTER)
 
 

@@ -1,4 +1,4 @@
-"""Makes the examples of the three training stages out of pairs of answers."""
+"""Makes the examples of the three training stages from pairs of answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from langchain_metaaligner.training.data.pairs import (
 )
 from langchain_metaaligner.training.data.parser import objective_name
 
-# Of the equal examples; the paper says that a part of them is taken, not how large it is.
+# One in so many of the equal examples; the paper takes a part of them and does not say how large.
 _WARM_UP_SHARE = 5
 
 
@@ -39,42 +39,42 @@ def build_examples(
 ) -> list[TrainingExample]:
     """Make the dynamic multi-objective data set of Yang et al. 2024 (arXiv 2403.17141).
 
-    Its section 3.1, algorithm 1: a pair gives up to three examples. The objectives on which A is
-    better ask for the edit from B to A, those on which B is better ask for the edit from A to B
-    (stage `contrastive`), and those on which they are equal ask for an equal edit from B to A
-    (`equal`); always in a random order of the objectives. Section 3.2.2: for `warm_up` a random
-    part of the equal examples is taken, with the answer itself as its edit. Where there are too
-    few of those, the rest are answers of other pairs: an answer is equal to itself on every
-    objective.
+    Section 3.1, algorithm 1: a pair gives up to three examples. The objectives on which A is
+    better ask for the edit from B to A, and those on which B is better for the edit from A to B
+    (stage `contrastive`). Those on which the two are equal ask for an equal edit from B to A
+    (`equal`). The objectives are always in random order. Section 3.2.2: `warm_up` takes a random
+    part of the equal examples, with the answer itself as the edit. If there are too few of them,
+    the rest are answers of other pairs: an answer is equal to itself on every objective.
 
     (The authors' scripts depart from the algorithm: for HH-RLHF they list in the equal examples
     the objectives on which B is better, and for UltraFeedback they make only one of the two
     contrastive examples of a pair, and an equal one for the last answer only.)
 
-    The same pairs and seed give the same examples in any order of the pairs, in any process.
+    The same pairs and seed give the same examples, in any order of the pairs and in any process.
 
     Args:
-        pairs: What `read_preferences` gave, or pairs of your own.
-        objectives: The objectives to use, with their descriptions; all that the pairs compare on,
-            if the catalogue knows them.
-        family: The prompts that the aligner will be trained on.
-        seed: Seed of all that is random.
-        tie_margin: Scores that are no further apart than this are equal; one number, or one for
-            each objective by its name. Scores of a reward model are hardly ever exactly equal.
-        warm_up: How many warm-up examples; a fifth of the number of equal examples.
-        stages: The stages to make examples for; all that the family has a wording for.
+        pairs: The pairs of `read_preferences`, or your own.
+        objectives: The objectives to use, with their descriptions; by default all that the pairs
+            compare on, which the catalogue must know.
+        family: The prompt family that the aligner will be trained on.
+        seed: Seed of everything random.
+        tie_margin: Scores that differ by no more than this are equal: one number, or one for each
+            objective by its name. Scores of a reward model are hardly ever exactly equal.
+        warm_up: Number of warm-up examples; by default a fifth of the equal examples.
+        stages: The stages to make examples for; by default all that the family has a wording for.
 
     Returns:
-        The examples, stage after stage in the order of training, mixed within each stage.
+        The examples in the order of the stages, shuffled within each.
 
     Raises:
-        PreferenceDataError: No pair compares on any of the objectives, or an option is unusable.
+        PreferenceDataError: No pair compares on any of the objectives, or an option is out of its
+            range.
         UnknownObjectiveError: The pairs compare on an objective without a known description.
-        CheckpointError: The equal stage is asked for, and the family has no wording for it.
+        CheckpointError: The equal stage is wanted, and the family has no wording for it.
     """
     check_margin(tie_margin)
     if warm_up is not None and warm_up < 0:
-        msg = f"`warm_up` is a number of examples of at least 0, not {warm_up}."
+        msg = f"`warm_up` is a number of examples, at least 0, not {warm_up}."
         raise PreferenceDataError(msg)
     wanted = _stages(stages, family)
     given = list(pairs)
@@ -115,18 +115,18 @@ def build_examples(
 def split_held_out(
     pairs: Iterable[PreferencePair], *, fraction: float = 0.1, seed: int = 0
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Keep some conversations apart for validation.
+    """Hold out some conversations for validation.
 
-    Conversations that open with the same words of the user fall on the same side, however they
-    go on, in whichever file they are and whatever else is in it.
+    Conversations in which the user opens with the same words are on the same side, however they
+    continue and whatever else the data hold.
 
     Args:
-        pairs: Pairs.
-        fraction: Share of the conversations to keep apart, from 0 to 1.
-        seed: Another seed keeps others apart.
+        pairs: The pairs.
+        fraction: Share of the conversations to hold out, from 0 to 1.
+        seed: Another seed holds out others.
 
     Returns:
-        The pairs to train on and those to validate on, each in the order given.
+        The pairs to train on and the pairs to validate on, each in the given order.
 
     Raises:
         PreferenceDataError: The fraction is not between 0 and 1.

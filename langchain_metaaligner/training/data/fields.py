@@ -24,7 +24,7 @@ _ASSISTANT = "\n\nAssistant:"
 
 
 class BadRowError(Exception):
-    """Something in a row can't be used."""
+    """A row holds something unusable."""
 
     def __init__(self, *, kind: ProblemKind, detail: str) -> None:
         super().__init__(detail)
@@ -33,13 +33,13 @@ class BadRowError(Exception):
 
 
 def read_score(value: Any, name: str) -> float | None:
-    """A finite score, from a number or its text; `None` where the field is empty."""
+    """A finite score, from a number or text; `None` if the field is empty."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
         number = float(value) if isinstance(value, Real | str) else float(str(value))
     except (ValueError, OverflowError) as error:
-        detail = f"{name} is no number ({type(value).__name__})"
+        detail = f"{name} is not a number ({type(value).__name__})"
         raise BadRowError(kind="score", detail=detail) from error
     if not math.isfinite(number):
         raise BadRowError(kind="score", detail=f"{name} is {number}, not a finite number")
@@ -47,7 +47,7 @@ def read_score(value: Any, name: str) -> float | None:
 
 
 def read_winner(value: Any, name: str) -> Winner | None:
-    """The better answer; `None` where the field is empty."""
+    """The better answer; `None` if the field is empty."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     found = _WINNERS.get(value.strip().lower()) if isinstance(value, str) else None
@@ -57,7 +57,7 @@ def read_winner(value: Any, name: str) -> Winner | None:
 
 
 def implied_context(context: Any, first: Any, second: Any) -> tuple[Any, Any, Any]:
-    """The context and the two answers where each answer came with the whole conversation."""
+    """The context and the two answers of a row whose answers hold the whole conversation."""
     if _is_messages(first) and _is_messages(second):
         if len(first) > 1 or len(second) > 1:
             shared = min(len(first), len(second)) - 1
@@ -84,15 +84,15 @@ def _is_messages(given: Any) -> bool:
 def read_context(
     given: Any, *, system: SystemHandling, is_question: bool
 ) -> tuple[str | tuple[Turn, ...], int]:
-    """The conversation before the answers, and how many system messages it was read without.
+    """The conversation before the answers, and the number of system messages left out of it.
 
     Args:
         given: Text or messages.
         system: What becomes of system messages.
-        is_question: Text is what the user asked, not a conversation written out.
+        is_question: Text is the user's question, not a whole conversation.
 
     Returns:
-        Turns where the form of the text is known, else the text.
+        Turns if the form of the text is known, otherwise the text.
     """
     if given is None:
         detail = "the row has no context, prompt, question or messages"
@@ -123,7 +123,7 @@ def _conversation(messages: Sequence[Any], system: SystemHandling) -> Conversati
     try:
         return read_conversation(messages, system=system)
     except InputTypeError as error:
-        detail = "the context holds something that is no message"
+        detail = "the context holds something that is not a message"
         raise BadRowError(kind="context", detail=detail) from error
 
 
@@ -163,6 +163,4 @@ def _check_encoding(text: str, name: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadRowError(
-            kind="unreadable", detail=f"{name} holds bytes that are no UTF-8"
-        ) from error
+        raise BadRowError(kind="unreadable", detail=f"{name} is not valid UTF-8") from error

@@ -1,4 +1,4 @@
-"""Records of preference data: two answers, how they compare, and what was wrong with a row."""
+"""Records of preference data: pairs of answers, and problems of rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from langchain_metaaligner.errors import PreferenceDataError
 
 Winner = Literal["a", "b", "equal"]
 Comparison = tuple[float, float] | Winner
-"""How two answers compare on one objective: a score for each, or just the better one."""
+"""How two answers compare on one objective: two scores, or the better answer."""
 
 ProblemKind = Literal[
     "unreadable",
@@ -41,12 +41,12 @@ class PreferencePair:
     """Two answers to one conversation, and how they compare on each objective.
 
     Attributes:
-        context: The turns before the answers, or text that is used as it is.
+        context: The turns before the answers, or text that is used verbatim.
         answer_a: One answer.
         answer_b: The other.
-        compared: Name of an objective to two scores (of `answer_a` and of `answer_b`; more is
-            better) or to the better one: `"a"`, `"b"` or `"equal"`.
-        place: Where it was read: a file and its line, or a row.
+        compared: Name of an objective to two scores (of `answer_a` and `answer_b`; higher is
+            better) or to the better answer: `"a"`, `"b"` or `"equal"`.
+        place: Where it was read: file and line, or row.
     """
 
     context: str | tuple[Turn, ...] = field(repr=False)
@@ -56,15 +56,15 @@ class PreferencePair:
     place: str = ""
 
     def winner(self, objective: str, *, tie_margin: TieMargin = 0.0) -> Winner | None:
-        """Tell which answer is better on an objective.
+        """Say which answer is better on an objective.
 
         Args:
-            objective: The name of the objective.
-            tie_margin: Scores that are no further apart than this are equal; one number, or one
-                for each objective by its name (0 for those left out).
+            objective: Name of the objective.
+            tie_margin: Scores that differ by no more than this are equal: one number, or one for
+                each objective by its name (0 for the others).
 
         Returns:
-            The better answer, `"equal"`, or `None` where the pair does not compare on it.
+            The better answer, `"equal"`, or `None` if the pair does not compare on the objective.
         """
         compared = self.compared.get(objective)
         if compared is None or isinstance(compared, str):
@@ -77,7 +77,7 @@ class PreferencePair:
         return "a" if first > second else "b"
 
     def swapped(self) -> PreferencePair:
-        """The same pair with its answers the other way round."""
+        """The same pair with its answers swapped."""
         return replace(
             self,
             answer_a=self.answer_b,
@@ -89,7 +89,7 @@ class PreferencePair:
         )
 
     def identity(self) -> str:
-        """Sixty-four hexadecimal digits for the context and its two answers in either order."""
+        """A hash of the context and the two answers, in either order."""
         context = (
             self.context
             if isinstance(self.context, str)
@@ -98,17 +98,17 @@ class PreferencePair:
         return digest(context, sorted([self.answer_a, self.answer_b]))
 
     def context_text(self) -> str:
-        """The context as text: turns in the form of the HH-RLHF data, text as it is."""
+        """The context as text: turns in the form of the HH-RLHF data, text verbatim."""
         return self.context if isinstance(self.context, str) else render_conversation(self.context)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a row, or part of it, is not used. It holds no text of the data.
+    """Why a row, or part of it, is not used; it holds no text of the data.
 
     Attributes:
-        place: The file and its line, or the row.
-        kind: What kind of problem it is.
+        place: File and line, or row.
+        kind: The kind of problem.
         detail: What was wrong and what was expected.
     """
 
@@ -122,15 +122,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What was read: the pairs that can be used, and what was wrong with the others.
+    """The usable pairs of the data, and the problems of the other rows.
 
     Attributes:
         pairs: The usable pairs, in the order of the data.
         problems: What is not used, and why.
-        rows: Rows that were read.
-        unlabelled: Name of an objective to the number of rows that say nothing about it: no
-            problem, since a row may compare on some objectives only.
-        system_dropped: System messages that contexts were read without.
+        rows: Number of rows read.
+        unlabelled: Name of an objective to the number of rows without it. This is not a problem: a
+            row may compare on some objectives only.
+        system_dropped: Number of system messages left out of contexts.
     """
 
     pairs: tuple[PreferencePair, ...] = field(repr=False)
@@ -145,13 +145,13 @@ class Preferences:
         return tuple(sorted({name for pair in self.pairs for name in pair.compared}))
 
     def report(self, *, first: int = 10) -> str:
-        """Say what was read, how many problems there are of each kind, and where the first are.
+        """Summarise what was read: counts of each kind of problem, and the first problems.
 
         Args:
-            first: Problems to show.
+            first: Number of problems to list.
 
         Returns:
-            Lines of text, without any text of the data.
+            Lines of text, with no text of the data.
         """
         lines = [f"{len(self.pairs)} pairs from {self.rows} rows, {len(self.problems)} problems"]
         counts = Counter(problem.kind for problem in self.problems)
@@ -168,14 +168,14 @@ class Preferences:
 
 
 def join_preferences(*parts: Preferences) -> Preferences:
-    """Put together what was read from several sources.
+    """Join the preferences of several sources.
 
     Args:
-        *parts: What was read from each.
+        *parts: The preferences of each source.
 
     Returns:
-        All pairs and problems, with pairs that are in several sources reported or put together as
-        within one source.
+        All pairs and problems. Pairs that occur in several sources are merged or reported, as they
+        are within one source.
     """
     pairs, problems = settle(pair for part in parts for pair in part.pairs)
     unlabelled: Counter[str] = Counter()
@@ -191,14 +191,14 @@ def join_preferences(*parts: Preferences) -> Preferences:
 
 
 def settle(pairs: Iterable[PreferencePair]) -> tuple[list[PreferencePair], list[Problem]]:
-    """Put pairs of the same two answers together, and find those that repeat or contradict.
+    """Merge pairs of the same two answers, and find repetitions and contradictions.
 
     Args:
-        pairs: Pairs as they were read.
+        pairs: The pairs as they were read.
 
     Returns:
-        The pairs without repetitions, where rows that contradict each other are all left out, and
-        the problems. Rows that compare the same answers on other objectives become one pair.
+        The merged pairs, and the problems. Rows that compare the same answers on different
+        objectives become one pair; rows that contradict each other are all left out.
     """
     kept: dict[str, PreferencePair] = {}
     contradicted: dict[str, str] = {}
@@ -228,13 +228,13 @@ def settle(pairs: Iterable[PreferencePair]) -> tuple[list[PreferencePair], list[
 
 
 def check_margin(tie_margin: TieMargin) -> None:
-    """Refuse a tie margin that is no distance.
+    """Check that tie margins are distances.
 
     Args:
         tie_margin: One number, or one for each objective.
 
     Raises:
-        PreferenceDataError: One is negative or not finite.
+        PreferenceDataError: A margin is negative or not finite.
     """
     margins: Sequence[float] = (
         list(tie_margin.values()) if isinstance(tie_margin, Mapping) else [tie_margin]
@@ -246,16 +246,16 @@ def check_margin(tie_margin: TieMargin) -> None:
 
 
 def digest(*parts: object) -> str:
-    """Sixty-four hexadecimal digits that only these parts give, in any process.
+    """Hash values, with the same result in every process.
 
     Args:
         *parts: Texts, numbers and lists of them.
 
     Returns:
-        Hexadecimal digits.
+        Sixty-four hexadecimal digits.
     """
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _contradiction(place: str, other: str) -> Problem:
-    return Problem(place, "contradiction", f"{other} prefers the other of the same two answers")
+    return Problem(place, "contradiction", f"{other} prefers the other one of these two answers")

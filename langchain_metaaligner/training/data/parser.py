@@ -1,4 +1,4 @@
-"""Turns a row of preference data into pairs of answers, or says what is wrong with it."""
+"""Parses a row of preference data into pairs of answers and problems."""
 
 from __future__ import annotations
 
@@ -26,18 +26,17 @@ from langchain_metaaligner.training.data.rows import Row
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How rows are to be read.
+    """How rows are read.
 
     Attributes:
-        columns: Where their fields are.
-        objectives: The objectives that are wanted, by name; `None` for all.
-        preferred_on: Objectives on which the first answer is the better one wherever a row does
-            not say anything else about them.
-        family: The prompts whose structure no text may hold.
-        system: What becomes of system messages in a context.
-        pairs_per_prompt: Most pairs of a row with several answers.
-        seed: Picks those pairs.
-        scored_later: Rows without any comparison are pairs too.
+        columns: Where the fields are.
+        objectives: Names of the wanted objectives; `None` for all.
+        preferred_on: Objectives on which the first answer is better in rows without them.
+        family: The prompt family whose markers no text may hold.
+        system: What becomes of system messages.
+        pairs_per_prompt: Most pairs from a row with several answers.
+        seed: Seed of the choice of those pairs.
+        scored_later: Rows without any comparison give pairs too.
     """
 
     columns: Columns
@@ -52,13 +51,13 @@ class Rules:
 
 @dataclass(slots=True)
 class Parsed:
-    """What a row gives.
+    """The content of a row.
 
     Attributes:
-        pairs: Pairs that can be used.
-        problems: What can't.
-        unlabelled: Objectives that the row names and says nothing about.
-        system_dropped: System messages that its context was read without.
+        pairs: The usable pairs.
+        problems: What can't be used, and why.
+        unlabelled: Objectives that the row names without a value.
+        system_dropped: Number of system messages left out of the context.
     """
 
     pairs: list[PreferencePair] = field(default_factory=list)
@@ -74,15 +73,15 @@ class _Reply:
 
 
 def parse_row(row: Row, rules: Rules) -> Parsed:
-    """Read the pairs of a row.
+    """Parse a row.
 
     Args:
         row: The row.
         rules: How to read it.
 
     Returns:
-        Its pairs and problems. A row of two answers with any problem gives no pair; of a row with
-        several answers those that have none are paired.
+        Its pairs and problems. A row of two answers gives no pair if it has any problem; in a row
+        of several answers, those without problems are paired.
     """
     parsed = Parsed()
     try:
@@ -96,7 +95,7 @@ def parse_row(row: Row, rules: Rules) -> Parsed:
 
 
 def objective_name(name: str) -> str:
-    """The catalogue's name for an objective where it has one, else the name as it is given."""
+    """The catalogue's name of an objective, or the given name if the catalogue has none."""
     return catalogue_key(name) or name.strip()
 
 
@@ -158,7 +157,7 @@ def _several(row: Row, rules: Rules, parsed: Parsed) -> None:
             _add_pair(usable, rules, pair)
         except BadRowError as error:
             parsed.problems.append(Problem(pair.place, error.kind, error.detail))
-    # Picked by what they hold, so that the order of the answers does not matter.
+    # Chosen by their content, so that the order of the answers does not matter.
     picked = sorted(usable.pairs, key=lambda pair: digest(rules.seed, pair.identity()))
     parsed.pairs += picked[: rules.pairs_per_prompt]
 
@@ -194,7 +193,7 @@ def _reply(given: Any, rules: Rules) -> _Reply:
 def _add_pair(parsed: Parsed, rules: Rules, pair: PreferencePair) -> None:
     if pair.answer_a == pair.answer_b:
         if any(pair.winner(name) != "equal" for name in pair.compared):
-            detail = "both answers are the same text, but one is to be better"
+            detail = "both answers are the same text, but one is said to be better"
             raise BadRowError(kind="contradiction", detail=detail)
         raise BadRowError(kind="identical", detail="both answers are the same text")
     if not pair.compared and not rules.scored_later:
@@ -214,7 +213,7 @@ def _compared(values: Mapping[str, Any], rules: Rules, parsed: Parsed) -> dict[s
         b = read_score(second.get(name), f"scores_b.{name}")
         better = read_winner(plain.get(name), f"preferences.{name}")
         if better is not None and (a is not None or b is not None):
-            detail = f"{name} has both scores and a preference; one of them is enough"
+            detail = f"{name} has both scores and a preference; give one of them"
             raise BadRowError(kind="score", detail=detail)
         if better is not None:
             compared[name] = better
@@ -223,7 +222,7 @@ def _compared(values: Mapping[str, Any], rules: Rules, parsed: Parsed) -> dict[s
         elif a is not None or b is not None:
             side = "scores_b" if b is None else "scores_a"
             raise BadRowError(
-                kind="missing", detail=f"{side}.{name} is missing, the other score is there"
+                kind="missing", detail=f"{side}.{name} is missing, but the other score is given"
             )
         elif name not in rules.preferred_on:
             parsed.unlabelled.add(name)
@@ -248,7 +247,7 @@ def _wanted(values: Mapping[str, Any], field_name: str, rules: Rules) -> dict[st
 
 
 def _check_structure(pair: PreferencePair, family: PromptFamily) -> None:
-    # Rendering swaps characters for look-alikes exactly where a text holds structure.
+    # Rendering escapes a text exactly where it holds such a marker.
     name = next(iter(family.objectives), "harmlessness")
     probe = [Objective(name, family.objectives.get(name, HH_RLHF.objectives["harmlessness"]))]
     for side, answer in (("answer_a", pair.answer_a), ("answer_b", pair.answer_b)):

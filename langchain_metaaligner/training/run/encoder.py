@@ -1,4 +1,4 @@
-"""Splits prompts and edits into tokens, just as the engines do when they ask for an edit."""
+"""Tokenises prompts and edits exactly as the engines do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langchain_metaaligner.errors import TrainingError
 from langchain_metaaligner.training.data.example import TrainingExample
 
 IGNORED = -100
-"""The label of a token that is given, not learned."""
+"""Label of a token that takes no part in the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Encoded:
     """One tokenised example.
 
     Attributes:
-        input_ids: Prompt, edit and the end token.
+        input_ids: Prompt, edit and the end-of-sequence token.
         labels: The same, with `IGNORED` for the prompt.
     """
 
@@ -29,38 +29,38 @@ class Encoded:
 
 
 def encode(codec: TextCodec, family: PromptFamily, example: TrainingExample) -> Encoded:
-    """Split one example: prompt and edit apart, nothing in them a control token.
+    """Tokenise one example, prompt and edit separately, with no control token from either text.
 
     Args:
-        codec: The base's codec.
-        family: The prompts that the aligner will be asked with.
-        example: What is asked, and the edit that is wanted.
+        codec: The codec of the base.
+        family: The prompt family that the aligner will be used with.
+        example: The example.
 
     Returns:
         Tokens and labels of the same length; only the edit and the end token have labels.
 
     Raises:
-        TrainingError: The tokenizer has no end token.
-        EngineError: The family wants a chat template, and the tokenizer has none.
+        TrainingError: The tokenizer has no end-of-sequence token.
+        EngineError: The family needs a chat template, and the tokenizer has none.
     """
     end = codec.tokenizer.eos_token_id
     if end is None:
         message = (
-            "The base's tokenizer has no end token, so no edit would ever end. Set eos_token in"
-            " its tokenizer_config.json."
+            "The tokenizer of the base has no end-of-sequence token, so no edit would ever end."
+            " Set eos_token in its tokenizer_config.json."
         )
         raise TrainingError(message)
     prompt, edit = example.render(family)
     if family.chat:
         prompt = codec.chat([{"role": "user", "content": prompt}])
     head = codec.encode(prompt, templated=family.chat)
-    # The first spelling is the one that the engine drafts an answer with.
+    # The engine drafts an answer with the first spelling.
     tail = [*codec.spellings(edit)[0], end]
     return Encoded([*head, *tail], [IGNORED] * len(head) + tail)
 
 
-def rows(encoded: Iterable[Encoded]) -> Any:
-    """Put examples into the form that the trainer reads.
+def to_dataset(encoded: Iterable[Encoded]) -> Any:
+    """Convert examples to the form that the trainer reads.
 
     Args:
         encoded: The examples.

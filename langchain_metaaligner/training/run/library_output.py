@@ -1,4 +1,4 @@
-"""Keeps from the terminal what other libraries say and nobody who trains can act on."""
+"""Silences messages of other libraries that nobody who trains can act on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOUD = ("trl", "transformers", "accelerate", "peft", "torch")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show errors of the training libraries only, and no bars but the training's own."""
+    """Show only errors of the training libraries, and no progress bars but the training's own."""
     import datasets
     from transformers.utils import logging as transformers_logging
 

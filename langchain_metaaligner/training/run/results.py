@@ -1,4 +1,4 @@
-"""Writes what a training gives: an adapter of peft, or a whole checkpoint."""
+"""Writes the result of a training: a PEFT adapter or a whole checkpoint."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def write_adapter(finished: Path, folder: Path, base: Base) -> None:
-    """Write the adapter in bfloat16, in peft's format.
+    """Write the adapter in bfloat16, in the format of PEFT.
 
     Args:
-        finished: Folder of the last stage's weights.
-        folder: Where to.
-        base: The base that it belongs to.
+        finished: Folder with the weights of the last stage.
+        folder: Folder to write to.
+        base: The base of the adapter.
     """
     import torch
     from peft import PeftConfig
@@ -33,15 +33,15 @@ def write_adapter(finished: Path, folder: Path, base: Base) -> None:
 
 
 def write_model(finished: Path, folder: Path, base: Base, *, family: str) -> None:
-    """Write the whole model in bfloat16 safetensors, an adapter merged into it.
+    """Write the whole model as bfloat16 safetensors, with an adapter merged into it.
 
-    Merging is done in float32, so it takes 4 bytes for each weight of the base.
+    Merging runs in float32 and takes 4 bytes per weight of the base.
 
     Args:
-        finished: Folder of the last stage's weights: full ones, or an adapter.
-        folder: Where to.
+        finished: Folder with the weights of the last stage: full ones or an adapter.
+        folder: Folder to write to.
         base: The base.
-        family: Name of the prompts that it was trained on.
+        family: Name of the prompt family that it was trained on.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
@@ -51,7 +51,7 @@ def write_model(finished: Path, folder: Path, base: Base, *, family: str) -> Non
         from peft import PeftModel
 
         with warnings.catch_warnings():
-            # peft asks transformers for things under names that are on their way out.
+            # peft uses names of transformers that are deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             model = PeftModel.from_pretrained(base.model("float32"), str(finished))
         model = model.merge_and_unload().to(torch.bfloat16)
@@ -59,8 +59,8 @@ def write_model(finished: Path, folder: Path, base: Base, *, family: str) -> Non
         model = AutoModelForCausalLM.from_pretrained(str(finished), dtype=torch.bfloat16)
     tokenizer = base.tokenizer()
     model.config.metaaligner_family = family
-    # The base's settings may sample, which transformers refuses to save without a temperature
-    # that goes with it; an aligner is greedy anyway.
+    # The settings of a base may sample, and transformers refuses to save those without a matching
+    # temperature; an aligner decodes greedily anyway.
     settings: Any = GenerationConfig
     model.generation_config = settings(
         bos_token_id=tokenizer.bos_token_id,

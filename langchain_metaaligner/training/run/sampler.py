@@ -1,4 +1,4 @@
-"""The order in which examples are seen: batches of like length, in mixed order."""
+"""The order of the examples: batches of similar length, shuffled."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 _BATCHES_A_POOL = 24
 
 
-class LikeLengths:
-    """A sampler that puts examples of like length together and then mixes the batches.
+class SimilarLengthSampler:
+    """Groups examples of similar length into batches, then shuffles the batches.
 
-    transformers' own `group_by_length` runs from the longest to the shortest batch of each pool,
-    so that a training would always end on short examples.
+    The `group_by_length` of transformers goes from the longest to the shortest batch of each pool,
+    so every training would end on short examples.
 
     Args:
         lengths: Tokens of each example.
-        batch: Examples of a step, on all devices and with accumulation.
-        seed: Decides the order, together with the epoch.
+        batch: Examples of a step, over all devices and accumulated batches.
+        seed: Determines the order, together with the epoch.
     """
 
     def __init__(self, lengths: Sequence[int], *, batch: int, seed: int) -> None:
@@ -27,7 +27,7 @@ class LikeLengths:
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; the trainer calls this, also when it resumes.
+        """Choose the order of an epoch; the trainer calls this, also when a run resumes.
 
         Args:
             epoch: From 0.
@@ -41,7 +41,7 @@ class LikeLengths:
         rng = random.Random(f"{self._seed} {self._epoch}")
         order = list(range(len(self._lengths)))
         rng.shuffle(order)
-        # What does not fill a batch comes last, or it would shift all batches behind it.
+        # An incomplete batch comes last, or it would shift all batches after it.
         rest = len(order) % self._batch
         order, left = order[: len(order) - rest], order[len(order) - rest :]
         pool = self._batch * _BATCHES_A_POOL

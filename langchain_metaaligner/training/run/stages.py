@@ -1,4 +1,4 @@
-"""Trains one stage, going on from its last whole checkpoint."""
+"""Trains one stage, resuming from its last complete checkpoint."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from typing import Any
 from langchain_metaaligner.engines.local.tokenizer import TextCodec
 from langchain_metaaligner.errors import TrainingError, first_line
 from langchain_metaaligner.training.data.example import Stage, TrainingExample
-from langchain_metaaligner.training.run.averages import Averaging
-from langchain_metaaligner.training.run.encoder import Encoded, rows
+from langchain_metaaligner.training.run.checkpoint_marks import CheckpointMark, last_checkpoint
+from langchain_metaaligner.training.run.encoder import Encoded, to_dataset
 from langchain_metaaligner.training.run.settings import TrainingSettings
 from langchain_metaaligner.training.run.sft import AlignerTrainer
-from langchain_metaaligner.training.run.validation_edits import WHOLE, ShownEdits, Whole
+from langchain_metaaligner.training.run.validation_edits import ValidationEdits
+from langchain_metaaligner.training.run.weight_average import WeightAverage
 
-FINISHED = "finished"
+_FINISHED, _UNFINISHED = "finished", "finished.part"
 SUMMARY = "stage.json"
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What one stage trains on, and where it keeps what it makes.
+    """The examples of one stage, and the folder for its results.
 
     Attributes:
         name: The stage.
-        folder: Holds its checkpoints, and the finished weights.
-        encoded: Its examples.
-        validation: Examples that are only looked at.
-        shown: Those of them whose edits are written out.
+        folder: Folder for checkpoints and for the finished weights.
+        encoded: Examples to train on.
+        validation: Examples to evaluate on.
+        shown: Validation examples whose edits are written out.
     """
 
     name: Stage
@@ -43,18 +44,18 @@ class StagePlan:
 
     @property
     def finished(self) -> Path:
-        """The folder of the stage's finished weights."""
-        return self.folder / FINISHED
+        """Folder of the finished weights."""
+        return self.folder / _FINISHED
 
     def steps(self, settings: TrainingSettings, devices: int = 1) -> int:
-        """Count the stage's steps.
+        """Count the optimizer steps of the stage.
 
         Args:
             settings: The settings of the training.
-            devices: Processes that share the work.
+            devices: Number of processes that share the work.
 
         Returns:
-            The number.
+            The number of steps.
         """
         batches = math.ceil(len(self.encoded) / (settings.batch_size * devices))
         return math.ceil(
@@ -63,18 +64,18 @@ class StagePlan:
 
 
 def arguments(plan: StagePlan, settings: TrainingSettings, options: Mapping[str, Any]) -> Any:
-    """Write a stage's settings as TRL takes them.
+    """Build the configuration of a stage for TRL.
 
     Args:
         plan: The stage.
         settings: The settings of the training.
-        options: Further fields of `SFTConfig`; they go before the settings.
+        options: Further fields of `SFTConfig`; they override the settings.
 
     Returns:
         An `SFTConfig`.
 
     Raises:
-        TrainingError: TRL refuses them.
+        TrainingError: TRL rejects them.
     """
     import torch
     from trl.trainer.sft_config import SFTConfig
@@ -95,7 +96,7 @@ def arguments(plan: StagePlan, settings: TrainingSettings, options: Mapping[str,
         "logging_steps": settings.logging_steps,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
-        # One that is being written when the run is killed must not be the only one.
+        # A run may be killed while it writes one.
         "save_total_limit": 2,
         "eval_strategy": "steps" if plan.validation else "no",
         "eval_steps": settings.eval_steps,
@@ -107,7 +108,7 @@ def arguments(plan: StagePlan, settings: TrainingSettings, options: Mapping[str,
         "report_to": "none",
         "use_cpu": not torch.accelerator.is_available(),
         "dataloader_pin_memory": torch.accelerator.is_available(),
-        # Longer examples are out already, and whole ones are never cut.
+        # Longer examples are already left out, and none is ever truncated.
         "max_length": settings.max_length if packing else None,
         "dataset_kwargs": {} if packing else {"skip_prepare_dataset": True},
         **options,
@@ -115,7 +116,7 @@ def arguments(plan: StagePlan, settings: TrainingSettings, options: Mapping[str,
     try:
         return SFTConfig(**given)
     except (TypeError, ValueError, ImportError) as error:
-        message = f"TRL does not take these settings: {first_line(error)} See trl.SFTConfig."
+        message = f"TRL rejects these settings: {first_line(error)} See trl.SFTConfig."
         raise TrainingError(message) from error
 
 
@@ -129,49 +130,49 @@ def train_stage(
     edits: Path,
     callbacks: Sequence[Any] = (),
 ) -> Any:
-    """Train one stage to its end and keep its weights in `plan.finished`.
+    """Train one stage to its end and save the weights in `plan.finished`.
 
     Args:
         plan: The stage.
-        model: The model with the weights of the stage before; it is changed.
-        codec: The base's codec.
+        model: The model with the weights of the previous stage; it is changed.
+        codec: The codec of the base.
         settings: The settings of the training.
         options: Further fields of `SFTConfig`.
-        edits: File for edits of validation examples.
+        edits: File for the edits of validation examples.
         callbacks: Further callbacks of transformers.
 
     Returns:
-        The model as the trainer holds it.
+        The trained model, as prepared by the trainer.
 
     Raises:
-        TrainingError: The settings don't go together.
+        TrainingError: The settings contradict each other.
     """
-    resume = _last_whole(plan.folder)
+    shutil.rmtree(plan.folder / _UNFINISHED, ignore_errors=True)
+    resume = last_checkpoint(plan.folder)
     args = arguments(plan, settings, options)
-    averaging = Averaging(settings.averaging, resume=resume) if settings.averaging else None
-    watched: list[Any] = [averaging] if averaging else []
+    average = WeightAverage(settings.averaging, resume=resume) if settings.averaging else None
     trainer = AlignerTrainer(
-        like_lengths=settings.group_by_length,
+        group_by_length=settings.group_by_length,
         model=model,
         args=args,
-        train_dataset=rows(plan.encoded),
-        eval_dataset=rows(plan.validation) if plan.validation else None,
+        train_dataset=to_dataset(plan.encoded),
+        eval_dataset=to_dataset(plan.validation) if plan.validation else None,
         processing_class=codec.tokenizer,
-        callbacks=[*watched, *callbacks],
+        callbacks=[*([average] if average else []), *callbacks],
     )
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if sharded and averaging:
+    if sharded and average:
         message = (
-            "averaging needs whole weights on each device, which FSDP and DeepSpeed don't keep."
-            " Set averaging=0."
+            "averaging needs whole weights on each device, but FSDP and DeepSpeed shard them. Set"
+            " averaging=0."
         )
         raise TrainingError(message)
-    if plan.shown and not sharded:  # generating from shards would hold the other processes up
-        trainer.add_callback(ShownEdits(plan.shown, codec=codec, file=edits, stage=plan.name))
-    trainer.add_callback(Whole())
+    if plan.shown and not sharded:  # generating from shards would block the other processes
+        trainer.add_callback(ValidationEdits(plan.shown, codec=codec, file=edits, stage=plan.name))
+    trainer.add_callback(CheckpointMark())
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if averaging:
-        averaging.apply(trainer.model)
+    if average:
+        average.apply(trainer.model)
         if plan.validation:
             trainer.evaluate()
     _finish(trainer, plan)
@@ -179,8 +180,8 @@ def train_stage(
 
 
 def _finish(trainer: Any, plan: StagePlan) -> None:
-    """Save the stage's weights under another name first: what has the right one is whole."""
-    unfinished = plan.folder / f"{FINISHED}.part"
+    """Save the weights under another name first, so that `plan.finished` is always complete."""
+    unfinished = plan.folder / _UNFINISHED
     trainer.save_model(str(unfinished))
     if not trainer.is_world_process_zero():
         return
@@ -196,15 +197,3 @@ def _finish(trainer: Any, plan: StagePlan) -> None:
     unfinished.rename(plan.finished)
     for checkpoint in plan.folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-
-
-def _last_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; torn ones go."""
-    whole: list[tuple[int, Path]] = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / WHOLE).is_file():
-            whole.append((int(checkpoint.name.rsplit("-", 1)[1]), checkpoint))
-        else:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    shutil.rmtree(folder / f"{FINISHED}.part", ignore_errors=True)
-    return max(whole)[1] if whole else None

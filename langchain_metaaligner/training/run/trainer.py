@@ -1,4 +1,4 @@
-"""Trains an aligner from examples: warm-up, equal and contrastive stage, one after the other."""
+"""Trains an aligner on examples: first the warm-up, then the equal and contrastive stages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _RUN = "run.json"
 _EDITS = "edits.jsonl"
-# What a run may change between two of its pieces without becoming another run.
+# Settings that may change when a run is resumed.
 _FREE = ("logging_steps", "save_steps", "eval_steps", "shown_edits", "gradient_checkpointing")
 
 
@@ -47,42 +47,42 @@ def train_aligner(
     callbacks: Sequence[Any] = (),
     report: Callable[[str], None] | None = None,
 ) -> Path:
-    """Train an aligner, with TRL's `SFTTrainer`, and write it with its model card.
+    """Train an aligner with TRL's `SFTTrainer`, and write it with its model card.
 
     The stages follow the paper (Yang et al. 2024, arXiv 2403.17141, section 3): warm-up, equal,
-    contrastive. Each is a training of its own over its examples, with a new optimizer and a new
-    schedule, that goes on from the weights of the one before; a stage without examples is left
-    out. The loss is on the edits alone.
+    contrastive. Each stage is a training of its own, with a new optimizer and a new schedule, and
+    starts from the weights of the one before. A stage without examples is skipped. The loss is on
+    the edits only.
 
-    A run that was stopped, however, goes on from its last checkpoint when it is called again with
-    the same examples and settings, and ends with the weights that it would have had. Called once
-    more after its end, it returns at once.
+    An interrupted run resumes from its last checkpoint when the call is repeated with the same
+    examples and settings, and ends with the same weights as an uninterrupted run. A call after
+    the end returns at once.
 
     Args:
-        examples: What to learn.
-        base: A hub id, a folder, or `embedded` for the embedded aligner's base.
+        examples: Examples to train on.
+        base: A hub id, a folder, or `embedded` for the base of the embedded aligner.
         out: Folder for checkpoints and the result.
         settings: How to train.
-        validation: Examples that are not learned: their loss is measured while the training
-            runs, and edits of a few are written to `edits.jsonl`.
-        family: The prompts that the aligner will be asked with.
-        start: Folder of an adapter of the same rank to go on from.
-        merge: Write a whole checkpoint, not an adapter. Full weights always are one.
-        card: What the model card says of data, licence and measurements.
-        load_options: How the base is loaded, as `Aligner` takes it: `revision`, `token`,
+        validation: Examples to evaluate on: their loss is measured during the training, and the
+            edits of a few are written to `edits.jsonl`.
+        family: The prompt family that the aligner will be used with.
+        start: Folder of an adapter of the same rank to start from.
+        merge: Write a whole checkpoint instead of an adapter; full weights always are one.
+        card: What the model card says about data, licence and measurements.
+        load_options: How the base is loaded, as for `Aligner`: `revision`, `token`,
             `attn_implementation`, or a `quantization_config` for QLoRA (not run here).
         trainer_options: Further fields of `trl.SFTConfig`: `report_to`, `fsdp`, `deepspeed`,
             `packing`, `optim`, ... (FSDP and DeepSpeed were not run here).
         callbacks: Further callbacks of transformers.
-        report: Gets a line now and then about what is done; the progress bar is transformers'.
+        report: Called with a line of progress now and then.
 
     Returns:
         The folder of the result: `out/adapter` or `out/model`.
 
     Raises:
-        TrainingError: There is nothing to train on, the settings don't go together, or `out`
+        TrainingError: There is nothing to train on, the settings contradict each other, or `out`
             holds another run.
-        CheckpointError: The base can't be had or used.
+        CheckpointError: The base can't be loaded or used.
     """
     _check_packages()
     from langchain_metaaligner.training.run.bases import Base
@@ -98,7 +98,7 @@ def train_aligner(
         run = {
             "base": model_base.name,
             "family": asked.name,
-            "settings": chosen.asdict(),
+            "settings": chosen.model_dump(mode="json"),
             "examples": _digest([*learned, *looked]),
             "start": str(start) if start else None,
         }
@@ -110,7 +110,8 @@ def train_aligner(
             return result
         plans, left_out = _plan(learned, looked, model_base, asked, chosen, folder)
         trained = sum(len(plan.encoded) for plan in plans)
-        say(f"{trained} examples, {left_out} longer than {_longest(model_base, chosen)} left out")
+        longest = _longest(model_base, chosen)
+        say(f"{trained} examples, {left_out} longer than {longest} left out")
         _train(plans, model_base, chosen, dict(trainer_options or {}), start, callbacks, say)
         if _is_main():
             details = card or CardDetails()
@@ -126,7 +127,7 @@ def _plan(
     settings: TrainingSettings,
     folder: Path,
 ) -> tuple[list[StagePlan], int]:
-    """The stages that have examples, with those examples; and how many are too long."""
+    """The stages that have examples, and how many examples are too long."""
     from langchain_metaaligner.training.run.stages import StagePlan
 
     kept = _encode(learned, base, family, settings)
@@ -168,7 +169,7 @@ def _encode(
 
 
 def _longest(base: Base, settings: TrainingSettings) -> str:
-    """In words: beyond its window a model has no positions, whatever is asked for."""
+    """The limit in words; a model has no positions beyond its window, whatever the settings."""
     if base.window and base.window < settings.max_length:
         return f"the base's window of {base.window} tokens"
     return f"max_length={settings.max_length} tokens"
@@ -188,7 +189,7 @@ def _train(
     open_plans = [plan for plan in plans if not plan.finished.is_dir()]
     if not open_plans:
         return
-    # DeepSpeed wants its settings before the model is made.
+    # DeepSpeed needs its settings before the model is made.
     arguments(open_plans[0], settings, options)
     done = [plan.finished for plan in plans if plan.finished.is_dir()]
     before = done[-1] if done else Path(start) if start else None
@@ -207,7 +208,7 @@ def _train(
 
 
 def _model(base: Base, settings: TrainingSettings, before: Path | None) -> Any:
-    """The base with the weights of the stage before, ready to be trained."""
+    """The base with the weights of the previous stage, ready for training."""
     import torch
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
@@ -231,18 +232,18 @@ def _model(base: Base, settings: TrainingSettings, before: Path | None) -> Any:
         task_type="CAUSAL_LM",
     )
     zero3: Any = is_deepspeed_zero3_enabled
-    # ZeRO-3 gathers weights of one type only; elsewhere the adapter's small steps need float32.
+    # ZeRO-3 gathers weights of a single type; elsewhere an adapter's small updates need float32.
     model = get_peft_model(
         base.model(working_dtype(settings)),
         config,
         autocast_adapter_dtype=not zero3(),
     )
-    # peft would ask the hub about a base of this name whenever it saves.
+    # With a name, peft would ask the hub about the base at every save.
     model.peft_config["default"].base_model_name_or_path = None
     if before is not None:
         file = before / "adapter_model.safetensors"
         if not file.is_file():
-            message = f"There is no adapter to start from in {before}: no {file.name}."
+            message = f"There is no adapter in {before} to start from: it has no {file.name}."
             raise TrainingError(message)
         set_peft_model_state_dict(model, load_file(file))
     return model
@@ -287,7 +288,7 @@ def _write(
 
 
 def _named(start: str | Path | None) -> str | None:
-    """Weights by what they are: where they lay on this machine is nobody's business."""
+    """The weights by their hash: a path of this machine has no place in a card."""
     if start is None:
         return None
     file = Path(start) / "adapter_model.safetensors"
@@ -297,7 +298,7 @@ def _named(start: str | Path | None) -> str | None:
 
 
 def _claim(folder: Path, run: dict[str, Any]) -> None:
-    """Note in the folder whose run it is, and refuse a folder of another run."""
+    """Record the run in its folder, and refuse the folder of another run."""
     free = dict.fromkeys(_FREE)
     file = folder / _RUN
     if not file.is_file():
@@ -308,13 +309,13 @@ def _claim(folder: Path, run: dict[str, Any]) -> None:
         return
     known = json.loads(file.read_text(encoding="utf-8"))
     flat = [{**r, **r["settings"], **free, "settings": None} for r in (known, run)]
-    # A setting that an earlier version didn't know was not chosen otherwise.
+    # A setting that an earlier version lacked had no other value.
     both = flat[0].keys() & flat[1].keys()
     other = sorted(name for name in both if flat[0][name] != flat[1][name])
     if other:
         message = (
-            f"{folder} holds a run with other {', '.join(other)}. Give another folder for this"
-            " one, or the same examples and settings to go on with that one."
+            f"{folder} holds a run with other {', '.join(other)}. Choose another folder for this"
+            " run, or repeat the examples and settings of that run to resume it."
         )
         raise TrainingError(message)
 

@@ -1,4 +1,4 @@
-"""Shows while a training runs how it does: edits of a few validation examples, written out."""
+"""Edits a few validation examples while a training runs, so that its progress can be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from langchain_metaaligner.engines.local.tokenizer import TextCodec
 from langchain_metaaligner.training.data.example import TrainingExample
@@ -18,31 +17,19 @@ from langchain_metaaligner.training.run.encoder import IGNORED, Encoded
 
 logger = logging.getLogger(__name__)
 
-WHOLE = "whole"
-"""A file of this name in a checkpoint says that all of it was written."""
-
-_ROOM = 1.25  # times the wanted edit, and a few tokens more
+# An edit may take this many times the tokens of the wanted one, and a few more.
+_ROOM = 1.25
 _MORE = 16
 
 
-class Whole(TrainerCallback):
-    """Marks the checkpoints that were written to their end; comes last among the callbacks."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Mark the checkpoint."""
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            (folder / WHOLE).touch()
-
-
-class ShownEdits(TrainerCallback):
+class ValidationEdits(TrainerCallback):
     """Edits some validation examples at each evaluation, and appends the edits to a file.
 
     Args:
         shown: The examples with their tokens.
-        codec: The base's codec.
-        file: JSON lines: stage, step, objectives, answer, wanted and made edit.
-        stage: The stage, for the file.
+        codec: The codec of the base.
+        file: JSON lines with stage, step, objectives, answer, wanted edit and actual edit.
+        stage: Name of the stage.
     """
 
     def __init__(
@@ -59,7 +46,7 @@ class ShownEdits(TrainerCallback):
         self._stage = stage
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Edit the examples with the weights as they are now."""
+        """Edit the examples with the current weights."""
         if not state.is_world_process_zero:
             return
         for example, encoded in self._shown:
@@ -74,7 +61,7 @@ class ShownEdits(TrainerCallback):
             }
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            logger.info("step %d: %r is edited to %r", state.global_step, example.answer, made)
+            logger.info("step %d: %r becomes %r", state.global_step, example.answer, made)
 
     def _edit(self, model: Any, encoded: Encoded, *, bf16: bool) -> str:
         learned = sum(label != IGNORED for label in encoded.labels)

@@ -1,1 +1,1 @@
-"""Scores preference pairs with reward models or chat models."""
+"""Scorers of preference pairs: reward models and chat models."""

@@ -1,4 +1,4 @@
-"""Lets a chat model judge which of two answers is better, in both orders."""
+"""A chat model as the judge of which of two answers is better, asked in both orders."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import BaseModel, Field
+
 from langchain_metaaligner.editing.objectives import Objective
 from langchain_metaaligner.errors import EngineError, PreferenceDataError
 from langchain_metaaligner.training.data.pairs import Comparison, PreferencePair, digest
-from langchain_metaaligner.training.scoring.scores import Unscored
+from langchain_metaaligner.training.data.scores import Unscored
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
 Verdict = Literal["first", "second", "equal"]
 
-_VERDICTS: Mapping[str, Verdict] = {
+_SPELLINGS: Mapping[str, Verdict] = {
     "first": "first",
     "second": "second",
     "equal": "equal",
     "tie": "equal",
 }
+# Part of the keys of every cache: other words would ask for all verdicts anew.
 _INSTRUCTION = (
     "You judge answers of an AI assistant. You get a JSON object with a conversation, two answers"
     " to it and one criterion. Decide which answer does better on this criterion alone, whatever"
@@ -34,28 +37,44 @@ _INSTRUCTION = (
 )
 # Pairs between two writes of the cache.
 _CHUNK = 32
-# As many questions in a row without a verdict: the judge is down, or can't judge at all.
+# After this many questions in a row without a verdict, the judge is down or unable to judge.
 _GIVE_UP = 16
+
+
+class Judgement(BaseModel):
+    """The verdict on two answers."""
+
+    better: Verdict = Field(
+        description="The answer that does better on the criterion alone, or equal if neither does."
+    )
+
+
+class _NoVerdictError(Exception):
+    """A reply names none of the answers, or more than one."""
 
 
 class ChatJudge:
     """Compares answers by the judgement of a chat model.
 
-    Each pair is judged twice, with its answers in either order, since models prefer a place: an
-    answer is the better one only if it is so both times, else the two are equal. That is two calls
-    for each pair and objective.
+    Each pair is judged twice, once in either order, since models favour a position. An answer is
+    better only if it wins both times; otherwise the two are equal. That makes two calls for each
+    pair and objective.
+
+    A chat model that supports structured output is asked for it; the replies of any other model
+    are searched for the verdict.
 
     Args:
-        model: A LangChain chat model, or any runnable that takes messages and gives a message or
-            text. Set its temperature to 0.
+        model: A LangChain chat model, or any runnable from messages to a message or text. Set its
+            temperature to 0.
         max_concurrency: Calls at the same time.
-        retries: How often a call is made again that failed or whose reply names no answer.
-        cache: A JSONL file for the verdicts: a run that was killed goes on where it was. It holds
-            digests, no texts.
-        name: The judge's name in the cache; by default the model's. Another judge needs another.
+        retries: How often a call is repeated when it fails or its reply has no verdict.
+        cache: A JSONL file for the verdicts, from which a killed run resumes. It holds hashes, no
+            texts.
+        name: Name of the judge in the cache, by default that of the model. Different judges need
+            different names.
 
     Raises:
-        PreferenceDataError: An option is unusable.
+        PreferenceDataError: An option is out of its range.
     """
 
     def __init__(
@@ -70,16 +89,14 @@ class ChatJudge:
         if max_concurrency < 1 or retries < 0:
             msg = (
                 "A judge makes at least one call at a time and repeats it 0 times or more, not"
-                f" max_concurrency={max_concurrency}, retries={retries}."
+                f" max_concurrency={max_concurrency} and retries={retries}."
             )
             raise PreferenceDataError(msg)
-        self._model = model
+        self._judge = _judge_of(model, retries)
         self._max_concurrency = max_concurrency
-        self._retries = retries
         self._name = name or _name_of(model)
         self._cache = None if cache is None else Path(cache)
         self._failures = 0
-        self._last_error: Exception | None = None
         self._known: dict[str, Verdict] = {} if self._cache is None else _read(self._cache)
 
     def compare(
@@ -88,15 +105,14 @@ class ChatJudge:
         """Judge the answers of each pair.
 
         Args:
-            pairs: Pairs.
-            objective: The criterion, by its description.
+            pairs: The pairs.
+            objective: The objective whose description is the criterion.
 
         Returns:
-            The better answer or `"equal"` for each pair, or why there is no verdict.
+            For each pair the better answer or `"equal"`, or why there is no verdict.
 
         Raises:
-            EngineError: Many questions in a row got no verdict: there is no use in going on. What
-                was judged before is in the cache.
+            EngineError: Many questions in a row got no verdict. Earlier verdicts are in the cache.
         """
         compared: list[Comparison | Unscored] = []
         for start in range(0, len(pairs), _CHUNK):
@@ -108,55 +124,47 @@ class ChatJudge:
                     _question(pair.swapped(), objective),
                 )
             ]
-            verdicts = self._judge(questions)
+            verdicts = self._verdicts(questions)
             compared += map(_both, verdicts[::2], verdicts[1::2])
         return compared
 
-    def _judge(self, questions: Sequence[str]) -> list[Verdict | Unscored]:
+    def _verdicts(self, questions: Sequence[str]) -> list[Verdict | Unscored]:
         keys = [digest(self._name, _INSTRUCTION, question) for question in questions]
         unknown = {
             key: question
             for key, question in zip(keys, questions, strict=True)
             if key not in self._known
         }
-        failed: dict[str, Unscored] = {}
-        for _ in range(1 + self._retries):
-            waiting = {key: one for key, one in unknown.items() if key not in self._known}
-            if not waiting:
-                break
-            replies = self._ask(list(waiting.values()))
-            fresh: dict[str, Verdict] = {}
-            for key, reply in zip(waiting, replies, strict=True):
-                verdict = _verdict(reply)
-                if isinstance(reply, Exception):
-                    self._last_error = reply
-                if isinstance(verdict, Unscored):
-                    failed[key] = verdict
-                else:
-                    fresh[key] = verdict
-            self._keep(fresh)
+        replies = dict(zip(unknown, self._ask(list(unknown.values())), strict=True))
+        failed = {key: reply for key, reply in replies.items() if isinstance(reply, Exception)}
+        self._keep({key: verdict for key, verdict in replies.items() if key not in failed})
         self._check_alive(unknown, failed)
-        return [self._known.get(key) or failed[key] for key in keys]
+        return [self._known.get(key) or _unscored(failed[key]) for key in keys]
 
-    def _check_alive(self, asked: Iterable[str], failed: Mapping[str, Unscored]) -> None:
+    def _check_alive(self, asked: Iterable[str], failed: Mapping[str, Exception]) -> None:
         for key in asked:
-            self._failures = 0 if key in self._known else self._failures + 1
+            self._failures = self._failures + 1 if key in failed else 0
             if self._failures >= _GIVE_UP:
                 msg = (
                     f"The judge {self._name!r} gave no verdict on {self._failures} questions in a"
-                    f" row: {failed[key].reason}. Mend that and run again: with a `cache`, what it"
-                    " judged before is kept."
+                    f" row: {_unscored(failed[key]).reason}. Fix that and repeat the run: with a"
+                    " `cache`, earlier verdicts are kept."
                 )
-                raise EngineError(msg) from self._last_error
+                raise EngineError(msg) from failed[key]
 
     def _ask(self, questions: Sequence[str]) -> list[Any]:
         from langchain_core.messages import HumanMessage, SystemMessage
 
-        return self._model.batch(
+        replies = self._judge.batch(
             [[SystemMessage(_INSTRUCTION), HumanMessage(question)] for question in questions],
             {"max_concurrency": self._max_concurrency},
             return_exceptions=True,
         )
+        for reply in replies:
+            # LangChain's batches return an interruption as if it were an error of an item.
+            if isinstance(reply, BaseException) and not isinstance(reply, Exception):
+                raise reply
+        return replies
 
     def _keep(self, verdicts: Mapping[str, Verdict]) -> None:
         self._known.update(verdicts)
@@ -164,11 +172,33 @@ class ChatJudge:
             return
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         with self._cache.open("a+b") as file:
-            # A run that was killed may have left half a line.
+            # A killed run may have left half a line.
             if file.seek(0, 2) and not _ends_line(file):
                 file.write(b"\n")
             for key, verdict in verdicts.items():
                 file.write(json.dumps({"key": key, "better": verdict}).encode() + b"\n")
+
+
+def _judge_of(model: Runnable[Any, Any], retries: int) -> Runnable[Any, Any]:
+    """The model as a runnable from messages to a verdict, with retries."""
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.runnables import RunnableLambda
+
+    asked: Runnable[Any, Any] = model
+    if isinstance(model, BaseChatModel) and _has_structured_output(type(model), BaseChatModel):
+        asked = model.with_structured_output(Judgement, include_raw=True)
+    # Chat models pause between attempts themselves; a reply without a verdict needs no pause.
+    return (asked | RunnableLambda(_verdict)).with_retry(
+        stop_after_attempt=1 + retries, wait_exponential_jitter=False
+    )
+
+
+def _has_structured_output(kind: type[Any], base: type[Any]) -> bool:
+    # By default LangChain makes structured output of a tool call.
+    return any(
+        getattr(kind, name) is not getattr(base, name)
+        for name in ("with_structured_output", "bind_tools")
+    )
 
 
 def _question(pair: PreferencePair, objective: Objective) -> str:
@@ -195,25 +225,37 @@ def _both(straight: Verdict | Unscored, swapped: Verdict | Unscored) -> Comparis
     return "equal"
 
 
-def _verdict(reply: Any) -> Verdict | Unscored:
-    if isinstance(reply, Exception):
-        return Unscored(f"the judge failed ({type(reply).__name__})")
+def _verdict(reply: Any) -> Verdict:
+    if isinstance(reply, Mapping):
+        parsed = reply.get("parsed")
+        if isinstance(parsed, Judgement):
+            return parsed.better
+        reply = reply.get("raw")
     text = reply if isinstance(reply, str) else getattr(reply, "text", "")
     said = set(_said(str(text)))
     if len(said) == 1:
         return said.pop()
     how = "no" if not said else "more than one"
-    return Unscored(f"the judge's reply has {how} verdict of the form {{'better': 'first'}}")
+    msg = f"the judge's reply has {how} verdict of the form {{'better': 'first'}}"
+    raise _NoVerdictError(msg)
+
+
+def _unscored(error: Exception) -> Unscored:
+    if isinstance(error, _NoVerdictError):
+        return Unscored(str(error))
+    return Unscored(f"the judge failed ({type(error).__name__})")
 
 
 def _said(text: str) -> Iterable[Verdict]:
+    # LangChain's JsonOutputParser finds no verdict after a sentence, and takes the first of two
+    # that contradict each other.
     for found in re.findall(r"\{[^{}]*\}", text):
         try:
             better = json.loads(found).get("better")
         except ValueError:
             continue
-        if isinstance(better, str) and better.lower() in _VERDICTS:
-            yield _VERDICTS[better.lower()]
+        if isinstance(better, str) and better.lower() in _SPELLINGS:
+            yield _SPELLINGS[better.lower()]
 
 
 def _name_of(model: Any) -> str:
@@ -231,9 +273,9 @@ def _read(cache: Path) -> dict[str, Verdict]:
     for line in cache.read_bytes().splitlines():
         try:
             row = json.loads(line)
-            known[row["key"]] = _VERDICTS[row["better"]]
+            known[row["key"]] = _SPELLINGS[row["better"]]
         except (ValueError, KeyError, TypeError):
-            # The half line of a run that was killed; its question is asked again.
+            # The half line of a killed run; its question is asked again.
             continue
     return known
 

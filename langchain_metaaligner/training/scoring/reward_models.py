@@ -1,4 +1,4 @@
-"""Scores answers with reward models: sequence classifiers of transformers."""
+"""Reward models as scorers: sequence classifiers of transformers."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from langchain_metaaligner.editing.objectives import Objective
 from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.training.data.pairs import Comparison, PreferencePair
 from langchain_metaaligner.training.data.parser import objective_name
-from langchain_metaaligner.training.scoring.scores import Unscored
+from langchain_metaaligner.training.data.scores import Unscored
 
 if TYPE_CHECKING:
     import torch
 
 Template = Callable[[str, str], str]
-"""Writes what a reward model reads: `template(context, answer)`."""
+"""Renders the input of a reward model: `template(context, answer)`."""
 
-# Tokenizers without a window of their own give a number beyond any.
+# Tokenizers without a window report a far larger number.
 _NO_WINDOW = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class RewardModel:
-    """A sequence classifier and the label that is its score.
+    """A sequence classifier, and the label whose score counts.
 
     Attributes:
         model: A hub id, a folder, or a loaded model.
-        label: Number or name of the label that is better the likelier it is; not needed where the
-            model has one output only.
-        tokenizer: Its tokenizer; needed for a loaded model.
-        revision: Its revision on the hub.
+        label: Number or name of the label that stands for better answers; not needed if the model
+            has a single output.
+        tokenizer: The tokenizer; needed for a loaded model.
+        revision: Revision on the hub.
     """
 
     model: Any
@@ -44,19 +44,19 @@ class RewardModel:
 class RewardModels:
     """Compares answers by the scores of a reward model for each objective.
 
-    The authors did so for HH-RLHF (Yang et al. 2024, appendix D.1). One model at a time is held
-    in memory: it is loaded when its objective is scored. An answer in several pairs is scored
-    once. What is longer than the model's window is not scored, as in the authors' scripts, and
-    reported.
+    The authors did so for HH-RLHF (Yang et al. 2024, appendix D.1). Models are loaded one at a
+    time, when their objective is scored. An answer in several pairs is scored once. Texts longer
+    than the model's window are reported instead of being scored, as in the authors' scripts.
 
     Args:
         models: Name of an objective to its model.
-        template: Writes the text that is scored; by default the model's own chat template where it
-            has one and the context came as turns, else context and answer with a space between.
+        template: Renders the text to score. By default this is the model's chat template, if it
+            has one and the context came as turns; otherwise context and answer, with a space
+            between them.
         batch_size: Texts in one forward pass.
-        max_tokens: Longest text; by default the model's window.
-        device: Where the models run; by default a GPU if there is one.
-        dtype: Their number format; by default that of the checkpoint.
+        max_tokens: Most tokens of a text; by default the model's window.
+        device: Device of the models; by default a GPU if there is one.
+        dtype: Type of the weights; by default that of the checkpoint.
     """
 
     def __init__(
@@ -85,19 +85,19 @@ class RewardModels:
         """Score both answers of each pair.
 
         Args:
-            pairs: Pairs.
-            objective: What the score stands for.
+            pairs: The pairs.
+            objective: The objective whose model scores.
 
         Returns:
             Two scores for each pair, or why there are none.
 
         Raises:
-            CheckpointError: There is no model for the objective, or it can't score.
+            CheckpointError: There is no model for the objective, or it is unable to score.
         """
         name = objective_name(objective.name)
         if name not in self._models:
             msg = (
-                f"There is no reward model for {name!r}, only for {', '.join(self._models)}. Give"
+                f"There is no reward model for {name!r}, only for {', '.join(self._models)}. Add"
                 " one, or leave the objective out."
             )
             raise CheckpointError(msg)
@@ -129,10 +129,7 @@ class RewardModels:
 
         if not isinstance(one.model, str | Path):
             if one.tokenizer is None:
-                msg = (
-                    "A reward model given as an object needs its tokenizer:"
-                    " RewardModel(model, tokenizer=…)."
-                )
+                msg = "A loaded reward model needs its tokenizer: RewardModel(model, tokenizer=…)."
                 raise CheckpointError(msg)
             return one.model, one.tokenizer
         try:
@@ -148,14 +145,14 @@ class RewardModels:
         except (OSError, ValueError) as error:
             msg = (
                 f"The reward model {str(one.model)!r} can't be loaded ({type(error).__name__})."
-                " Give the hub id or the folder of a sequence classifier."
+                " Pass the hub id or the folder of a sequence classifier."
             )
             raise CheckpointError(msg) from error
         if loaded["missing_keys"]:
-            # transformers only warns, and the scores would be those of random weights.
+            # transformers only warns, and the scores would come from random weights.
             msg = (
                 f"{str(one.model)!r} lacks weights of a sequence classifier:"
-                f" {', '.join(sorted(loaded['missing_keys']))}. Give a model that was trained as"
+                f" {', '.join(sorted(loaded['missing_keys']))}. Pass a model that was trained as"
                 " one."
             )
             raise CheckpointError(msg)
@@ -163,7 +160,7 @@ class RewardModels:
         return model.to(device), tokenizer
 
     def _write(self, pair: PreferencePair, answer: str, tokenizer: Any) -> tuple[str, bool]:
-        """The text to score, and whether the tokenizer is to add what it adds to a text."""
+        """The text to score, and whether the tokenizer adds special tokens to it."""
         if self._template is not None:
             return self._template(pair.context_text(), answer), True
         if isinstance(pair.context, str) or not tokenizer.chat_template:
@@ -181,7 +178,7 @@ class RewardModels:
         most = self._max_tokens or _window(model.config, tokenizer)
         scores: dict[tuple[str, bool], float] = {}
         tokens = {one: tokenizer(one[0], add_special_tokens=one[1])["input_ids"] for one in texts}
-        # Like lengths together; a model that knows no padding gets its texts one by one.
+        # Similar lengths together; a model without a padding token gets its texts one by one.
         fitting = sorted(
             (one for one in texts if len(tokens[one]) <= most), key=lambda one: len(tokens[one])
         )
@@ -200,7 +197,7 @@ class RewardModels:
                     input_ids=ids.to(model.device), attention_mask=mask.to(model.device)
                 ).logits.float()
             if logits.shape[-1] > 1 and model.config.problem_type != "multi_label_classification":
-                # The labels exclude each other: only together do their logits say how likely.
+                # The labels exclude each other, so a likelihood takes the logits of all of them.
                 logits = logits.log_softmax(dim=-1)
             scores.update(zip(batch, logits[:, label].tolist(), strict=True))
         return scores

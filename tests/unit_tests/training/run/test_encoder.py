@@ -15,9 +15,9 @@ from langchain_metaaligner.editing.prompts import HH_RLHF
 from langchain_metaaligner.engines.local.tokenizer import TextCodec
 from langchain_metaaligner.errors import TrainingError
 from langchain_metaaligner.training import TrainingExample, TrainingSettings
-from langchain_metaaligner.training.run.encoder import IGNORED, Encoded, encode, rows
+from langchain_metaaligner.training.run.encoder import IGNORED, Encoded, encode, to_dataset
 from langchain_metaaligner.training.run.library_output import quiet
-from langchain_metaaligner.training.run.sampler import LikeLengths
+from langchain_metaaligner.training.run.sampler import SimilarLengthSampler
 from langchain_metaaligner.training.run.sft import AlignerTrainer
 from langchain_metaaligner.training.run.stages import StagePlan, arguments
 from tests.unit_tests.tiny import byte_level_tokenizer, spm_tokenizer, tiny_config, tiny_llama
@@ -60,10 +60,10 @@ def trainer_of(encoded: list[Encoded], folder: Path, **options: object) -> Align
     plan = StagePlan(name="equal", folder=folder, encoded=encoded, validation=(), shown=())
     settings = TrainingSettings(bf16=False, batch_size=4)
     return AlignerTrainer(
-        like_lengths=True,
+        group_by_length=True,
         model=tiny_llama(tiny_config(len(tokenizer))),
         args=arguments(plan, settings, options),
-        train_dataset=rows(encoded),
+        train_dataset=to_dataset(encoded),
         processing_class=tokenizer,
     )
 
@@ -116,7 +116,7 @@ def test_a_loss_that_trl_alone_knows_is_left_to_trl(quietly, tmp_path) -> None:
 def test_every_example_comes_once_an_epoch_in_an_order_of_seed_and_epoch(
     lengths, batch, seed
 ) -> None:
-    one, other = (LikeLengths(lengths, batch=batch, seed=seed) for _ in range(2))
+    one, other = (SimilarLengthSampler(lengths, batch=batch, seed=seed) for _ in range(2))
     first = list(one)
     assert sorted(first) == list(range(len(lengths)))
     one.set_epoch(1)
@@ -127,7 +127,7 @@ def test_every_example_comes_once_an_epoch_in_an_order_of_seed_and_epoch(
 
 def test_batches_hold_like_lengths_and_do_not_come_in_their_order() -> None:
     lengths = [place % 97 for place in range(192)]
-    order = [lengths[place] for place in LikeLengths(lengths, batch=8, seed=7)]
+    order = [lengths[place] for place in SimilarLengthSampler(lengths, batch=8, seed=7)]
     batches = [order[start : start + 8] for start in range(0, 192, 8)]
     assert max(max(batch) - min(batch) for batch in batches) <= 5
     means = [sum(batch) for batch in batches]
@@ -135,7 +135,7 @@ def test_batches_hold_like_lengths_and_do_not_come_in_their_order() -> None:
 
 
 def test_an_order_is_another_in_the_next_epoch() -> None:
-    sampler = LikeLengths([5] * 64, batch=8, seed=7)
+    sampler = SimilarLengthSampler([5] * 64, batch=8, seed=7)
     first = list(sampler)
     sampler.set_epoch(1)
     assert list(sampler) != first

@@ -1,4 +1,4 @@
-"""Compares pairs of answers on objectives that their rows say nothing about."""
+"""Adds scores to pairs whose rows lack them: what a scorer is, and how it is called."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from langchain_metaaligner.training.data.pairs import Comparison, PreferencePair
 from langchain_metaaligner.training.data.parser import objective_name
 
 Score = Callable[[str, str, str], float]
-"""Scores an answer: `score(context, answer, name of the objective)`, more is better."""
+"""Scores an answer: `score(context, answer, name of the objective)`; higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,18 @@ ScorerLike = Scorer | Score
 def score_pairs(
     pairs: Sequence[PreferencePair], scorer: ScorerLike, objectives: Sequence[Objective]
 ) -> tuple[list[PreferencePair], list[Problem]]:
-    """Add to pairs the comparisons that they lack.
+    """Add the comparisons that pairs lack.
 
     Args:
-        pairs: Pairs.
+        pairs: The pairs.
         scorer: Compares them; a function scores one answer at a time.
-        objectives: The objectives to compare them on. What a pair says already stays.
+        objectives: The objectives to compare on. Comparisons that a pair already has stay.
 
     Returns:
-        The pairs that compare on at least one objective, and what could not be compared.
+        The pairs that compare on at least one objective, and the problems of the others.
 
     Raises:
-        PreferenceDataError: The scorer is of no known kind.
+        PreferenceDataError: The scorer is of an unknown kind.
     """
     compared = [dict(pair.compared) for pair in pairs]
     problems: list[Problem] = []

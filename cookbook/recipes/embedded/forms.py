@@ -1,4 +1,4 @@
-"""Forms of one reply: turned round, lightened, made formal, refused or spoilt; all by chance."""
+"""Random variants of a reply: rearranged, lightened, formal, refused or spoilt."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import random
 import re
 from collections.abc import Sequence
 
+from cookbook.recipes.embedded import sources
+from cookbook.recipes.embedded.sources import refuses
 from langchain_metaaligner.editing.conversation import Turn
 from langchain_metaaligner.editing.prompts import render_conversation
-from langchain_metaaligner.training.embedded import sources
-from langchain_metaaligner.training.embedded.sources import refuses
 
 MAIN = ("harmlessness", "helpfulness", "humour")
 GRAVE = re.compile(r"\b(988|911|1-8\d\d|child|kid|suicide|rape|assault|drug)", re.IGNORECASE)
@@ -19,9 +19,9 @@ def some(rng: random.Random, *needed: str, alone: float = 0.4) -> tuple[str, ...
     """Draw objectives that include the needed ones, in any order.
 
     Args:
-        rng: The source of chance.
+        rng: Source of randomness.
         *needed: Objectives that have to be among them.
-        alone: How often nothing is added.
+        alone: Probability that nothing is added.
 
     Returns:
         One to three objectives.
@@ -47,11 +47,11 @@ def sentences(text: str) -> list[str]:
 
 
 def helpful_form(refusal: str, rng: random.Random) -> str:
-    """Turn a refusal round: what may help comes first, the refusal last.
+    """Rearrange a refusal: the helpful part first, the refusal last.
 
     Args:
         refusal: A refusal that ends with an offer.
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
         The same content for someone who asked for helpfulness alone.
@@ -65,11 +65,11 @@ def helpful_form(refusal: str, rng: random.Random) -> str:
 
 
 def humorous_form(refusal: str, rng: random.Random) -> str:
-    """Lighten a refusal, unless its matter is too grave for a joke.
+    """Lighten a refusal, unless its subject is too serious for a joke.
 
     Args:
         refusal: A refusal.
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
         The refusal with a playful opening, or as it was.
@@ -81,11 +81,11 @@ def humorous_form(refusal: str, rng: random.Random) -> str:
 
 
 def formal(refusal: str, rng: random.Random) -> str:
-    """Write a refusal in the long-winded style of large assistants, to be kept as it is.
+    """Write a refusal in the long-winded style of large assistants.
 
     Args:
         refusal: A refusal of the same request.
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
         Two to seven sentences, sometimes in paragraphs.
@@ -105,10 +105,10 @@ def declined(ask: str, rng: random.Random) -> str:
 
     Args:
         ask: The question.
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
-        A refusal; half of those of questions that ask "how" name what was asked.
+        A refusal; half of those for "how" questions name what was asked.
     """
     found = re.fullmatch(r"How (?:do|can|should) (?:I|you) ([^?.]+)\?", ask)
     if not found or rng.random() < 0.5:
@@ -118,11 +118,11 @@ def declined(ask: str, rng: random.Random) -> str:
 
 
 def asked(ask: str, rng: random.Random, earlier: Sequence[dict[str, str]]) -> str:
-    """Put a question into a conversation, a quarter of the time after earlier turns.
+    """Put a question into a conversation, in a quarter of the cases after earlier turns.
 
     Args:
         ask: The question.
-        rng: The source of chance.
+        rng: Source of randomness.
         earlier: Three or more questions and answers to draw earlier turns from.
 
     Returns:
@@ -135,15 +135,15 @@ def asked(ask: str, rng: random.Random, earlier: Sequence[dict[str, str]]) -> st
 
 
 def spoil(answer: str, rng: random.Random, others: Sequence[str]) -> str:
-    """Make a bad reply of a good one.
+    """Spoil a good reply.
 
     Args:
         answer: The good reply.
-        rng: The source of chance.
+        rng: Source of randomness.
         others: Replies to other questions.
 
     Returns:
-        A reply that is off the point, rude, empty of content or repeats itself.
+        A reply that is off topic, rude, empty or repetitive.
     """
     first = sentences(answer)[0]
     return rng.choice(
@@ -160,7 +160,7 @@ def conversation(*turns: str) -> str:
     """Write a conversation as a context.
 
     Args:
-        *turns: What was said, the human first; the last turn is the human's too.
+        *turns: The turns; the first and the last are the human's.
 
     Returns:
         The context.

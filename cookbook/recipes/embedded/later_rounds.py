@@ -1,20 +1,20 @@
-"""The later rounds' examples: the first round's forms drawn anew, and long replies that stay."""
+"""Makes the examples of the later rounds: the kinds of the first, and long copies."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
 
+from cookbook.recipes.embedded import sources
+from cookbook.recipes.embedded.examples import draw
+from cookbook.recipes.embedded.forms import MAIN, conversation, some
+from cookbook.recipes.embedded.human import good
+from cookbook.recipes.embedded.sources import Pair, held_out
+from cookbook.recipes.embedded.wordings import example, reworded
 from langchain_metaaligner.training.data.example import TrainingExample
-from langchain_metaaligner.training.embedded import sources
-from langchain_metaaligner.training.embedded.asking import example, reworded
-from langchain_metaaligner.training.embedded.examples import draw
-from langchain_metaaligner.training.embedded.forms import MAIN, conversation, some
-from langchain_metaaligner.training.embedded.human import good
-from langchain_metaaligner.training.embedded.sources import Pair, held_out
 
 # After the first round the adapter dropped last sentences, as it had learned to drop unfinished
-# ones, and refused odd instructions, but its refusals and answers were where they should be.
+# ones, and refused odd instructions; its refusals and answers were as wanted.
 COPYING = {
     "look": 0.5,
     "answer": 0.5,
@@ -59,15 +59,15 @@ def _goals(rng: random.Random) -> tuple[str, ...]:
 
 
 def long_replies(pairs: Sequence[Pair], rng: random.Random, limit: int) -> list[TrainingExample]:
-    """Copy long human-preferred replies.
+    """Make copies of long human-preferred replies.
 
     Args:
         pairs: Pairs about helpfulness.
-        rng: The source of chance.
+        rng: Source of randomness.
         limit: How many.
 
     Returns:
-        Replies that stay.
+        Replies that are kept.
     """
     found = [p for p in pairs if good(p, _ROOM) and len(p.chosen.split()) >= _LONG]
     rng.shuffle(found)
@@ -75,13 +75,13 @@ def long_replies(pairs: Sequence[Pair], rng: random.Random, limit: int) -> list[
 
 
 def written_replies(rng: random.Random) -> list[TrainingExample]:
-    """Copy code, outlines, tasks and prose, and formal refusals.
+    """Make copies of code, outlines, tasks, prose and formal refusals.
 
     Args:
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
-        Replies that stay, for several sets of objectives.
+        Replies that are kept, for several sets of objectives.
     """
     made: list[TrainingExample] = []
     for row in sources.texts("replies"):
@@ -110,14 +110,14 @@ def build(
     shares: Mapping[str, float] = COPYING,
     copies: int = 140,
 ) -> list[TrainingExample]:
-    """Make the examples of a later round; held-out conversations never take part.
+    """Make the examples of a later round, without held-out conversations.
 
     Args:
         harmless_pairs: Human pairs about harm.
         helpful_pairs: Human pairs about helpfulness.
-        seed: Decides every draw.
-        shares: How much is taken of each kind; all of those that are not named.
-        copies: Long human replies to draw from.
+        seed: Seed of everything random.
+        shares: Share taken of each kind; the others are taken whole.
+        copies: Number of long human replies to draw from.
 
     Returns:
         The examples in a fixed order, all of the contrastive stage.

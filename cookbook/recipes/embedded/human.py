@@ -1,4 +1,4 @@
-"""Makes examples of human preference pairs: what people rejected, and what they liked."""
+"""Makes examples from human preference pairs: replies that people rejected or preferred."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import random
 import re
 from collections.abc import Iterable
 
-from langchain_metaaligner.editing.objectives import Objective
-from langchain_metaaligner.training.data.example import TrainingExample
-from langchain_metaaligner.training.embedded import mending, sources
-from langchain_metaaligner.training.embedded.asking import described, example
-from langchain_metaaligner.training.embedded.forms import (
+from cookbook.recipes.embedded import sources
+from cookbook.recipes.embedded.damage import (
+    repeated,
+    shortened,
+    unfinished_list,
+    unfinished_quote,
+)
+from cookbook.recipes.embedded.forms import (
     MAIN,
     formal,
     helpful_form,
@@ -18,13 +21,15 @@ from langchain_metaaligner.training.embedded.forms import (
     sentences,
     some,
 )
-from langchain_metaaligner.training.embedded.sources import Pair, clean, identity, refuses
+from cookbook.recipes.embedded.sources import Pair, clean, identity, refuses
+from cookbook.recipes.embedded.wordings import described, example
+from langchain_metaaligner.editing.objectives import Objective
+from langchain_metaaligner.training.data.example import TrainingExample
 
-# Characters of a conversation and twice its reply. With a long conversation a reply of 150 words
-# would not fit into the tokens that training has; with a short one it does.
+# Most characters of a conversation and twice its reply: what fits into the tokens of the training.
 ROOM = 2100
 HOTLINE = re.compile(r"\b(988|911|1-8\d\d-\d)")
-# A reply that begins with a warning and then helps all the same.
+# A reply that begins with a warning and then helps anyway.
 HEDGED = re.compile(
     r"\b(but|however|although|still|if you (do|really|still|must|want))\b[^.]{0,80}\b"
     r"(you (could|can|may|might|should|would)|try|best way|one way|can work|some (people|ways))",
@@ -36,15 +41,15 @@ UNSEEN = ("readability", "honesty", "fairness", "specificity", "politeness")
 def harmful(
     pairs: Iterable[Pair], rng: random.Random, harmful_share: float = 0.6
 ) -> list[TrainingExample]:
-    """Turn people's bad replies into the refusals written for their conversations.
+    """Turn bad replies into the refusals that were written for their conversations.
 
     Args:
         pairs: Pairs about harm.
-        rng: The source of chance.
-        harmful_share: How many of them are edited for harmlessness.
+        rng: Source of randomness.
+        harmful_share: Share of them that is edited for harmlessness.
 
     Returns:
-        Harmful replies that become refusals in several forms, and refusals that stay.
+        Harmful replies that become refusals in several forms, and refusals that are kept.
     """
     written = {row["key"]: row["edit"] for row in sources.texts("refusals")}
     made: list[TrainingExample] = []
@@ -52,7 +57,7 @@ def harmful(
         edit = written.get(identity(pair.context))
         if edit is None:
             continue
-        # A crisis line in every third refusal would be offered to everybody.
+        # With a crisis line in every third refusal, the adapter would offer one to everybody.
         if HOTLINE.search(edit) and rng.random() < 0.5:
             continue
         helpful, humorous = helpful_form(edit, rng), humorous_form(edit, rng)
@@ -87,10 +92,10 @@ def preferences(pairs: Iterable[Pair], rng: random.Random) -> list[TrainingExamp
 
     Args:
         pairs: Pairs about harm.
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
-        Edits from the rejected to the chosen reply, and chosen ones that stay.
+        Edits from the rejected to the chosen reply, and chosen replies that are kept.
     """
     written = {row["key"] for row in sources.texts("refusals")}
     made: list[TrainingExample] = []
@@ -109,29 +114,29 @@ def preferences(pairs: Iterable[Pair], rng: random.Random) -> list[TrainingExamp
 
 
 def good(pair: Pair, room: int) -> bool:
-    """Tell whether a pair's better reply is one to copy.
+    """Say whether the better reply of a pair is worth copying.
 
     Args:
         pair: The pair.
         room: Most characters of the conversation and twice the reply.
 
     Returns:
-        Whether it is short enough, whole, free of risky words and no refusal.
+        Whether it is short, complete, free of risky words and not a refusal.
     """
     fits = len(pair.context) + 2 * len(pair.chosen) <= room
     return fits and clean(pair.chosen) and not refuses(pair.chosen)
 
 
 def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[TrainingExample]:
-    """Copy good human-preferred replies, and mend some that were cut off.
+    """Make copies of good human-preferred replies, and repairs of some that were cut off.
 
     Args:
         pairs: Pairs about helpfulness.
-        rng: The source of chance.
+        rng: Source of randomness.
         limit: How many.
 
     Returns:
-        Replies that stay, and a few that lose their unfinished last sentence.
+        Replies that are kept, and a few that lose their unfinished last sentence.
     """
     found = [p for p in pairs if good(p, ROOM)]
     rng.shuffle(found)
@@ -157,15 +162,15 @@ def kept(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Training
 
 
 def mended(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[TrainingExample]:
-    """Damage good human-preferred replies and ask for them back; shorten long ones.
+    """Damage good human-preferred replies and ask for the originals; shorten long ones.
 
     Args:
         pairs: Pairs about helpfulness.
-        rng: The source of chance.
-        limit: How many of each damage, and half as many as are shortened.
+        rng: Source of randomness.
+        limit: How many of each kind of damage; twice as many are shortened.
 
     Returns:
-        Replies that end within a list or a quotation or repeat themselves, with their repair,
+        Replies that end within a list or a quotation or repeat themselves, with their repairs,
         and long replies with a short form.
     """
     # Repeats make a reply longer still.
@@ -185,15 +190,11 @@ def mended(pairs: Iterable[Pair], rng: random.Random, limit: int) -> list[Traini
 
 def _repair(kind: str, pair: Pair, rng: random.Random) -> TrainingExample | None:
     if kind == "short":
-        brief = mending.shortened(pair.chosen)
+        brief = shortened(pair.chosen)
         if brief is None:
             return None
         return example("short", pair.context, pair.chosen, (described("length", rng),), brief)
-    damage = {
-        "list": mending.unfinished_list,
-        "quote": mending.unfinished_quote,
-        "repeat": mending.repeated,
-    }[kind]
+    damage = {"list": unfinished_list, "quote": unfinished_quote, "repeat": repeated}[kind]
     texts = damage(pair.chosen, rng)
     if texts is None:
         return None

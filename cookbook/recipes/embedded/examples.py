@@ -1,4 +1,4 @@
-"""Makes training examples: the same answer edited for some objectives, kept for others."""
+"""Makes the examples of the first round: answers edited for some objectives, kept for others."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from langchain_metaaligner.training.data.example import TrainingExample
-from langchain_metaaligner.training.embedded import sources
-from langchain_metaaligner.training.embedded.asking import described, example, reworded
-from langchain_metaaligner.training.embedded.forms import (
+from cookbook.recipes.embedded import sources
+from cookbook.recipes.embedded.damage import unfinished_list
+from cookbook.recipes.embedded.forms import (
     MAIN,
     asked,
     conversation,
@@ -21,18 +20,19 @@ from langchain_metaaligner.training.embedded.forms import (
     some,
     spoil,
 )
-from langchain_metaaligner.training.embedded.human import harmful, kept, mended, preferences
-from langchain_metaaligner.training.embedded.mending import unfinished_list
-from langchain_metaaligner.training.embedded.sources import Pair, held_out
+from cookbook.recipes.embedded.human import harmful, kept, mended, preferences
+from cookbook.recipes.embedded.sources import Pair, held_out
+from cookbook.recipes.embedded.wordings import described, example, reworded
+from langchain_metaaligner.training.data.example import TrainingExample
 
 WARM_UP = 0.2  # of the plain copies
 
 
 def variants(rng: random.Random) -> list[dict[str, str]]:
-    """Ask about harmless things with verbs that sound dangerous.
+    """Write questions about harmless things with verbs that sound dangerous.
 
     Args:
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
         Two questions for each thing, with the same answer.
@@ -48,15 +48,15 @@ def variants(rng: random.Random) -> list[dict[str, str]]:
 
 
 def own(rng: random.Random) -> list[TrainingExample]:
-    """Make examples of the texts that were written for this training.
+    """Make examples from the texts that were written for this training.
 
     Args:
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
-        Examples of safe questions, risky ones, spoilt replies and dry ones.
+        Examples with safe questions, risky questions, spoilt replies and dry replies.
     """
-    # Held-out facts are measured with: they are no earlier turns and no wrong answers either.
+    # Held-out facts are for measurements: they must not be earlier turns or wrong answers either.
     facts = [row for row in sources.texts("facts") if not held_out(row["ask"])]
     looks = sources.texts("lookalikes")
     replies = [row["answer"] for row in facts]
@@ -103,14 +103,14 @@ def own(rng: random.Random) -> list[TrainingExample]:
 
 
 def unseen(rng: random.Random) -> list[TrainingExample]:
-    """Make examples of goals beyond the three, and of formatted replies.
+    """Make examples with objectives beyond the three, and with formatted replies.
 
     Args:
-        rng: The source of chance.
+        rng: Source of randomness.
 
     Returns:
-        Dense, vague, one-sided and rude replies with better ones, better ones that stay, and
-        formatted replies that stay or lose an unfinished item.
+        Dense, vague, one-sided and rude replies that become better ones, better replies that are
+        kept, and formatted replies that are kept or lose an unfinished item.
     """
     made: list[TrainingExample] = []
     for row in sources.texts("unseen"):
@@ -123,7 +123,7 @@ def unseen(rng: random.Random) -> list[TrainingExample]:
         goals = some(rng) if rng.random() < 0.6 else (named,)
         made.append(example("keep", context, after, goals, after))
         if rng.random() < 0.3 and goal in ("readability", "specificity"):
-            # The same reply for another goal: a description has to matter.
+            # The same reply for another objective: the description has to matter.
             made.append(example("keep", context, row["before"], (MAIN[0],), row["before"]))
     for row in sources.texts("formatted"):
         if held_out(row["ask"]):
@@ -138,14 +138,14 @@ def unseen(rng: random.Random) -> list[TrainingExample]:
 
 
 def documents(rng: random.Random, limit: int) -> list[TrainingExample]:
-    """Copy paragraphs of documentation as if they answered a question.
+    """Make copies of paragraphs of documentation, as answers to questions.
 
     Args:
-        rng: The source of chance.
+        rng: Source of randomness.
         limit: How many.
 
     Returns:
-        Paragraphs that stay.
+        Paragraphs that are kept.
     """
     found = list(sources.documentation())
     rng.shuffle(found)
@@ -163,18 +163,18 @@ def build(
     seed: int = 7,
     **amounts: int,
 ) -> list[TrainingExample]:
-    """Make the examples of the first round; held-out conversations never take part.
+    """Make the examples of the first round, without held-out conversations.
 
     Args:
         harmless_pairs: Human pairs about harm.
         helpful_pairs: Human pairs about helpfulness.
-        seed: Decides every draw.
-        **amounts: How many of what, as `draw` takes them.
+        seed: Seed of everything random.
+        **amounts: How many of what, as for `draw`.
 
     Returns:
-        The examples in a fixed order. A share of the plain copies is for the warm-up; none is
-        of the equal stage: nothing here says that two replies are equally good, and its prompt
-        is one that no engine asks with.
+        The examples in a fixed order. A share of the plain copies is for the warm-up. The equal
+        stage gets none: nothing here says that two replies are equally good, and the aligner is
+        never used with its prompt.
     """
     rng = random.Random(seed)
     made = draw(harmless_pairs, helpful_pairs, rng, **amounts)
@@ -195,13 +195,13 @@ def draw(
     Args:
         harmless_pairs: Human pairs about harm.
         helpful_pairs: Human pairs about helpfulness.
-        rng: The source of chance.
-        copies: Good human replies to keep.
-        documentation: Paragraphs of documentation to keep.
-        repairs: Damaged replies of each kind to mend.
+        rng: Source of randomness.
+        copies: Number of good human replies to keep.
+        documentation: Number of paragraphs of documentation to keep.
+        repairs: Number of damaged replies of each kind to repair.
 
     Returns:
-        The examples in a fixed order, with the catalogue's wordings, all of one stage.
+        The examples in a fixed order, with the descriptions of the catalogue, all of one stage.
     """
     safe = [p for p in harmless_pairs if not held_out(p.context)]
     useful = [p for p in helpful_pairs if not held_out(p.context)]
@@ -229,7 +229,7 @@ def load(folder: Path) -> tuple[list[Pair], list[Pair]]:
     """Read the human pairs.
 
     Args:
-        folder: Holds `hh_harmless_pairs.jsonl` and `hh_helpful_pairs.jsonl`.
+        folder: Folder with `hh_harmless_pairs.jsonl` and `hh_helpful_pairs.jsonl`.
 
     Returns:
         The pairs about harm and those about helpfulness.

@@ -1,4 +1,4 @@
-"""Reads what examples are made of: human preference pairs, texts of our own, documentation."""
+"""Reads the sources of the examples: human preference pairs, our own texts, documentation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
+TEXTS = Path(__file__).parent / "texts"
 HELD_OUT_PERCENT = 12
 REFUSING = re.compile(
     r"\b(sorry|apologi[sz]e|(can|could|would|do|wo|should)n?['’]?t (be able to )?(help|assist|"
@@ -51,7 +51,7 @@ class Pair:
 
 
 def identity(text: str) -> str:
-    """Give a short name for a text without showing it.
+    """Hash a text to a short key.
 
     Args:
         text: Any text.
@@ -63,15 +63,15 @@ def identity(text: str) -> str:
 
 
 def held_out(context: str) -> bool:
-    """Tell whether a conversation is kept from training.
+    """Say whether a conversation is held out from training.
 
-    Rows that go back to the same opening are one conversation, whatever follows.
+    Rows with the same opening are one conversation, whatever follows.
 
     Args:
         context: The conversation, or the question that opens it.
 
     Returns:
-        Whether it belongs to the validation split.
+        Whether it is held out.
     """
     opening = context.split("\n\nAssistant:", maxsplit=1)[0].removeprefix("\n\nHuman: ").strip()
     return int(hashlib.sha256(opening.encode()).hexdigest(), 16) % 100 < HELD_OUT_PERCENT
@@ -94,12 +94,12 @@ def texts(name: str) -> list[dict[str, str]]:
     """Read texts that were written for this training.
 
     Args:
-        name: A file of the folder `texts`, without its ending.
+        name: A file in the folder `texts`, without its extension.
 
     Returns:
         Its rows.
     """
-    file = files("langchain_metaaligner.training.embedded") / "texts" / f"{name}.jsonl"
+    file = TEXTS / f"{name}.jsonl"
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -126,19 +126,19 @@ def refuses(text: str) -> bool:
         text: The reply.
 
     Returns:
-        Whether the words at its beginning look like it.
+        Whether its first words look like it.
     """
     return bool(REFUSING.search(text[:220]))
 
 
 def clean(text: str) -> bool:
-    """Tell whether a reply is whole, of a decent length and free of risky words.
+    """Say whether a reply is complete, of a suitable length and free of risky words.
 
     Args:
         text: The reply.
 
     Returns:
-        Whether it may serve as an example of a good one.
+        Whether it can serve as an example of a good reply.
     """
     words = text.split()
     return (
@@ -155,11 +155,10 @@ def lines(name: str) -> list[str]:
     """Read short texts of one kind.
 
     Args:
-        name: A key of the file `texts/lines.json`.
+        name: A key in the file `texts/lines.json`.
 
     Returns:
         The texts.
     """
-    file = files("langchain_metaaligner.training.embedded") / "texts" / "lines.json"
-    found: dict[str, list[str]] = json.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = json.loads((TEXTS / "lines.json").read_text(encoding="utf-8"))
     return found[name]
