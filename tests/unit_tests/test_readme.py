@@ -25,8 +25,7 @@ from langchain_metaaligner import (
 from langchain_metaaligner.checkpoints import PUBLISHED
 from langchain_metaaligner.editing.objectives import CATALOGUE
 from langchain_metaaligner.editing.prompts import FAMILIES
-from langchain_metaaligner.integrations.reply_policy import ReplySettings
-from langchain_metaaligner.options import AlignerSettings
+from langchain_metaaligner.options import AlignerOptions, LoadOptions, ReplyOptions, effect_of
 from tests.benchmarks import table as speed
 from tests.pages import PAGES, README, ROOT, SLOW_PAGES, Block, blocks_of
 from tests.unit_tests.streams import table as streams
@@ -85,7 +84,9 @@ def test_the_landing_page_leads_to_every_page() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_module_that_a_document_runs_exists(path: Path) -> None:
-    for name in re.findall(r"python -m (langchain_metaaligner[\w.]*)", path.read_text("utf-8")):
+    for name in re.findall(
+        r"python -m ((?:langchain_metaaligner|cookbook|tests)[\w.]*)", path.read_text("utf-8")
+    ):
         assert find_spec(f"{name}.__main__"), name
 
 
@@ -170,27 +171,29 @@ def kinds_table() -> str:
     return markdown(("error", "meaning", "may work when tried again"), *rows[1:])
 
 
-def options_table(options: type[BaseModel], but: type[BaseModel] | None = None) -> str:
-    """The options that a class of them declares, without those of another class."""
+def options_table(options: type[BaseModel]) -> str:
+    """The options that a class declares itself, each with what it changes."""
     rows = [
         (
             f"`{name}`",
-            f"`{field.get_default(call_default_factory=True)!r}`",
-            (field.description or "").replace("|", "\\|"),
+            f"`{options.model_fields[name].get_default(call_default_factory=True)!r}`",
+            str(effect_of(options, name)),
+            (options.model_fields[name].description or "").replace("\n", " ").replace("|", "\\|"),
         )
-        for name, field in options.model_fields.items()
-        if field.description and (but is None or name not in but.model_fields)
+        for name in inspect.get_annotations(options)
+        if name in options.model_fields
     ]
-    return markdown(("option", "default", "meaning"), *rows)
+    return markdown(("option", "default", "changes", "meaning"), *rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "aligner_options": lambda: options_table(AlignerSettings),
+    "aligner_options": lambda: options_table(AlignerOptions),
     "checkpoint_series": checkpoint_series_table,
     "checkpoints": checkpoints_table,
     "kinds": kinds_table,
+    "load_options": lambda: options_table(LoadOptions),
     "objectives": objectives_table,
-    "reply_options": lambda: options_table(ReplySettings, AlignerSettings),
+    "reply_options": lambda: options_table(ReplyOptions),
     "speed": speed.table,
     "streams": streams.table,
 }
