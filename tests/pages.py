@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ _BLOCK = re.compile(
     r"(?:<!-- test: (?P<note>[^\n]*) -->\n)?```python\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,21 @@ def blocks_of(path: Path) -> Iterator[Block]:
     for found in _BLOCK.finditer(text):
         line = text.count("\n", 0, found.start("code"))
         yield Block(path, line, found["code"], found["note"])
+
+
+def with_tables(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    """A page with its tables made anew.
+
+    Args:
+        text: The page.
+        tables: What makes each table, by its name; others stay as they are.
+
+    Returns:
+        The page.
+    """
+
+    def renew(old: re.Match[str]) -> str:
+        make = tables.get(old[2])
+        return old[0] if make is None else f"{old[1]}{make().strip()}\n{old[4]}"
+
+    return TABLE.sub(renew, text)

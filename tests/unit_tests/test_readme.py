@@ -27,7 +27,7 @@ from langchain_metaaligner.editing.objectives import CATALOGUE
 from langchain_metaaligner.editing.prompts import FAMILIES
 from langchain_metaaligner.options import AlignerOptions, LoadOptions, ReplyOptions, effect_of
 from tests.benchmarks import table as speed
-from tests.pages import PAGES, README, ROOT, SLOW_PAGES, Block, blocks_of
+from tests.pages import PAGES, README, ROOT, SLOW_PAGES, TABLE, Block, blocks_of, with_tables
 from tests.unit_tests.streams import table as streams
 
 INDEX = ROOT / "docs" / "index.md"
@@ -40,7 +40,6 @@ DOCUMENTS = [
 ]
 # A link in Markdown or in HTML; one that leads out of the project is not followed.
 LINK = re.compile(r"""(?:\]\(|(?:src|href)=")(?!https?:)([^)"#]*)(?:#([^)"]*))?[)"]""")
-TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +197,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "streams": streams.table,
 }
 PLACES = [
-    (path, found[2])
+    pytest.param(path, found[2], id=f"{path.name} {found[2]}")
     for path in PAGES
     for found in TABLE.finditer(path.read_text(encoding="utf-8"))
     if found[2] != "errors"  # written by hand, and proved below
@@ -208,20 +207,15 @@ PLACES = [
 @pytest.mark.parametrize(("path", "name"), PLACES)
 def test_a_table_is_the_code_s(path: Path, name: str) -> None:
     text = path.read_text(encoding="utf-8")
-    wanted = TABLES[name]().strip("\n") + "\n"
+    wanted = with_tables(text, {name: TABLES[name]})
     if os.environ.get("UPDATE_README"):  # make format
-
-        def renew(old: re.Match[str]) -> str:
-            return old[1] + wanted + old[4] if old[2] == name else old[0]
-
-        path.write_text(TABLE.sub(renew, text), encoding="utf-8")
+        path.write_text(wanted, encoding="utf-8")
         return
-    found = [old[3] for old in TABLE.finditer(text) if old[2] == name]
-    assert found == [wanted], "`make format` writes it anew"
+    assert text == wanted, "`make format` writes it anew"
 
 
 def test_every_table_is_on_a_page() -> None:
-    assert {name for _, name in PLACES} == set(TABLES)
+    assert {place.values[1] for place in PLACES} == set(TABLES)
 
 
 class Broken:
