@@ -1,4 +1,4 @@
-"""Runs all benchmarks and writes the README's figures: `python -m tests.benchmarks --write`.
+"""Runs all benchmarks and writes figures into the pages: `python -m tests.benchmarks --write`.
 
 Every piece is saved as soon as it is measured, so an interrupted run resumes when the command is
 repeated. Without `--write` everything is measured anew, printed, and not kept.
@@ -9,21 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.benchmarks import labels, pieces, table
+from tests.pages import PAGES, with_tables
 
-README = Path(__file__).parents[2] / "README.md"
-PLACE = re.compile(r"(<!-- table: speed -->\n).*?(<!-- end -->)", re.DOTALL)
 QUIET = 0.1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="save the figures; write the table")
+    parser.add_argument("--write", action="store_true", help="save the figures; write the tables")
     parser.add_argument("--anew", action="store_true", help="measure again what is there already")
     parser.add_argument("--count", type=int, default=5, help="pairs for each case")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -49,10 +47,10 @@ def main() -> None:
             if given.write:
                 _save(about, found)
     if given.write:
-        text = README.read_text(encoding="utf-8")
-        new = PLACE.sub(lambda old: f"{old[1]}{table.table()}\n{old[2]}", text)
-        README.write_text(new, encoding="utf-8")
-        print(f"{table.CPU.name} and the README's table are written.")
+        for page in PAGES:
+            text = page.read_text(encoding="utf-8")
+            page.write_text(with_tables(text, table.TABLES), encoding="utf-8")
+        print(f"{table.CPU.name} and the tables in README and docs are written.")
     else:
         print(table.cpu_table({"about": about, "pieces": found}))
 

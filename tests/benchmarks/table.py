@@ -1,4 +1,4 @@
-"""The README's figures, written from the raw values that the benchmarks have saved."""
+"""The figures in README and docs, written from the raw values that the benchmarks have saved."""
 
 from __future__ import annotations
 
@@ -30,16 +30,27 @@ from tests.benchmarks.labels import (
 RESULTS = Path(__file__).with_name("results")
 CPU, LOSSLESS, GPU = (RESULTS / f"{name}.json" for name in ("cpu", "lossless", "gpu"))
 
+_MISSING = "No figures yet: `make bench` measures them and writes them here."
 _NOT_RUN = "not run"
 _NOTHING = "–"
 Found = Mapping[str, Any]
 
 
 def table() -> str:
-    """All that the README's section says in figures."""
+    """All figures, for docs/performance.md."""
     if not CPU.is_file():
-        return "No figures yet: `make bench` measures them and writes them here."
+        return _MISSING
     parts = [cpu_table(json.loads(CPU.read_text(encoding="utf-8"))), _gpu(), _lossless()]
+    return "\n\n".join(part for part in parts if part)
+
+
+def headline() -> str:
+    """What a user sees first, for the README."""
+    if not CPU.is_file():
+        return _MISSING
+    found = json.loads(CPU.read_text(encoding="utf-8"))
+    about, pieces = found["about"], found["pieces"]
+    parts = [_about(about, pieces), _first(about, pieces, _used(pieces))]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -50,12 +61,17 @@ def cpu_table(found: Found) -> str:
         found: The saved file: `about` and `pieces`.
     """
     about, pieces = found["about"], found["pieces"]
-    used = next((held["format"] for name, held in pieces.items() if name == "memory"), None)
-    used = used or next((held.get("format") for held in pieces.values() if "format" in held), None)
+    used = _used(pieces)
     parts = [_about(about, pieces)]
     parts += [_first(about, pieces, used), _options(pieces, used), _best(pieces, used)]
     parts += [_memory(pieces), _overhead(pieces)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _used(pieces: Found) -> str | None:
+    """The format of weights that is the default on the machine."""
+    used = next((held["format"] for name, held in pieces.items() if name == "memory"), None)
+    return used or next((held["format"] for held in pieces.values() if "format" in held), None)
 
 
 def _about(about: Found, pieces: Found) -> str:
@@ -265,3 +281,7 @@ def _lossless() -> str:
             shares = (f"{names[one]} {differ[one] / rows:.1%}" for one in names)
             said.append(f"In {dtype}, of {rows}, edits changed by {', by '.join(shares)}.")
     return " ".join(said)
+
+
+TABLES = {"speed": table, "speed_headline": headline}
+"""Each table in README and docs that has figures, by its name there."""

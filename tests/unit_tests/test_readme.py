@@ -193,7 +193,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "load_options": lambda: options_table(LoadOptions),
     "objectives": objectives_table,
     "reply_options": lambda: options_table(ReplyOptions),
-    "speed": speed.table,
+    **speed.TABLES,
     "streams": streams.table,
 }
 PLACES = [

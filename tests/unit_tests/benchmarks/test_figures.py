@@ -100,7 +100,7 @@ def benchmarks(tmp_path, monkeypatch):
     """Runs all benchmarks; `measured` are the pieces, one of which may be interrupted."""
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- table: speed -->\nold\n<!-- end -->\nafter\n")
-    monkeypatch.setattr(command, "README", readme)
+    monkeypatch.setattr(command, "PAGES", [readme])
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     monkeypatch.setattr(table, "CPU", tmp_path / "cpu.json")
     measured: list[tuple[str, str | None]] = []
