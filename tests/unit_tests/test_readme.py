@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from langchain_metaaligner import (
     Aligner,
+    Alignment,
     Edit,
     EngineError,
     MetaAlignerError,
@@ -216,6 +217,14 @@ def test_a_table_is_the_code_s(path: Path, name: str) -> None:
 
 def test_every_table_is_on_a_page() -> None:
     assert {place.values[1] for place in PLACES} == set(TABLES)
+
+
+def test_the_page_on_the_faces_explains_every_key_of_the_metadata() -> None:
+    page = (ROOT / "docs" / "faces.md").read_text(encoding="utf-8")
+    section = page.partition("## The metadata\n")[2].partition("\n## ")[0]
+    explained = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE)))
+    record = Alignment(original="Hi", text="Hi", error="EngineError: no device")
+    assert set(explained) == set(record.provenance(keep_original=True))
 
 
 class Broken:
