@@ -14,7 +14,7 @@ import pdoc
 import pdoc.doc
 import pdoc.render
 
-from langchain_metaaligner.options import AlignerSettings
+from langchain_metaaligner.options import AlignerOptions
 
 PACKAGE = "langchain_metaaligner"
 MODULES = (PACKAGE, f"{PACKAGE}.engines.generation", f"{PACKAGE}.training")
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 def options_table(face: Any) -> str:
-    """The options of a face as a Markdown table: they stand in classes that have no page.
+    """The options of a face as a Markdown table, because their own classes have no page.
 
     Args:
         face: A pydantic class.
@@ -31,18 +31,19 @@ def options_table(face: Any) -> str:
         One row for each field that a caller may give.
     """
     rows = ["| option | default | meaning |", "| --- | --- | --- |"]
-    # Pydantic has the inherited first; here what is to be done with an edit comes before the model.
+    # Pydantic puts inherited fields first; here what becomes of a reply comes before the model.
     for name, field in sorted(
-        face.model_fields.items(), key=lambda one: one[0] in AlignerSettings.model_fields
+        face.model_fields.items(), key=lambda one: one[0] in AlignerOptions.model_fields
     ):
         if field.description:
             default = field.get_default(call_default_factory=True)
-            rows.append(f"| `{name}` | `{default!r}` | {field.description} |")
+            meaning = field.description.replace("\n", " ")
+            rows.append(f"| `{name}` | `{default!r}` | {meaning} |")
     return "\n".join(rows)
 
 
 def undocumented(space: pdoc.doc.Namespace[Any]) -> Iterator[str]:
-    """Functions and classes of this package on a page that say nothing of themselves.
+    """Functions and classes of this package on a page that have no docstring.
 
     Args:
         space: A module or a class.
@@ -64,14 +65,14 @@ def build(folder: Path) -> list[str]:
     """Write the pages.
 
     Args:
-        folder: Where to; made where it is missing.
+        folder: Where to write them; created if it is missing.
 
     Returns:
         What is wrong with them.
     """
     for module in map(import_module, MODULES):
         for name in getattr(module, "__all__", ()):
-            # Packages find their names when they are asked for; pdoc sees those there already.
+            # Packages import their names on demand, and pdoc sees only what has been imported.
             getattr(module, name)
     face = import_module(PACKAGE).MetaAlignerRunnable
     face.__doc__ = f"{inspect.getdoc(face)}\n\n{options_table(face)}\n"
@@ -93,7 +94,7 @@ def build(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """Build into the folder that is given, or say what is wrong and fail."""
+    """Build into the given folder, or say what is wrong and fail."""
     folder = Path(sys.argv[1])
     if found := build(folder):
         sys.exit("\n".join(found))

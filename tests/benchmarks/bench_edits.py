@@ -1,14 +1,13 @@
 """What edits cost against the authors' procedure: `python -m tests.benchmarks.bench_edits`.
 
 All ways to make an edit take turns in one process, on the embedded aligner, and write the same
-tokens, which are forced. A ratio is that of two medians of times; beside it stand the quartiles of
-the single ratios. Passes are counted by a hook on the model and do not depend on the machine.
+tokens, which are forced: the best case, since copies are what drafts are good at. Passes are
+counted by a hook on the model and do not depend on the machine.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,29 +31,38 @@ from tests.benchmarks.cases import (
     chats,
     conversations,
 )
-from tests.benchmarks.delays import delay
+from tests.benchmarks.delays import forced_stream
 from tests.benchmarks.figures import Figures
+from tests.benchmarks.labels import (
+    AUTHORS,
+    BATCH,
+    CHAT,
+    DELAY,
+    HALF,
+    LLAMA,
+    LOOKUP,
+    MIXED,
+    MIXED_THREADS,
+    NO_CACHE,
+    TOGETHER_FORCED,
+    TURNS,
+)
+from tests.benchmarks.pieces import finish, worker_parser
 from tests.benchmarks.procedures import Ours, apart, generate, prompt_lookup, timed, without_cache
 
-MIXED = "16 mixed at once"
-HALF = "16 at once, half of them unchanged"
-THREADS = "16 mixed, from 16 threads"
-TOGETHER = "16 callers in threads against one batch"
-TURNS = "unchanged, head and earlier turns kept"
-CHAT = "prefill over a chat of six turns"
-DELAY = "delay after the policy's last token"
-NO_CACHE, LOOKUP, LLAMA = "use_cache=False", "prompt lookup", "llama.cpp"
-AUTHORS = "the authors' procedure"
-CHATS = 10  # at least: their earlier answers are of any length
 PARTS = ("single", "delay", "chat", "many")
 
 
 def measure_single(
-    figures: Figures, ours: Ours, cases: Sequence[Case], other: llamacpp.LlamaCpp | None
+    figures: Figures,
+    ours: Ours,
+    cases: Sequence[Case],
+    other: llamacpp.LlamaCpp | None,
+    names: Sequence[str] = CASES,
 ) -> None:
     """One request after another, each way in turn."""
     for case in cases:
-        for name in CASES:
+        for name in names:
             row = case.ids, case.edits[name]
             tokens = len(row[1])
             theirs = generate(ours.model, [row])
@@ -77,9 +85,8 @@ def measure_delays(figures: Figures, ours: Ours, cases: Sequence[Case]) -> None:
             start = time.perf_counter()  # as the delay is: the policy's pace is the clock's
             generate(ours.model, [(case.ids, output)])
             theirs = time.perf_counter() - start
-            _, last, passes = delay(ours, case, name)
-            label = f"{DELAY}, {name}"
-            figures.add(label, AUTHORS, theirs, last, passes=passes, tokens=len(output))
+            made = forced_stream(ours, case, name)
+            figures.add(f"{DELAY}, {name}", AUTHORS, theirs, made.wait)
 
 
 def measure_chats(figures: Figures, ours: Ours, count: int) -> None:
@@ -109,36 +116,41 @@ def measure_many(figures: Figures, ours: Ours, cases: Sequence[Case], times: int
             figures.add(label, AUTHORS, theirs, together, passes=passes, tokens=tokens)
             if label == MIXED:
                 apart, passes = ours.many(cases, names, threads=True)
-                figures.add(THREADS, AUTHORS, theirs, apart, passes=passes, tokens=tokens)
-                figures.add(TOGETHER, "one batch", together, apart)
+                figures.add(MIXED_THREADS, AUTHORS, theirs, apart, passes=passes, tokens=tokens)
+                figures.add(TOGETHER_FORCED, BATCH, together, apart)
 
 
 @contextmanager
-def aligner(dtype: str) -> Iterator[Ours]:
-    """The embedded aligner, loaded, after a first edit for which nothing is counted."""
+def aligner(dtype: str | None) -> Iterator[Ours]:
+    """The embedded aligner, loaded."""
     with load_engine("embedded", dtype=dtype) as engine:  # type: ignore[attr-defined]
         engine.load()
-        ours = Ours(engine)
-        yield ours
+        yield Ours(engine)
 
 
 def measure(
-    dtype: str, count: int, parts: Sequence[str], tell: Callable[[str], None]
+    dtype: str | None,
+    count: int,
+    parts: Sequence[str],
+    names: Sequence[str],
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measure in one format.
 
     Args:
         dtype: The format.
-        count: Conversations for each case; 16 at once go half as often, at least once.
+        count: Conversations for each case.
         parts: What to measure.
+        names: What becomes of the single answers.
         tell: Takes a line when a part is done.
 
     Returns:
-        Figures by case and by what the package is compared with.
+        The format, and pairs by case and by what the package is compared with.
     """
     figures = Figures()
     with aligner(dtype) as ours, tempfile.TemporaryDirectory() as folder:
         end = ours.engine.tokenizer.eos_token_id
+        used = str(ours.model.dtype).removeprefix("torch.")
         cases = conversations(ours.engine._held.codec, end, max(count, 16))
         few, first = cases[:count], cases[-1]
         other = None
@@ -148,20 +160,20 @@ def measure(
         generate(ours.model, [(first.ids, first.edits[UNCHANGED])], most=8)
         ours.one(first, UNCHANGED)
         if "single" in parts:
-            measure_single(figures, ours, few, other)
-            tell(f"{dtype}: single edits done")
+            measure_single(figures, ours, few, other, names)
+            tell(f"{used}: single edits done")
         if "delay" in parts:
             measure_delays(figures, ours, few)
-            tell(f"{dtype}: delays done")
+            tell(f"{used}: delays done")
         if "chat" in parts:
-            measure_chats(figures, ours, max(count, CHATS))
-            tell(f"{dtype}: chats done")
+            measure_chats(figures, ours, count)
+            tell(f"{used}: chats done")
         if "many" in parts:
-            measure_many(figures, ours, cases[:16], max(1, count // 2))
-            tell(f"{dtype}: many at once done")
+            measure_many(figures, ours, cases[:16], count)
+            tell(f"{used}: many at once done")
         if other:
             other.close()
-    return figures.summary()
+    return {"format": used, "figures": figures.raw()}
 
 
 def check(ours: Ours, other: llamacpp.LlamaCpp, cases: Sequence[Case]) -> None:
@@ -181,20 +193,13 @@ def _next_token(model: Any, ids: list[int]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--count", type=int, default=5, help="conversations for each case")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = worker_parser(__doc__)
     parser.add_argument("--only", nargs="*", default=PARTS, choices=PARTS)
-    parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
+    parser.add_argument("--edits", nargs="*", default=CASES, choices=CASES)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    found = measure(given.dtype, given.count, given.only, lambda line: print(line, flush=True))
-    text = json.dumps(found, indent=1)
-    if given.out:
-        given.out.write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    tell = partial(print, file=sys.stderr, flush=True)
+    found = measure(given.dtype, given.count, given.only, given.edits, tell)
+    finish(given, found)
 
 
 if __name__ == "__main__":

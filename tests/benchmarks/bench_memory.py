@@ -1,26 +1,27 @@
-"""Memory that 16 mixed edits need over the weights: `python -m tests.benchmarks.bench_memory`.
+"""Memory that 16 edits at once need over the weights: `python -m tests.benchmarks.bench_memory`.
 
 The process's largest resident set while they are made, less what it is before: Linux starts that
-count anew on request, so loading does not hide it. Each way runs in a process of its own, after a
-short edit that makes torch and its libraries take what they need once.
+count anew on request, so loading does not hide it. Each measurement runs in a process of its own,
+after a short edit that makes torch and its libraries take what they need once.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import torch
+from tests.benchmarks.bench_free import SIZE, Bench
+from tests.benchmarks.figures import Figures
+from tests.benchmarks.labels import AUTHORS, TOGETHER
+from tests.benchmarks.pieces import finish, worker_parser
 
-from tests.benchmarks.bench_edits import aligner
-from tests.benchmarks.cases import CASES, UNCHANGED, conversations
-from tests.benchmarks.procedures import generate
-
-WAYS = ("ours", "authors")
+WAYS = ("authors", "ours")
+MOST = 48
+"""Tokens of an edit: most of the memory goes to reading the prompts."""
+RESET = Path("/proc/self/clear_refs")
 
 
 def resident(field: str) -> int:
@@ -33,48 +34,41 @@ def resident(field: str) -> int:
     return int(found[1]) * 1024
 
 
-def measure(way: str, dtype: str) -> int:
-    """Bytes over the weights for 16 mixed edits, made in this process."""
-    with aligner(dtype) as ours:
-        end = ours.engine.tokenizer.eos_token_id
-        cases = conversations(ours.engine._held.codec, end, 16)
-        names = [CASES[place % len(CASES)] for place in range(len(cases))]
-        short = [(cases[0].ids[:64], cases[0].edits[UNCHANGED])]
-        generate(ours.model, short, most=4)
-        ours.one(cases[0], UNCHANGED)
-        ours.forget()
-        before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-        if way == "ours":
-            ours.many(cases, names, threads=False)
-        else:
-            rows = [(case.ids, case.edits[name]) for case, name in zip(cases, names, strict=True)]
-            generate(ours.model, rows)
-        return resident("VmHWM") - before
-
-
-def apart(dtype: str, threads: int) -> dict[str, int] | None:
-    """Both ways, each in a process of its own; `None` where the system can't tell."""
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    found = {}
-    for way in WAYS:
-        command = [sys.executable, "-m", "tests.benchmarks.bench_memory", "--way", way]
-        command += ["--dtype", dtype, "--threads", str(threads)]
-        made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        found[way] = int(json.loads(made.stdout.splitlines()[-1]))
-    return found
+def measure(way: str, dtype: str | None, round_: int) -> dict[str, object]:
+    """Bytes over the weights for 16 edits, made in this process."""
+    bench = Bench(dtype, most=MOST)
+    replies = bench.replies[round_ * SIZE :][:SIZE]
+    bench.generate(bench.replies[-1:])
+    bench.ready()
+    before = resident("VmRSS")
+    RESET.write_text("5", encoding="utf-8")
+    if way == "ours":
+        bench.edit_all(replies)
+    else:
+        bench.generate(replies)
+    return {"format": bench.format, "bytes": resident("VmHWM") - before}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--way", choices=WAYS)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser = worker_parser(__doc__)
+    parser.add_argument("--way", choices=WAYS, help="one measurement alone, in this process")
+    parser.add_argument("--round", type=int, default=0, help="which 16 replies")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    made = measure(given.way, given.dtype) if given.way else apart(given.dtype, given.threads)
-    print(json.dumps(made))
+    if given.way:
+        print(json.dumps(measure(given.way, given.dtype, given.round)))
+        return
+    figures, used = Figures(), None
+    for place in range(given.count if RESET.exists() else 0):
+        taken = {}
+        for way in WAYS:
+            command = [sys.executable, "-m", "tests.benchmarks.bench_memory", "--way", way]
+            command += ["--round", str(place), "--threads", str(given.threads)]
+            command += ["--dtype", given.dtype] if given.dtype else []
+            made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            found = json.loads(made.stdout.splitlines()[-1])
+            taken[way], used = found["bytes"], found["format"]
+        figures.add(TOGETHER, AUTHORS, taken["authors"], taken["ours"])
+    finish(given, {"format": used, "figures": figures.raw()})
 
 
 if __name__ == "__main__":

@@ -1,32 +1,25 @@
 """What the package costs without a model: `python -m tests.benchmarks.bench_overhead`.
 
-Every figure is a difference of medians of CPU time, taken in turns in one process: a chain with a
-no-op aligner against the same chain with an identity lambda, and a chain without an aligner
+Every figure is a difference of CPU times, taken in turns in one process: a model with an aligner
+behind it, whose engine gives answers back, against the model alone; and a chain without an aligner
 before and after the capture is in place.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tracers import context as tracing
 
 from langchain_metaaligner import Edit, MetaAlignerRunnable, Request
-from langchain_metaaligner.integrations import capture as capturing
+from tests.benchmarks.labels import CAPTURE, CHAIN, INVOKE, STREAM
+from tests.benchmarks.pieces import finish, worker_parser
 
 REPLY = "A fine answer of twenty words that goes on for a little while and then comes to its end."
 CALLS, ROUNDS = 200, 30
-INVOKE = "aligner over identity lambda, invoke"
-STREAM = "aligner over identity lambda, stream"
-CAPTURE = "the capture, in a chain without an aligner"
-CHAIN = "a chain of two steps, invoke"
 
 
 class Echo:
@@ -50,21 +43,22 @@ def microseconds(call: Callable[[], object]) -> float:
 
 
 def measure() -> dict[str, list[float]]:
-    """Microseconds of CPU time: quartiles of the differences, and what a plain chain takes."""
+    """Microseconds of CPU time, round by round: differences, and what a plain chain takes."""
     llm = FakeListChatModel(responses=[REPLY])
-    plain: Runnable = llm | RunnableLambda(lambda reply: reply)
+    without = list(tracing._configure_hooks)  # the first aligner puts the capture in place
     aligned: Runnable = llm | MetaAlignerRunnable(engine=Echo())
     hooks = list(tracing._configure_hooks)
-    without = [hook for hook in hooks if hook[0] is not capturing._hook]
+    plain: Runnable = llm | RunnableLambda(lambda reply: reply)
 
     def streamed(chain: Runnable) -> Callable[[], object]:
         return lambda: list(chain.stream("hi"))
 
     cases: dict[str, tuple[list[object], Callable[[], object]]] = {
+        "alone": (hooks, lambda: llm.invoke("hi")),
+        "alone streamed": (hooks, streamed(llm)),
         "plain, no capture": (without, lambda: plain.invoke("hi")),
         "plain": (hooks, lambda: plain.invoke("hi")),
         "aligned": (hooks, lambda: aligned.invoke("hi")),
-        "plain streamed": (hooks, streamed(plain)),
         "aligned streamed": (hooks, streamed(aligned)),
     }
     taken: dict[str, list[float]] = {name: [] for name in cases}
@@ -75,27 +69,19 @@ def measure() -> dict[str, list[float]]:
     tracing._configure_hooks[:] = hooks
 
     def difference(one: str, other: str) -> list[float]:
-        pairs = [b - a for a, b in zip(taken[one], taken[other], strict=True)]
-        return statistics.quantiles(pairs, n=4)
+        return [b - a for a, b in zip(taken[one], taken[other], strict=True)]
 
     return {
-        INVOKE: difference("plain", "aligned"),
-        STREAM: difference("plain streamed", "aligned streamed"),
+        INVOKE: difference("alone", "aligned"),
+        STREAM: difference("alone streamed", "aligned streamed"),
         CAPTURE: difference("plain, no capture", "plain"),
-        CHAIN: statistics.quantiles(taken["plain"], n=4),
+        CHAIN: taken["plain"],
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
-    given = parser.parse_args()
-    found = measure()
-    if given.out:
-        given.out.write_text(json.dumps(found), encoding="utf-8")
-        return
-    for name, (low, mid, high) in found.items():
-        print(f"{name:44} {mid:6.1f} µs  (quartiles {low:.1f} to {high:.1f})")
+    given = worker_parser(__doc__).parse_args()
+    finish(given, {"microseconds": measure()})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -48,31 +49,56 @@ class Policy(BaseChatModel):
             yield ChatGenerationChunk(message=AIMessageChunk(content=word))
 
 
-def delay(ours: Ours, case: Case, name: str) -> tuple[float, float, int]:
+@dataclass(frozen=True)
+class Stream:
+    """An edit that was streamed behind a policy.
+
+    Attributes:
+        wait: Seconds from the policy's last token to the edit's last.
+        passes: The model's passes that ended in that time.
+        text: The edit.
+    """
+
+    wait: float
+    passes: int
+    text: str
+
+
+def stream(
+    aligner: Aligner, context: str, answer: str, *, count: Callable[[], int] = lambda: 0
+) -> Stream:
     """Stream a reply and its edit.
+
+    Args:
+        aligner: Edits it.
+        context: The conversation.
+        answer: The reply.
+        count: The model's passes so far.
+    """
+    policy = Policy(text=answer, count=count)
+    pipe = policy | MetaAlignerRunnable(aligner=aligner, objectives=OBJECTIVES)
+    config: Any = {"configurable": {"context": Context(context)}}
+    text = "".join(piece.text for piece in pipe.stream("?", config))
+    return Stream(time.perf_counter() - policy.ended, count() - policy.passes, text)
+
+
+def forced_stream(ours: Ours, case: Case, name: str) -> Stream:
+    """Stream a reply and an edit of it that is forced.
 
     Args:
         ours: The engine.
         case: The conversation.
         name: What becomes of the reply.
 
-    Returns:
-        Seconds from the policy's last token to the first edited one, and to the last; the passes
-        of the model that ended in that time.
+    Raises:
+        RuntimeError: Something else came out of the pipe.
     """
     ours.forget()
     aligner = Aligner(engine=ours.engine)
-    first, pieces = 0.0, []
     with ours.writing([(case.ids, case.edits[name])]) as sizes:
-        policy = Policy(text=case.answer, count=lambda: len(sizes))
-        pipe = policy | MetaAlignerRunnable(aligner=aligner, objectives=OBJECTIVES)
-        for piece in pipe.stream("?", {"configurable": {"context": Context(case.context)}}):
-            if piece.text and not first:
-                first = time.perf_counter()
-            pieces.append(piece.text)
-        end, passes = time.perf_counter(), len(sizes)
+        made = stream(aligner, case.context, case.answer, count=lambda: len(sizes))
     wanted = ours.engine._held.codec.decode(case.edits[name])
-    if "".join(pieces).split() != wanted.split():
-        message = f"The pipe did not write what was forced: {''.join(pieces)[:80]!r}"
+    if made.text.split() != wanted.split():
+        message = f"The pipe did not write what was forced: {made.text[:80]!r}"
         raise RuntimeError(message)
-    return first - policy.ended, end - policy.ended, passes - policy.passes
+    return made

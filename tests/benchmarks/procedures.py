@@ -70,27 +70,48 @@ def generate(model: Any, rows: Sequence[Output], *, most: int = MOST, **more: An
     """
     end = rows[0][1][-1]
     width = max(len(prompt) for prompt, _ in rows)
-    pads = [width - len(prompt) for prompt, _ in rows]
-    ids = [[end] * pad + prompt for pad, (prompt, _) in zip(pads, rows, strict=True)]
-    mask = [[0] * pad + [1] * (width - pad) for pad in pads]
-    given = {
-        name: torch.tensor(value, device=model.device)
-        for name, value in (("input_ids", ids), ("attention_mask", mask))
-    }
     force = Forced(width, [output for _, output in rows], end)
-    settings = {"use_cache": True, "do_sample": False, "max_new_tokens": most} | more
+    more = {"logits_processor": LogitsProcessorList([force]), "max_new_tokens": most} | more
+    return _generate(model, [prompt for prompt, _ in rows], end, **more)[0]
 
-    def work() -> None:
-        model.generate(
-            **given,
-            pad_token_id=end,
-            eos_token_id=end,
-            logits_processor=LogitsProcessorList([force]),
-            **settings,
-        )
 
+def generate_freely(
+    model: Any, prompts: Sequence[list[int]], end: int, *, most: int
+) -> tuple[float, list[list[int]]]:
+    """Let the authors' procedure write what the model has to say.
+
+    Args:
+        model: A model of transformers.
+        prompts: Their tokens.
+        end: The token that ends an output.
+        most: Most tokens of an output.
+
+    Returns:
+        Seconds, and the outputs' tokens without the end.
+    """
+    seconds, made = _generate(model, prompts, end, max_new_tokens=most)
+    return seconds, [row[: row.index(end)] if end in row else row for row in made]
+
+
+def _generate(
+    model: Any, prompts: Sequence[list[int]], end: int, **more: Any
+) -> tuple[float, list[list[int]]]:
+    width = max(map(len, prompts))
+    pads = [width - len(prompt) for prompt in prompts]
+    ids = [[end] * pad + prompt for pad, prompt in zip(pads, prompts, strict=True)]
+    mask = [[0] * pad + [1] * (width - pad) for pad in pads]
+    settings = {
+        "input_ids": torch.tensor(ids, device=model.device),
+        "attention_mask": torch.tensor(mask, device=model.device),
+        "pad_token_id": end,
+        "eos_token_id": end,
+        "use_cache": True,
+        "do_sample": False,
+    } | more
+    made: list[Any] = []
     with plain(model):
-        return apart(lambda: timed(work))
+        seconds = apart(lambda: timed(lambda: made.append(model.generate(**settings))))
+    return seconds, made[0][:, width:].tolist()
 
 
 def prompt_lookup(model: Any, row: Output) -> float:

@@ -1,134 +1,257 @@
-"""The README's figures, written from the results that the benchmarks have saved."""
+"""The figures in README and docs, written from the raw values that the benchmarks have saved."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+from tests.benchmarks.figures import Pairs, overhead_said, pairs_of, said, short
+from tests.benchmarks.labels import (
+    AUTHORS,
+    BATCH,
+    BELOW_ZERO,
+    DEFAULT,
+    FORMATS,
+    LLAMA,
+    LOOKUP,
+    MOST,
+    NO_CACHE,
+    OPTIONS,
+    REWRITTEN,
+    SYSTEM,
+    THREADS,
+    TOGETHER,
+    UNCHANGED,
+)
 
 RESULTS = Path(__file__).with_name("results")
 CPU, LOSSLESS, GPU = (RESULTS / f"{name}.json" for name in ("cpu", "lossless", "gpu"))
 
-FORMATS = ("bfloat16", "float32")
-AUTHORS, NO_CACHE, LOOKUP, LLAMA, BATCH = (
-    "the authors' procedure",
-    "use_cache=False",
-    "prompt lookup",
-    "llama.cpp",
-    "one batch",
-)
-_NOT_RUN = "not run: no GPU at hand"
+_MISSING = "No figures yet: `make bench` measures them and writes them here."
+_NOT_RUN = "not run"
 _NOTHING = "–"
+Found = Mapping[str, Any]
 
 
 def table() -> str:
-    """All that the README's section says in figures."""
+    """All figures, for docs/performance.md."""
     if not CPU.is_file():
-        return "No figures yet: `make bench` measures them and writes them here."
-    found = json.loads(CPU.read_text(encoding="utf-8"))
-    parts = [_about(found["machine"]), _against_authors(found["edits"]), _against_others(found)]
-    parts += [_memory(found.get("memory") or {}), _overhead(found["overhead"]), _lossless()]
+        return _MISSING
+    parts = [cpu_table(json.loads(CPU.read_text(encoding="utf-8"))), _gpu(), _lossless()]
     return "\n\n".join(part for part in parts if part)
 
 
-def _about(machine: Mapping[str, Any]) -> str:
+def headline() -> str:
+    """What a user sees first, for the README."""
+    if not CPU.is_file():
+        return _MISSING
+    found = json.loads(CPU.read_text(encoding="utf-8"))
+    about, pieces = found["about"], found["pieces"]
+    parts = [_about(about, pieces), _first(about, pieces, _used(pieces))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def cpu_table(found: Found) -> str:
+    """What was measured on a CPU.
+
+    Args:
+        found: The saved file: `about` and `pieces`.
+    """
+    about, pieces = found["about"], found["pieces"]
+    used = _used(pieces)
+    parts = [_about(about, pieces)]
+    parts += [_first(about, pieces, used), _options(pieces, used), _best(pieces, used)]
+    parts += [_memory(pieces), _overhead(pieces)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _used(pieces: Found) -> str | None:
+    """The format of weights that is the default on the machine."""
+    used = next((held["format"] for name, held in pieces.items() if name == "memory"), None)
+    return used or next((held["format"] for held in pieces.values() if "format" in held), None)
+
+
+def _about(about: Found, pieces: Found) -> str:
+    commits = list(dict.fromkeys(held["commit"] for held in pieces.values()))
+    others = max((held["others"] for held in pieces.values()), default=0)
+    noisy = f" Other programs used up to {others:.0%} of the processors." if others > 0.1 else ""
     return (
-        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, transformers"
-        f" {machine['transformers']}{_preloaded(machine)}; embedded aligner;"
-        f" {machine['conversations']}, 300 to 700 tokens of prompt, answers of 100 to 250; outputs"
-        " forced, so all write the same tokens."
-        " Times as fast as the authors' procedure (`generate`, left-padded, greedy, cache on):"
-        " ratio of medians, quartiles of the single ratios in brackets, *n* pairs."
+        f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}, transformers"
+        f" {about['transformers']}, commit {', '.join(commits)}; embedded aligner.{noisy} Ratios"
+        " are medians of the ratios of pairs, with their quartiles and the number of pairs in"
+        " brackets."
     )
 
 
-def _preloaded(machine: Mapping[str, Any]) -> str:
-    return f", {machine['preloaded']} preloaded" if machine.get("preloaded") else ""
-
-
-def _ratio(figure: Mapping[str, Any] | None, *, worst: bool = False) -> str:
-    if figure is None:
-        return _NOTHING
-    low, high = figure["quartiles"]
-    more = f", worst {figure['worst']:.2f}" if worst else ""
-    return f"{_short(figure['ratio'])} ({_short(low)}–{_short(high)}{more}; {figure['n']})"
-
-
-def _short(number: float) -> str:
-    return f"{number:.0f}" if number >= 20 else f"{number:.1f}" if number >= 5 else f"{number:.2f}"
-
-
-def _against_authors(edits: Mapping[str, Any]) -> str:
-    lines = [
-        "| case | passes | tokens a pass | bfloat16 | float32 | a 7B on a GPU |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    gpu = json.loads(GPU.read_text(encoding="utf-8"))["edits"] if GPU.is_file() else {}
-    for case in _cases(edits, AUTHORS):
-        cells = [edits.get(one, {}).get(case, {}).get(AUTHORS) for one in FORMATS]
-        counts = next((one for one in cells if one and "passes" in one), None)
-        ratios = [_ratio(one, worst=case == "full rewrite") for one in cells]
-        on_gpu = _ratio(gpu[case][AUTHORS]) if case in gpu else _NOT_RUN
-        lines.append(f"| {case} | {_passes(counts)} | {' | '.join(ratios)} | {on_gpu} |")
-    return "\n".join(lines)
-
-
-def _passes(figure: Mapping[str, Any] | None) -> str:
-    """Passes and tokens a pass: those of the first format, the others' are near them."""
-    if figure is None:
-        return f"{_NOTHING} | {_NOTHING}"
-    most = figure["most passes"]
-    more = f" (most {most})" if most != figure["passes"] else ""
-    return f"{figure['passes']:.0f}{more} | {figure['tokens a pass']:.1f}"
-
-
-def _cases(edits: Mapping[str, Any], against: str) -> list[str]:
-    names = [
-        name for one in FORMATS for name, held in edits.get(one, {}).items() if against in held
-    ]
-    return list(dict.fromkeys(names))
-
-
-def _against_others(found: Mapping[str, Any]) -> str:
-    edits, machine = found["edits"], found["machine"]
-    what = {
-        NO_CACHE: "`generate` with the repository's `use_cache: false`, estimated from 6 passes",
-        LOOKUP: "`generate` with `prompt_lookup_num_tokens=10`",
-        LLAMA: f"llama.cpp ({machine.get('llama_cpp') or 'not installed'}), same weights, no draft",
-        BATCH: "one batch of the same 16",
-    }
-    lines = ["| against | case | bfloat16 | float32 |", "| --- | --- | --- | --- |"]
-    for against, said in what.items():
-        cases = _cases(edits, against)
-        for case in cases:
-            cells = [edits.get(one, {}).get(case, {}).get(against) for one in FORMATS]
-            lines.append(f"| {said} | {case} | {' | '.join(map(_ratio, cells))} |")
-        if not cases:
-            lines.append(f"| {said} | {_NOTHING} | not run | not run |")
-    return "\n".join(lines)
-
-
-def _memory(memory: Mapping[str, Any]) -> str:
-    if not any(memory.values()):
+def _first(about: Found, pieces: Found, used: str | None) -> str:
+    head = (
+        "**What you see first**: times as fast as the authors' procedure (`generate`, left-padded,"
+        " greedy, cache on), default settings, the system's allocator. Edits are free:"
+        f" {about['replies']}, 40 to 120 tokens each, at most {MOST} tokens of an edit."
+    )
+    rows = []
+    for case, against, piece in (
+        (UNCHANGED, AUTHORS, "single"),
+        (REWRITTEN, AUTHORS, "single"),
+        (TOGETHER, AUTHORS, "together"),
+        (f"{THREADS}, against one batch of the same", BATCH, "together"),
+    ):
+        name = case.split(", against", maxsplit=1)[0]
+        every = [
+            pairs_of(pieces.get(f"{piece}, {one}", {}).get("figures", {}), name, against)
+            for one in FORMATS
+        ]
+        if any(every):
+            cells = (_ratio(one) for one in every)
+            rows.append(f"| {case} | {' | '.join(cells)} | {_seconds(every)} |")
+    if not rows:
         return ""
-    said = [
-        f"{dtype} {held['ours'] / 2**20:.0f} MiB (the authors' procedure:"
-        f" {held['authors'] / 2**20:.0f})"
-        for dtype, held in memory.items()
-        if held
+    formats = " | ".join(f"{one} (the default here)" if one == used else one for one in FORMATS)
+    lines = [
+        f"| answer | {formats} | seconds: `generate`, here |",
+        "| --- | --- | --- | --- |",
+        *rows,
     ]
+    same = [
+        (one, held["same"]) for one in FORMATS for held in _held(pieces, f"single, {one}", AUTHORS)
+    ]
+    counts = {
+        one: [flag for name, flags in same if name == one for flag in flags] for one in FORMATS
+    }
+    words = "; ".join(f"{one} {sum(got)} of {len(got)}" for one, got in counts.items() if got)
+    return "\n\n".join((head, "\n".join(lines), f"Single edits that are `generate`'s: {words}."))
+
+
+def _held(pieces: Found, piece: str, against: str) -> Iterator[Found]:
+    for held in pieces.get(piece, {}).get("figures", {}).values():
+        if against in held:
+            yield held[against]
+
+
+def _ratio(pairs: Pairs | None) -> str:
+    return said(pairs.ratios) if pairs else _NOT_RUN
+
+
+def _seconds(every: list[Pairs | None]) -> str:
+    """Median times of the first format that was measured."""
+    pairs = next(one for one in every if one)
+    return f"{short(median(pairs.theirs))}, {short(median(pairs.ours))}"
+
+
+def _options(pieces: Found, used: str | None) -> str:
+    figures = {
+        **pieces.get("options of calls", {}).get("figures", {}),
+        **pieces.get("options of engines", {}).get("figures", {}),
+    }
+    rows = []
+    for option in OPTIONS:
+        every = [pairs_of(figures, f"{option}, {one}", DEFAULT) for one in (UNCHANGED, REWRITTEN)]
+        if any(every):
+            rows.append(f"| {_as_code(option)} | {' | '.join(map(_cost, every))} |")
+    if not rows:
+        return ""
+    head = (
+        f"**What options cost** ({used}): times as long as with default settings, on the same"
+        " edits; below 1 is faster. Pairs whose texts differ are left out."
+    )
+    lines = ["| option | unchanged | rewritten |", "| --- | --- | --- |", *rows]
+    return head + "\n\n" + "\n".join(lines)
+
+
+def _as_code(option: str) -> str:
+    name, comma, rest = option.partition(", ")
+    return f"`{name}`{comma}{rest}" if "=" in name else option
+
+
+def _cost(pairs: Pairs | None) -> str:
+    if pairs is None:
+        return _NOT_RUN
+    ratios = [ratio for ratio, same in zip(pairs.ratios, pairs.same, strict=True) if same]
+    other = len(pairs.same) - len(ratios)
+    return f"{said(ratios)}{f'; {other} with another text' if other else ''}"
+
+
+def _best(pieces: Found, used: str | None) -> str:
+    piece, chats = pieces.get("best case", {}), pieces.get("chats", {})
+    figures = {**piece.get("figures", {}), **chats.get("figures", {})}
+    if not figures:
+        return ""
+    allocator = (piece or chats)["allocator"]
+    preloaded = "" if allocator == SYSTEM else f", {allocator} preloaded"
+    head = (
+        f"**The best case** ({used}{preloaded}): made-up edits that copy most of an answer of 100"
+        " to 250 tokens after a prompt of 300 to 700. Outputs are forced, so all write the same"
+        " tokens."
+    )
+    lines = [
+        "| edit | passes | tokens a pass | times as fast as `generate` |",
+        "| --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {case} | {_passes(pairs)} | {_ratio(pairs)} |"
+        for case in figures
+        if (pairs := pairs_of(figures, case, AUTHORS))
+    ]
+    what = {
+        LOOKUP: "`generate` with `prompt_lookup_num_tokens=10`",
+        NO_CACHE: "`generate` with `use_cache=False`, estimated from 6 passes",
+        LLAMA: "llama.cpp, same weights, no draft",
+    }
+    others = []
+    for against, words in what.items():
+        every = {case: pairs_of(figures, case, against) for case in figures}
+        ratios = [f"{case} {_ratio(pairs)}" for case, pairs in every.items() if pairs]
+        others.append(f"{words}: {'; '.join(ratios) or _NOT_RUN}")
+    return head + "\n\n" + "\n".join(lines) + f"\n\nAgainst {'. Against '.join(others)}."
+
+
+def _passes(pairs: Pairs) -> str:
+    """Median passes, and the tokens that each gave."""
+    if not pairs.passes:
+        return f"{_NOTHING} | {_NOTHING}"
+    most = max(pairs.passes)
+    more = f" (most {most})" if most != median(pairs.passes) else ""
+    return f"{median(pairs.passes):.0f}{more} | {median(pairs.rates):.1f}"
+
+
+def _memory(pieces: Found) -> str:
+    held = pieces.get("memory", {})
+    pairs = pairs_of(held.get("figures", {}), TOGETHER, AUTHORS)
+    if pairs is None:
+        return ""
+    ours, theirs = (said([one / 2**20 for one in held]) for held in (pairs.ours, pairs.theirs))
     return (
-        "Memory over the weights, 16 mixed edits at once (largest resident set of the process"
-        f" less what it was before): {'; '.join(said)}."
+        f"Memory over the weights, 16 edits at once ({held['format']}, largest resident set of the"
+        f" process less what it was before), in MiB: {ours}; the authors' procedure {theirs}."
     )
 
 
-def _overhead(overhead: Mapping[str, Any]) -> str:
-    said = [
-        f"{name} {mid:.0f} µs ({low:.0f}–{high:.0f})" for name, (low, mid, high) in overhead.items()
+def _overhead(pieces: Found) -> str:
+    overhead = pieces.get("overhead", {}).get("microseconds", {})
+    if not overhead:
+        return ""
+    words = [
+        f"{name} {overhead_said(values, BELOW_ZERO.get(name, ''))}"
+        for name, values in overhead.items()
     ]
-    return f"Without a model, CPU time, median and quartiles: {'; '.join(said)}."
+    return f"What the package costs without a model, CPU time: {'; '.join(words)}."
+
+
+def _gpu() -> str:
+    if not GPU.is_file():
+        return ""
+    found = json.loads(GPU.read_text(encoding="utf-8"))
+    lines = [
+        f"| a model of 7B's shape on {found['gpu']}, outputs forced | times as fast |",
+        "| --- | --- |",
+    ]
+    for case in found["edits"]:
+        pairs = pairs_of(found["edits"], case, AUTHORS)
+        lines += [f"| {case} | {_ratio(pairs)} |"] if pairs else []
+    return "\n".join(lines)
 
 
 def _lossless() -> str:
@@ -158,3 +281,7 @@ def _lossless() -> str:
             shares = (f"{names[one]} {differ[one] / rows:.1%}" for one in names)
             said.append(f"In {dtype}, of {rows}, edits changed by {', by '.join(shares)}.")
     return " ".join(said)
+
+
+TABLES = {"speed": table, "speed_headline": headline}
+"""Each table in README and docs that has figures, by its name there."""

@@ -1,4 +1,4 @@
-"""What is made from the code for readers is what the code is: the picture and the reference."""
+"""What is made from the code matches it: the picture, the reference, and slow pages' blocks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 import langchain_metaaligner
+from tests.pages import PAGES, SLOW_PAGES, Block, blocks_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -36,6 +37,15 @@ def test_the_picture_shows_what_the_embedded_aligner_makes_of_these_replies() ->
     shown = picture.PICTURE.read_text(encoding="utf-8")
     assert shown == picture.draw(made), "`make picture` draws it anew"
     ET.fromstring(shown)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [one for path in PAGES if path.name in SLOW_PAGES for one in blocks_of(path)],
+    ids=str,
+)
+def test_a_python_block_of_a_slow_page_runs_as_it_is(block: Block) -> None:
+    block.run()
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +78,13 @@ def test_the_sections_of_docstrings_are_read_as_such(pages: Path) -> None:
         ), page
 
 
-def test_the_reference_tells_every_option_of_the_runnable(pages: Path) -> None:
+def test_the_reference_lists_every_option_of_the_runnable(pages: Path) -> None:
     page = (pages / "langchain_metaaligner.html").read_text(encoding="utf-8")
     first_cells = re.findall(r"<tr>\s*<td>(.*?)</td>", page, re.DOTALL)
-    told = {re.sub(r"<[^>]+>", "", cell) for cell in first_cells}
+    listed = {re.sub(r"<[^>]+>", "", cell) for cell in first_cells}
     fields = langchain_metaaligner.MetaAlignerRunnable.model_fields
     ours = {name for name in fields if name not in {"name", "shared"}}
-    assert ours <= told, ours - told
+    assert ours <= listed, ours - listed
 
 
 def test_the_reference_has_the_function_for_generate_and_the_training(pages: Path) -> None:

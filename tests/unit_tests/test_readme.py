@@ -1,37 +1,43 @@
-"""The README says what is so: its code runs, its tables are what the code does."""
+"""The README and the pages in docs/ are true: code runs, links lead somewhere, tables match."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from langchain_core.language_models import FakeListChatModel
+from pydantic import BaseModel
 
-from langchain_metaaligner import Aligner, Edit, EngineError, MetaAlignerRunnable, Request
+from langchain_metaaligner import (
+    Aligner,
+    Alignment,
+    Edit,
+    EngineError,
+    MetaAlignerError,
+    MetaAlignerRunnable,
+    Request,
+    errors,
+)
 from langchain_metaaligner.checkpoints import PUBLISHED
 from langchain_metaaligner.editing.objectives import CATALOGUE
 from langchain_metaaligner.editing.prompts import FAMILIES
+from langchain_metaaligner.options import AlignerOptions, LoadOptions, ReplyOptions, effect_of
 from tests.benchmarks import table as speed
+from tests.pages import PAGES, README, ROOT, SLOW_PAGES, TABLE, Block, blocks_of, with_tables
+from tests.unit_tests.streams import table as streams
 
-ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-TEXT = README.read_text(encoding="utf-8")
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
-BLOCK = re.compile(
-    r"(?P<note><!-- test: (?P<why>[^\n]*) -->\n)?```python\n(?P<code>.*?)^```",
-    re.DOTALL | re.MULTILINE,
-)
-BLOCKS = [
-    pytest.param(
-        path, block, id=f"{path.name} line {block.string.count(chr(10), 0, block.start())}"
-    )
-    for path in PAGES
-    for block in BLOCK.finditer(path.read_text(encoding="utf-8"))
+INDEX = ROOT / "docs" / "index.md"
+DOCUMENTS = [
+    *PAGES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "cookbook" / "README.md",
 ]
 # A link in Markdown or in HTML; one that leads out of the project is not followed.
 LINK = re.compile(r"""(?:\]\(|(?:src|href)=")(?!https?:)([^)"#]*)(?:#([^)"]*))?[)"]""")
@@ -46,32 +52,49 @@ def loaded_once() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("loaded_once")
-@pytest.mark.parametrize(("path", "block"), BLOCKS)
-def test_a_python_block_runs_as_it_stands(path: Path, block: re.Match[str]) -> None:
-    # Empty lines before it make a traceback point at the document's own line.
-    before = block.string.count("\n", 0, block.start("code"))
-    code = compile("\n" * before + block["code"], str(path), "exec")
-    if block["note"]:
-        # To run it would download gigabytes, or train for hours.
-        assert block["why"].startswith("compiled only")
-        return
-    exec(code, {"__name__": "readme"})
+@pytest.mark.parametrize(
+    "block",
+    [one for path in PAGES if path.name not in SLOW_PAGES for one in blocks_of(path)],
+    ids=str,
+)
+def test_a_python_block_runs_as_it_is(block: Block) -> None:
+    block.run()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_blocks_are_found_and_nearly_all_of_them_are_run(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    blocks = list(BLOCK.finditer(text))
+    blocks = list(blocks_of(path))
     assert len(blocks) == text.count("```python")
-    assert sum(block["note"] is not None for block in blocks) <= 2
+    compiled = [block.note for block in blocks if block.note is not None]
+    assert len(compiled) <= 1
+    assert all(note.startswith("compiled only") for note in compiled)
     opened = re.findall(r"^```(.*)$", text, re.MULTILINE)[::2]
     assert set(opened) <= {"python", "sh", "bibtex"}, "code of another name would not be run"
 
 
+def test_the_readme_stays_short() -> None:
+    assert len(README.read_text(encoding="utf-8").split()) < 2_200
+
+
+def test_the_landing_page_leads_to_every_page() -> None:
+    linked = {INDEX.parent / name for name, _ in LINK.findall(INDEX.read_text(encoding="utf-8"))}
+    assert linked >= set(PAGES) - {README, INDEX}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_module_that_a_document_runs_exists(path: Path) -> None:
-    for name in re.findall(r"python -m (langchain_metaaligner[\w.]*)", path.read_text("utf-8")):
+    for name in re.findall(
+        r"python -m ((?:langchain_metaaligner|cookbook|tests)[\w.]*)", path.read_text("utf-8")
+    ):
         assert find_spec(f"{name}.__main__"), name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_installs_the_locked_releases(path: Path) -> None:
+    locked = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    for pin in re.findall(r"\b([a-z][\w-]*==[\d.]+)", path.read_text(encoding="utf-8")):
+        assert pin in locked
 
 
 def anchors_of(path: Path) -> set[str]:
@@ -89,40 +112,119 @@ def test_every_link_inside_the_project_leads_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors_of(target), f"{name}#{anchor}"
 
 
+def markdown(*rows: Sequence[str]) -> str:
+    """A table in Markdown; the first row is its head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
 def objectives_table() -> str:
     def trained(name: str) -> str:
         families = [one.name for one in FAMILIES if name in one.objectives and not one.fixed]
         return ", ".join(families) or "–"
 
-    rows = [f"| `{name}` | {CATALOGUE[name]} | {trained(name)} |" for name in sorted(CATALOGUE)]
-    return "\n".join(["| name | description | trained |", "| --- | --- | --- |", *rows])
+    rows = [(f"`{name}`", CATALOGUE[name], trained(name)) for name in sorted(CATALOGUE)]
+    return markdown(("name", "description", "trained"), *rows)
 
 
 def checkpoints_table() -> str:
+    head = ("checkpoint", "prompts", "window, tokens", "memory in bfloat16, estimated", "licence")
     rows = [
-        f"| `{one.name}` | {one.family} | {one.window:,} |"
-        f" {one.gib} GiB + {one.kib_per_token} KiB a token | {one.licence} |"
+        (
+            f"`{one.name}`",
+            one.family,
+            f"{one.window:,}",
+            f"{one.gib} GiB + {one.kib_per_token} KiB per token",
+            one.licence,
+        )
         for one in PUBLISHED
     ]
-    head = "| checkpoint | prompts | window, tokens | memory in bfloat16, estimated | licence |"
-    return "\n".join([head, "| --- | --- | --- | --- | --- |", *rows])
+    return markdown(head, *rows)
 
 
-TABLES = {"objectives": objectives_table, "checkpoints": checkpoints_table, "speed": speed.table}
+def checkpoint_series_table() -> str:
+    """One row for each family: its sizes, and what it was trained towards."""
+    rows = []
+    for family in FAMILIES:
+        sizes = {
+            re.sub(r"(?i)-\d[\d.]*b\b", "-*", one.name): [
+                re.findall(r"(?i)-(\d[\d.]*b)\b", two.name)[0].upper()
+                for two in PUBLISHED
+                if two.family == family.name
+            ]
+            for one in PUBLISHED
+            if one.family == family.name
+        }
+        purpose = "one fixed purpose" if family.fixed else ", ".join(family.objectives)
+        rows += [(f"`{name}`", ", ".join(found), purpose) for name, found in sizes.items()]
+    return markdown(("checkpoints", "sizes", "trained towards"), *rows)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_is_the_code_s(name: str) -> None:
-    place = re.compile(rf"(<!-- table: {name} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-    found = place.search(TEXT)
-    assert found
-    wanted = TABLES[name]() + "\n"
-    if os.environ.get("UPDATE_README"):  # make format
-        README.write_text(
-            place.sub(lambda old: old[1] + wanted + old[3], README.read_text("utf-8")), "utf-8"
+def kinds_table() -> str:
+    """Every error, what it means, and whether to try again."""
+    rows = []
+    for kind in vars(errors).values():
+        if inspect.isclass(kind) and issubclass(kind, MetaAlignerError):
+            meaning = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
+            rows.append((f"`{kind.__name__}`", meaning, "yes" if kind.retryable else "no"))
+    # The first is the base of all others.
+    return markdown(("error", "meaning", "may work when tried again"), *rows[1:])
+
+
+def options_table(options: type[BaseModel]) -> str:
+    """The options that a class declares itself, each with what it changes."""
+    rows = [
+        (
+            f"`{name}`",
+            f"`{options.model_fields[name].get_default(call_default_factory=True)!r}`",
+            str(effect_of(options, name)),
+            (options.model_fields[name].description or "").replace("\n", " ").replace("|", "\\|"),
         )
+        for name in inspect.get_annotations(options)
+        if name in options.model_fields
+    ]
+    return markdown(("option", "default", "changes", "meaning"), *rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "aligner_options": lambda: options_table(AlignerOptions),
+    "checkpoint_series": checkpoint_series_table,
+    "checkpoints": checkpoints_table,
+    "kinds": kinds_table,
+    "load_options": lambda: options_table(LoadOptions),
+    "objectives": objectives_table,
+    "reply_options": lambda: options_table(ReplyOptions),
+    **speed.TABLES,
+    "streams": streams.table,
+}
+PLACES = [
+    pytest.param(path, found[2], id=f"{path.name} {found[2]}")
+    for path in PAGES
+    for found in TABLE.finditer(path.read_text(encoding="utf-8"))
+    if found[2] != "errors"  # written by hand, and proved below
+]
+
+
+@pytest.mark.parametrize(("path", "name"), PLACES)
+def test_a_table_is_the_code_s(path: Path, name: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    wanted = with_tables(text, {name: TABLES[name]})
+    if os.environ.get("UPDATE_README"):  # make format
+        path.write_text(wanted, encoding="utf-8")
         return
-    assert found[2] == wanted, "`make format` writes it anew"
+    assert text == wanted, "`make format` writes it anew"
+
+
+def test_every_table_is_on_a_page() -> None:
+    assert {place.values[1] for place in PLACES} == set(TABLES)
+
+
+def test_the_page_on_the_faces_explains_every_key_of_the_metadata() -> None:
+    page = (ROOT / "docs" / "faces.md").read_text(encoding="utf-8")
+    section = page.partition("## The metadata\n")[2].partition("\n## ")[0]
+    explained = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE)))
+    record = Alignment(original="Hi", text="Hi", error="EngineError: no device")
+    assert set(explained) == set(record.provenance(keep_original=True))
 
 
 class Broken:
@@ -138,12 +240,11 @@ class Broken:
         raise OSError("no device")
 
 
-def test_the_table_of_failures_is_what_happens() -> None:
-    table = re.search(r"<!-- table: errors -->\n(.*?)<!-- end -->", TEXT, re.DOTALL)
-    assert table
+@pytest.mark.parametrize("path", [README, ROOT / "docs" / "failures.md"], ids=lambda one: one.name)
+def test_the_table_of_failures_is_what_happens(path: Path) -> None:
+    [table] = [one[3] for one in TABLE.finditer(path.read_text("utf-8")) if one[2] == "errors"]
     rows = [
-        [cell.strip(" `") for cell in row.strip("|").split("|")]
-        for row in table[1].splitlines()[2:]
+        [cell.strip(" `") for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]
     ]
     assert [re.sub(r"[^a-z]|default", "", row[0]) for row in rows] == ["raise", "pass", "block"]
     for policy, row in zip(("raise", "pass", "block"), rows, strict=True):

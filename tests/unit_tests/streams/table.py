@@ -1,15 +1,6 @@
-"""What the unedited reply can be seen on: the table in the README, and what the tests expect.
-
-python -m tests.unit_tests.streams.table --check README.md
-python -m tests.unit_tests.streams.table --write README.md
-"""
+"""What the unedited reply can be seen on: the table in docs/streams.md, and what tests expect."""
 
 from __future__ import annotations
-
-import argparse
-import re
-import sys
-from pathlib import Path
 
 from tests.unit_tests.streams.compositions import COMPOSITIONS, Composition
 from tests.unit_tests.streams.surfaces import CHAIN_SURFACES, GRAPH_SURFACES, Surface
@@ -20,9 +11,6 @@ POLICY = "policy's run"
 STATE = "state"
 STEP = "own step"
 REFUSED = "`LeakError`"
-
-BEGIN, END = "<!-- streams:begin -->", "<!-- streams:end -->"
-_PLACE = re.compile(f"({re.escape(BEGIN)}\n).*?({re.escape(END)})", re.DOTALL)
 
 
 def expected(composition: Composition, surface: Surface) -> str:
@@ -89,41 +77,16 @@ def table() -> str:
 
 
 _LEGEND = """\
-Every cell is run by the tests, synchronously and asynchronously where both exist; chains also
-inside a node that calls them with `invoke`, `stream`, `batch`, `ainvoke`, `astream`, `abatch`, or
-is the chain.
+The tests run every cell, synchronously and asynchronously where both exist. Chains also run inside
+a node: one that calls them with `invoke`, `stream`, `batch`, `ainvoke`, `astream` or `abatch`, and
+one that is the chain itself.
 
 - **clean**: no word of the unedited reply, and the edit exactly once.
-- **clean with `hushed`**: so with `hushed` around what calls the model. Without it the aligner
-  raises `LeakError` under `stream_mode="messages"`, where tokens have gone out already.
-- **policy's run**: LangChain shows every run there, the model's too. With
-  `include_tags=["metaaligner"]` only the edit's run is left; with `exclude_tags=["nostream"]`
-  every `on_…_stream` event is edited text. The tags do not reach parsers and steps that hand the
-  unedited reply on (**own step**).
-- **state**: the unedited message is written into the graph's state, and whoever reads that sees
-  it. Put both into one node. `LeakError` is what a reader of messages gets."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Check or write the table in a file."""
-    parser = argparse.ArgumentParser(description="The table of stream surfaces.")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--check", type=Path, metavar="FILE")
-    what.add_argument("--write", type=Path, metavar="FILE")
-    given = parser.parse_args(arguments)
-    file: Path = given.check or given.write
-    before = file.read_text(encoding="utf-8")
-    after = _PLACE.sub(lambda found: found[1] + table() + found[2], before)
-    if not _PLACE.search(before):
-        sys.stderr.write(f"{file} has no place for the table: {BEGIN} … {END}\n")
-        return 1
-    if given.write:
-        file.write_text(after, encoding="utf-8")
-        return 0
-    if before != after:
-        sys.stderr.write(f"The table in {file} is old; --write writes it anew.\n")
-    return int(before != after)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+- **clean with `hushed`**: clean if `hushed` wraps what calls the model. Without it, the aligner
+  raises `LeakError` under `stream_mode="messages"`, because tokens have already gone out.
+- **policy's run**: LangChain shows every run here, including the model's (the policy's). With
+  `include_tags=["metaaligner"]` you see only the run of the edit; with `exclude_tags=["nostream"]`
+  every `on_…_stream` event is edited text. These tags do not reach parsers and steps that pass on
+  the unedited reply (**own step**).
+- **state**: the unedited message is written into the graph's state, where anybody who reads the
+  state sees it. Put model and aligner into one node. A reader of messages gets a `LeakError`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +27,6 @@ from tests.unit_tests.streams.surfaces import (
 )
 
 EDITED = "editword00 editword01 editword02 editword03 editword04 editword05"
-README = Path(__file__).parents[3] / "README.md"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning"),
@@ -119,11 +117,6 @@ def check_the_edit(composition: Composition, surface: Surface, payloads: Any, wa
         assert texts == [EDITED] or (composition.text and set(texts) == {EDITED}), way
     elif surface.name != "custom":
         assert "editword05" in repr(payloads), way
-
-
-def test_the_table_in_the_readme_is_this_one() -> None:
-    if table.BEGIN in README.read_text(encoding="utf-8"):
-        assert table.main(["--check", str(README)]) == 0
 
 
 def test_every_surface_has_its_column_in_the_table() -> None:
