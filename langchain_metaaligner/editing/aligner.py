@@ -14,7 +14,7 @@ from langchain_metaaligner.editing.objectives import ObjectiveLike
 from langchain_metaaligner.editing.pending_edit import Job, model_name, prepare, skipped
 from langchain_metaaligner.editing.prompts import HH_RLHF, PromptFamily, find_family
 from langchain_metaaligner.engines import deadlines as calling
-from langchain_metaaligner.engines.base import Edit, Engine
+from langchain_metaaligner.engines.base import Edit, Engine, as_engine
 from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.options import AlignerSettings
@@ -186,7 +186,7 @@ class Aligner:
             **load_options,
         )
         self._family = None if family is None else find_family(family)
-        self._engine: Engine | None = engine
+        self._engine: Engine | None = None if engine is None else as_engine(engine)
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -213,7 +213,7 @@ class Aligner:
             CheckpointError: The checkpoint does not tell its family, and none was given.
         """
         if self._family is None:
-            hint = getattr(self.engine, "family_hint", None)
+            hint = self.engine.family_hint
             if hint is None and self.settings.engine is None:
                 msg = (
                     f"The checkpoint {model_name(self.engine)!r} does not tell which prompts it"
@@ -233,9 +233,7 @@ class Aligner:
         Raises:
             CheckpointError: The checkpoint can't be had or used.
         """
-        load = getattr(self.engine, "load", None)
-        if load is not None:
-            load()
+        self.engine.load()
         return self
 
     def warm(
@@ -260,16 +258,14 @@ class Aligner:
         Raises:
             MetaAlignerError: As for `align`.
         """
-        warm = getattr(self.engine, "warm", None)
-        if warm is None:
+        if not self.engine.prefills:
             return
         # The prompt needs some answer to be written; where none is known it ends before that.
         job = self._prepare(context, answer or _UNKNOWN, objectives, time.monotonic())
         request = job.request
-        place = request.prompt.rfind(request.draft)
-        if place > 0:
-            end = place + len(request.draft) if answer else place
-            warm(request.prompt[:end], templated=request.templated, gone=gone)
+        if request.draft_at:
+            end = request.draft_at + (len(request.draft) if answer else 0)
+            self.engine.warm(request.prompt[:end], templated=request.templated, cancelled=gone)
 
     def close(self) -> None:
         """Give the engine up; the weights go when nobody else in the process uses them.
@@ -277,10 +273,11 @@ class Aligner:
         An engine object that was given stays as it is; a later edit loads the model again.
         """
         with self._lock:
-            engine, self._engine = self._engine, self.settings.engine
-        close = getattr(engine, "close", None)
-        if self.settings.engine is None and close is not None:
-            close()
+            if self.settings.engine is not None:
+                return
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
     def prompt(self, context: Any, answer: Any, objectives: Objectives) -> str:
         """The prompt that the engine would get, byte for byte.
@@ -374,7 +371,7 @@ class Aligner:
             return [self._prepare_safely(item, started) for item in items]
 
         # Counting tokens and reading a tokenizer take longer than a loop may be held up.
-        blocks = self._engine is None or hasattr(self._engine, "count_tokens")
+        blocks = self._engine is None or self._engine.window is not None
         prepared = await asyncio.to_thread(prepare_all) if blocks else prepare_all()
         jobs = [one for one in prepared if isinstance(one, Job)]
         edits = await calling.aedit(self.engine, [job.request for job in jobs]) if jobs else []

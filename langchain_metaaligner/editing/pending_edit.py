@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -154,14 +154,13 @@ def prepare(
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=settings.system
     )
-    template = getattr(engine, "apply_chat_template", None) if family.chat else None
 
     def written(asked: str | Sequence[Turn]) -> Prompt:
-        control_tokens = getattr(engine, "control_tokens", ())
-        prompt = family.render(asked, text, wanted, control_tokens=control_tokens)
-        if template is None:
+        prompt = family.render(asked, text, wanted, control_tokens=engine.control_tokens)
+        if not family.chat:
             return prompt
-        return replace(prompt, text=template([{"role": "user", "content": prompt.text}]))
+        asked_in = engine.apply_chat_template([{"role": "user", "content": prompt.text}])
+        return prompt if asked_in is None else prompt.in_template(asked_in)
 
     room = _Room(engine, settings.max_new_tokens, text)
     shortened = room.fit(asked, written, has_turns=family.whole_conversation)
@@ -181,7 +180,8 @@ def prepare(
             deadline=None if settings.timeout is None else started + settings.timeout,
             keep_above=settings.keep_above,
             token_agreement=settings.token_agreement,
-            templated=template is not None,
+            templated=prompt.templated,
+            draft_at=prompt.draft_at,
         ),
         prompt=prompt,
         original=text,
@@ -239,8 +239,7 @@ def read_context(
 
 def model_name(engine: Engine) -> str:
     """What to call the engine's model in records."""
-    name = getattr(engine, "name", None)
-    return name if isinstance(name, str) and name else type(engine).__name__
+    return engine.name
 
 
 class _Room:
@@ -249,10 +248,8 @@ class _Room:
     def __init__(self, engine: Engine, max_new_tokens: int, answer: str) -> None:
         self._max_new_tokens = max_new_tokens
         self._name = model_name(engine)
-        count: Callable[[str], int] | None = getattr(engine, "count_tokens", None)
-        window: int | None = None if count is None else getattr(engine, "window", None)
-        self._window, self._count = window, count or len
-        self._answer = self._count(answer) if window is not None else 0
+        self._window, self._count = engine.window, engine.count_tokens
+        self._answer = 0 if self._window is None else self._count(answer)
         # What edits usually need; a longer one may use all that is left over.
         self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
 

@@ -188,5 +188,4 @@ def _is_worth(answer: str, done: str) -> bool:
 
 def _may_warm(aligner: Aligner) -> bool:
     # An engine that is yet to be made is left to the thread: making it takes long.
-    engine = aligner.settings.engine
-    return engine is None or hasattr(engine, "warm")
+    return aligner.settings.engine is None or aligner.engine.prefills

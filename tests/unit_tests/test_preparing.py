@@ -11,6 +11,7 @@ from langchain_metaaligner import (
     MissingContextError,
 )
 from langchain_metaaligner.editing.pending_edit import model_name, read_context
+from langchain_metaaligner.engines.base import Engine, as_engine
 from tests.unit_tests.scripted import ScriptedEngine, aligner_of
 
 TALK = [
@@ -62,10 +63,11 @@ def test_a_query_family_needs_a_human_turn():
 
 
 def test_an_engine_is_called_by_its_name_or_its_kind():
-    class Nameless:
-        name = ""
+    class Nameless(Engine):
+        def edit(self, requests):
+            raise NotImplementedError
 
-    assert model_name(ScriptedEngine()) == "scripted"
+    assert model_name(as_engine(ScriptedEngine())) == "scripted"
     assert model_name(Nameless()) == "Nameless"
 
 

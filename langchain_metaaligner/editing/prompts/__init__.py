@@ -1,4 +1,4 @@
-"""The families of prompts that aligners were trained on, one file each; new ones are listed here."""
+"""The families of prompts that aligners were trained on, one file each; new ones stand here."""
 
 from __future__ import annotations
 
