@@ -48,7 +48,7 @@ def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAligner
     try:
         with errors_of_ours():
             made = _in_time(engine, requests, lambda: engine.edit_each(requests))
-            return _each_checked(made, requests)
+            return checked_each(made, requests)
     except MetaAlignerError as error:
         return [error] * len(requests)
 
@@ -57,7 +57,7 @@ async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Meta
     """Make edits without blocking the event loop; as `edit`."""
     try:
         with errors_of_ours():
-            return _each_checked(await _aedit_in_time(engine, requests), requests)
+            return checked_each(await _aedit_in_time(engine, requests), requests)
     except MetaAlignerError as error:
         return [error] * len(requests)
 
@@ -161,11 +161,14 @@ def _in_time(engine: Engine, requests: Sequence[Request], work: Callable[[], T])
 
 def _wait(made: Future[T], deadline: float) -> T:
     try:
-        return made.result(max(0.0, deadline - time.monotonic()))
+        result = made.result(max(0.0, deadline - time.monotonic()))
     except TimeoutError as error:
         if made.done() and made.exception() is error:  # the engine's own
             raise
         raise too_late() from None
+    if time.monotonic() > deadline:  # done at once, but asked for too late
+        raise too_late()
+    return result
 
 
 async def _aedit_in_time(engine: Engine, requests: Sequence[Request]) -> Any:
@@ -207,7 +210,19 @@ def _soonest(requests: Sequence[Request]) -> float | None:
     return min((one.deadline for one in requests if one.deadline is not None), default=None)
 
 
-def _each_checked(made: Any, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
+def checked_each(made: Any, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
+    """Check what an engine returned for requests.
+
+    Args:
+        made: What it returned.
+        requests: What it was asked.
+
+    Returns:
+        A good edit or an error for each request, in order.
+
+    Raises:
+        EngineError: There are not as many as requests.
+    """
     found: list[Edit | MetaAlignerError] = []
     for one, request in zip(as_many(made, len(requests)), requests, strict=True):
         try:
