@@ -16,14 +16,13 @@ from langchain_metaaligner.editing.objectives import ObjectiveLike
 from langchain_metaaligner.editing.pending_edit import (
     Part,
     PendingEdit,
-    model_name,
     prepare,
     skipped,
 )
-from langchain_metaaligner.editing.prompts import HH_RLHF, PromptFamily, find_family
+from langchain_metaaligner.editing.prompts import HH_RLHF, PromptFamily, family_of, find_family
 from langchain_metaaligner.engines import deadlines
-from langchain_metaaligner.engines.base import Edit, Engine, Request
-from langchain_metaaligner.engines.registry import load_engine
+from langchain_metaaligner.engines.base import Edit, Engine, Request, as_engine
+from langchain_metaaligner.engines.registry import check_model, load_engine
 from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.options import (
     AlignerOptions,
@@ -168,8 +167,12 @@ class Aligner:
         given: dict[str, Any] = {"model": model, **options}
         self.options = AlignerOptions(**given)
         self._family = None if self.options.family is None else find_family(self.options.family)
-        self._engine: Engine | None = self.options.engine
         self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        if self.options.engine is None:
+            check_model(self.options.model, load_options(self.options))
+        else:
+            self._engine = as_engine(self.options.engine)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return aligner_with, (type(self), self.options)
@@ -177,6 +180,12 @@ class Aligner:
     @property
     def engine(self) -> Engine:
         """The engine; finding it reads no weights."""
+        given: Engine | None = self.options.engine
+        return self._contract if given is None else given
+
+    @property
+    def _contract(self) -> Engine:
+        """The engine, or what makes one of the object that was given."""
         engine = self._engine
         if engine is None:
             with self._lock:
@@ -187,6 +196,16 @@ class Aligner:
         return engine
 
     @property
+    def prefills(self) -> bool:
+        """Whether `warm` makes a later edit quicker; an engine not yet found may do so."""
+        return self._engine is None or self._engine.prefills
+
+    @property
+    def model_name(self) -> str:
+        """The name of the engine's model; finding it reads no weights."""
+        return self._contract.name
+
+    @property
     def family(self) -> PromptFamily:
         """The prompt family.
 
@@ -194,15 +213,17 @@ class Aligner:
             CheckpointError: The checkpoint does not tell its family, and none was given.
         """
         if self._family is None:
-            hint = getattr(self.engine, "family_hint", None)
-            if hint is None and self.options.engine is None:
+            engine = self._contract
+            hint = engine.family_hint
+            named = family_of(engine.name) or family_of(engine.origin)
+            if hint is None and named is None and self.options.engine is None:
                 msg = (
-                    f"The checkpoint {model_name(self.engine)!r} does not tell which prompts it"
+                    f"The checkpoint {engine.name!r} does not tell which prompts it"
                     " was trained on. Give family='HH-RLHF', 'UltraFeedback', 'IMHI' or 'Aligner',"
                     " or 'instruct' for a model with a chat template."
                 )
                 raise CheckpointError(msg)
-            self._family = HH_RLHF if hint is None else find_family(hint)
+            self._family = (named or HH_RLHF) if hint is None else find_family(hint)
         return self._family
 
     def load(self) -> Self:
@@ -214,9 +235,7 @@ class Aligner:
         Raises:
             CheckpointError: The checkpoint can't be had or used.
         """
-        load = getattr(self.engine, "load", None)
-        if load is not None:
-            load()
+        self._contract.load()
         return self
 
     def warm(
@@ -225,7 +244,7 @@ class Aligner:
         objectives: Objectives,
         answer: str = "",
         *,
-        gone: threading.Event | None = None,
+        cancelled: threading.Event | None = None,
     ) -> None:
         """Prefill what an edit's prompt will begin with, before its answer is known or whole.
 
@@ -236,21 +255,21 @@ class Aligner:
             context: The context of the edit to come.
             objectives: Its objectives.
             answer: The answer as far as it is known.
-            gone: Set when nobody wants it any more; stops within one forward pass.
+            cancelled: Set when nobody wants it any more; stops within one forward pass.
 
         Raises:
             MetaAlignerError: As for `align`.
         """
-        warm = getattr(self.engine, "warm", None)
-        if warm is None:
+        if not self._contract.prefills:
             return
         # The prompt needs some answer to be written; where none is known it ends before that.
         pending = self._prepare(context, answer or _UNKNOWN, objectives, time.monotonic())
         request = pending.requests[0]
-        place = request.prompt.rfind(request.draft)
-        if place > 0:
-            end = place + len(request.draft) if answer else place
-            warm(request.prompt[:end], templated=request.templated, gone=gone)
+        if request.draft_at:
+            end = request.draft_at + (len(request.draft) if answer else 0)
+            self._contract.warm(
+                request.prompt[:end], templated=request.templated, cancelled=cancelled
+            )
 
     def close(self) -> None:
         """Give the engine up; the weights go when nobody else in the process uses them.
@@ -258,10 +277,11 @@ class Aligner:
         An engine object that was given stays as it is; a later edit loads the model again.
         """
         with self._lock:
-            engine, self._engine = self._engine, self.options.engine
-        close = getattr(engine, "close", None)
-        if self.options.engine is None and close is not None:
-            close()
+            if self.options.engine is not None:
+                return
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
     def prompt(self, context: Any, answer: Any, objectives: Objectives) -> str:
         """The prompt that the engine would get, byte for byte.
@@ -334,7 +354,7 @@ class Aligner:
         started = time.monotonic()
         prepared = [self._prepare_safely(item, started) for item in items]
         requests = _requests_of(prepared)
-        edits = deadlines.edit(self.engine, requests) if requests else []
+        edits = deadlines.edit(self._contract, requests) if requests else []
         return _results(prepared, edits, return_exceptions=return_exceptions)
 
     @overload
@@ -356,10 +376,10 @@ class Aligner:
             return [self._prepare_safely(item, started) for item in items]
 
         # Counting tokens and reading a tokenizer take longer than a loop may be held up.
-        blocks = self._engine is None or hasattr(self._engine, "count_tokens")
+        blocks = self._engine is None or self._engine.window is not None
         prepared = await asyncio.to_thread(prepare_all) if blocks else prepare_all()
         requests = _requests_of(prepared)
-        edits = await deadlines.aedit(self.engine, requests) if requests else []
+        edits = await deadlines.aedit(self._contract, requests) if requests else []
         return _results(prepared, edits, return_exceptions=return_exceptions)
 
     def stream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
@@ -381,7 +401,7 @@ class Aligner:
 
         def begin() -> tuple[PendingEdit, Engine]:
             pending = self._prepare(context, answer, objectives, time.monotonic())
-            return pending, self.engine
+            return pending, self._contract
 
         return AlignmentStream(answer, begin)
 
@@ -404,7 +424,7 @@ class Aligner:
         self, context: Any, answer: Any, objectives: Objectives, started: float
     ) -> PendingEdit:
         return prepare(
-            self.engine,
+            self._contract,
             self.family,
             self.options,
             context,

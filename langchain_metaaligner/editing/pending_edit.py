@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from typing import Any
 
@@ -228,14 +228,13 @@ def prepare(
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
     )
-    template = getattr(engine, "apply_chat_template", None) if family.chat else None
 
     def written(asked: str | Sequence[Turn]) -> Prompt:
-        control_tokens = getattr(engine, "control_tokens", ())
-        prompt = family.render(asked, text, wanted, control_tokens=control_tokens)
-        if template is None:
+        prompt = family.render(asked, text, wanted, control_tokens=engine.control_tokens)
+        if not family.chat:
             return prompt
-        return replace(prompt, text=template([{"role": "user", "content": prompt.text}]))
+        templated = engine.apply_chat_template([{"role": "user", "content": prompt.text}])
+        return prompt if templated is None else prompt.in_template(templated)
 
     room = _Room(engine, options.max_new_tokens, text)
     shortened = room.fit(asked, written, has_turns=family.whole_conversation)
@@ -254,13 +253,14 @@ def prepare(
         deadline=None if options.timeout is None else started + options.timeout,
         keep_above=options.keep_above,
         token_agreement=options.token_agreement,
-        templated=template is not None,
+        templated=prompt.templated,
+        draft_at=prompt.draft_at,
     )
     return PendingEdit(
         parts=(Part(request, prompt, text),),
         original=text,
         objectives=tuple([one.name for one in wanted]),
-        model=model_name(engine),
+        model=engine.name,
         family=family.name,
         dropped=dropped,
         started=started,
@@ -311,22 +311,14 @@ def read_context(
     return turns, dropped
 
 
-def model_name(engine: Engine) -> str:
-    """What to call the engine's model in records."""
-    name = getattr(engine, "name", None)
-    return name if isinstance(name, str) and name else type(engine).__name__
-
-
 class _Room:
     """The tokens that prompt and edit share, where the engine can tell."""
 
     def __init__(self, engine: Engine, max_new_tokens: int, answer: str) -> None:
         self._max_new_tokens = max_new_tokens
-        self._name = model_name(engine)
-        count: Callable[[str], int] | None = getattr(engine, "count_tokens", None)
-        window: int | None = None if count is None else getattr(engine, "window", None)
-        self._window, self._count = window, count or len
-        self._answer = self._count(answer) if window is not None else 0
+        self._name = engine.name
+        self._window, self._count = engine.window, engine.count_tokens
+        self._answer = 0 if self._window is None else self._count(answer)
         # What edits usually need; a longer one may use all that is left over.
         self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
 

@@ -1,60 +1,72 @@
-"""Calls an engine so that deadlines hold and every failure is one of this package's errors."""
+"""Calls engines: in time, with errors of this package, and with every result checked."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import math
 import queue
-import threading
 import time
-from collections.abc import Awaitable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, TypeVar, get_args
 
-from langchain_metaaligner.engines.base import Edit, Engine, Request
-from langchain_metaaligner.errors import EditTimeout, EngineError, MetaAlignerError
+from langchain_metaaligner.engines import threads
+from langchain_metaaligner.engines.base import (
+    DOCS,
+    Edit,
+    Engine,
+    FinishReason,
+    Request,
+    TokenAgreement,
+    as_many,
+    errors_of_ours,
+    failed,
+    is_late,
+    too_late,
+)
+from langchain_metaaligner.errors import EngineError, MetaAlignerError
+
+T = TypeVar("T")
+
+_ROUNDING = 1e-3  # log-probabilities may be this far above 0, and count as 0
 
 
-def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Exception]:
-    """Make edits; where the call fails, each alone, so that a bad one takes no other with it.
+def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
+    """Make edits so that a bad one takes no other with it.
 
     Args:
         engine: The engine.
         requests: The edits to make.
 
     Returns:
-        An edit or its error for each request, in order.
+        An edit or its error for each request, in order. Where the engine keeps no deadlines, the
+        soonest of the requests' deadlines counts for all of them.
     """
     try:
-        with _ErrorsOfOurs():
-            if (each := getattr(engine, "edit_each", None)) is not None:
-                return list(each(requests))
-            return [*_checked(_edit_in_time(engine, requests), len(requests))]
-    except Exception as error:  # noqa: BLE001 - becomes the items' own error
-        if not _worth_single_calls(error, requests):
-            return [error] * len(requests)
-    return [one for request in requests for one in edit(engine, [request])]
+        with errors_of_ours():
+            made = _in_time(engine, requests, lambda: engine.edit_each(requests))
+            return checked_each(made, requests)
+    except MetaAlignerError as error:
+        return [error] * len(requests)
 
 
-async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Exception]:
+async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
     """Make edits without blocking the event loop; as `edit`."""
     try:
-        with _ErrorsOfOurs():
-            if (each := getattr(engine, "aedit_each", None)) is not None:
-                return list(await each(requests))
-            return [*_checked(await _aedit_in_time(engine, requests), len(requests))]
-    except Exception as error:  # noqa: BLE001 - becomes the items' own error
-        if not _worth_single_calls(error, requests):
-            return [error] * len(requests)
-    return [one for request in requests for one in await aedit(engine, [request])]
+        with errors_of_ours():
+            return checked_each(await _aedit_in_time(engine, requests), requests)
+    except MetaAlignerError as error:
+        return [error] * len(requests)
 
 
 def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
     """Yield the pieces of one edit; closing stops the engine.
 
     Args:
-        engine: The engine; one without a `stream` gives its edit in one piece.
+        engine: The engine.
         request: The edit to make.
 
     Yields:
@@ -68,116 +80,109 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
             alone in its thread.
         EngineError: The engine failed.
     """
-    if not hasattr(engine, "stream"):
-        (made,) = edit(engine, [request])
-        if isinstance(made, Exception):
-            raise made
-        if made.text:
-            yield made.text
-        return made
     texts: list[str] = []
-    with _ErrorsOfOurs():
-        pieces = iter(engine.stream(request))
-        if request.deadline is not None and not getattr(engine, "keeps_deadlines", False):
-            pieces = _PiecesInTime(pieces, request.deadline)
+    pieces: Iterator[str]
+    with errors_of_ours():
+        if request.deadline is None or engine.keeps_deadlines:
+            pieces = iter(engine.stream(request))
+        else:
+            pieces = _PiecesInTime(lambda: engine.stream(request), request.deadline)
     try:
         while True:
-            with _ErrorsOfOurs():
+            with errors_of_ours():
                 try:
                     piece = next(pieces)
                 except StopIteration as end:
-                    return end.value if isinstance(end.value, Edit) else Edit("".join(texts))
+                    made = Edit("".join(texts)) if end.value is None else end.value
+                    return _checked(made, request)
                 if not isinstance(piece, str):
-                    msg = f"The engine streamed a {type(piece).__name__}, but pieces are texts."
-                    raise EngineError(msg)
-            if request.deadline is not None and time.monotonic() > request.deadline:
-                raise EditTimeout(_TOO_SLOW)
+                    message = f"The engine streamed a {type(piece).__name__}, but pieces are texts."
+                    raise EngineError(message)
+            if is_late(request):
+                raise too_late()
             if piece:
                 texts.append(piece)
                 yield piece
     finally:
-        close = getattr(pieces, "close", None)
-        if close is not None:
+        _close(pieces)
+
+
+def _close(pieces: Any) -> None:
+    close = getattr(pieces, "close", None)  # an iterator that is no generator may have none
+    if close is not None:
+        with errors_of_ours():
             close()
 
 
 class _PiecesInTime(Iterator[str]):
-    """The pieces of a stream that knows no deadlines, made in a thread that can be left alone.
+    """The pieces of a stream that keeps no deadline, made in a thread that can be left alone.
 
     Args:
-        pieces: The engine's stream.
-        deadline: Time of `time.monotonic()` at which nobody waits for it any more.
+        begin: Begins the engine's stream.
+        deadline: Time of `time.monotonic()` at which nobody waits for it any more, in seconds.
     """
 
-    def __init__(self, pieces: Iterator[str], deadline: float) -> None:
-        self._pieces, self._deadline = pieces, deadline
-        self._context = contextvars.copy_context()
+    def __init__(self, begin: Callable[[], Iterator[str]], deadline: float) -> None:
+        self._begin, self._deadline = begin, deadline
         self._wanted: queue.SimpleQueue[Future[str] | None] = queue.SimpleQueue()
-        self._worker = threading.Thread(target=self._work, name="metaaligner-stream", daemon=True)
-        self._worker.start()
+        self._ended = threads.start(self._work, "metaaligner-stream")
 
     def __next__(self) -> str:
         made: Future[str] = Future()
         self._wanted.put(made)
-        try:
-            return made.result(max(0.0, self._deadline - time.monotonic()))
-        except TimeoutError:
-            if made.done():
-                raise
-            raise EditTimeout(_TOO_SLOW) from None
+        return _wait(made, self._deadline)
 
     def close(self) -> None:
         """Close the engine's stream, now or, where it is busy past its deadline, after that."""
         self._wanted.put(None)
-        self._worker.join(max(0.0, self._deadline - time.monotonic()))
+        # An error of the engine's that comes too late to matter is nobody's.
+        with suppress(Exception):
+            _wait(self._ended, self._deadline)
 
     def _work(self) -> None:
+        pieces: Iterator[str] | None = None
         while (made := self._wanted.get()) is not None:
             try:
-                made.set_result(self._context.run(next, self._pieces))
+                if pieces is None:
+                    pieces = iter(self._begin())
+                made.set_result(next(pieces))
             except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
                 made.set_exception(error)
-        close = getattr(self._pieces, "close", None)
-        if close is not None:
-            # Nobody is left whom an error would tell anything.
-            with suppress(Exception):
-                self._context.run(close)
+        _close(pieces)
 
 
-def _edit_in_time(engine: Engine, requests: Sequence[Request]) -> list[Edit]:
+def _in_time(engine: Engine, requests: Sequence[Request], work: Callable[[], T]) -> T:
     deadline = _soonest(requests)
-    if deadline is None or getattr(engine, "keeps_deadlines", False):
-        return engine.edit(requests)
-    # An engine that knows no deadlines can't be stopped, but nobody has to wait for it.
-    future: Future[list[Edit]] = Future()
-    context = contextvars.copy_context()
+    if deadline is None or engine.keeps_deadlines:
+        return work()
+    # An engine that keeps no deadlines can't be stopped, but nobody has to wait for it.
+    return _wait(threads.start(work, "metaaligner-edit"), deadline)
 
-    def work() -> None:
-        try:
-            future.set_result(context.run(engine.edit, requests))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            future.set_exception(error)
 
-    threading.Thread(target=work, name="metaaligner-edit", daemon=True).start()
+def _wait(made: Future[T], deadline: float) -> T:
     try:
-        return future.result(max(0.0, deadline - time.monotonic()))
+        result = made.result(max(0.0, deadline - time.monotonic()))
     except TimeoutError as error:
-        if future.done() and future.exception() is error:
+        if made.done() and made.exception() is error:  # the engine's own
             raise
-        raise EditTimeout(_TOO_SLOW) from None
+        raise too_late() from None
+    if time.monotonic() > deadline:  # done at once, but asked for too late
+        raise too_late()
+    return result
 
 
-async def _aedit_in_time(engine: Engine, requests: Sequence[Request]) -> list[Edit]:
-    work = (
-        engine.aedit(requests)
-        if hasattr(engine, "aedit")
-        else asyncio.to_thread(engine.edit, requests)
-    )
+async def _aedit_in_time(engine: Engine, requests: Sequence[Request]) -> Any:
     deadline = _soonest(requests)
-    if deadline is None or getattr(engine, "keeps_deadlines", False):
-        return await work
+    if deadline is None or engine.keeps_deadlines:
+        return await engine.aedit_each(requests)
+
+    async def work() -> Any:
+        # Inside the task: SystemExit would go around whoever waits for it, to the loop.
+        with errors_of_ours():
+            return await engine.aedit_each(requests)
+
     # Cancelled, an engine may take its time or not listen at all: nobody waits for that either.
-    task = asyncio.ensure_future(_ours(work))
+    task = asyncio.ensure_future(work())
     try:
         done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
     except asyncio.CancelledError:
@@ -187,14 +192,12 @@ async def _aedit_in_time(engine: Engine, requests: Sequence[Request]) -> list[Ed
     if not done:
         task.cancel()
         task.add_done_callback(_forget)
-        raise EditTimeout(_TOO_SLOW)
+        raise too_late()
+    # A call that held up the event loop has held up this clock, too.
+    if time.monotonic() > deadline:
+        _forget(task)
+        raise too_late()
     return task.result()
-
-
-async def _ours(work: Awaitable[list[Edit]]) -> list[Edit]:
-    # Inside the task: SystemExit would go around whoever waits for it, to the loop.
-    with _ErrorsOfOurs():
-        return await work
 
 
 def _forget(task: asyncio.Future[Any]) -> None:
@@ -207,54 +210,95 @@ def _soonest(requests: Sequence[Request]) -> float | None:
     return min((one.deadline for one in requests if one.deadline is not None), default=None)
 
 
-def _worth_single_calls(error: Exception, requests: Sequence[Request]) -> bool:
-    return isinstance(error, EngineError) and len(requests) > 1
+def checked_each(made: Any, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
+    """Check what an engine returned for requests.
+
+    Args:
+        made: What it returned.
+        requests: What it was asked.
+
+    Returns:
+        A good edit or an error for each request, in order.
+
+    Raises:
+        EngineError: There are not as many as requests.
+    """
+    found: list[Edit | MetaAlignerError] = []
+    for one, request in zip(as_many(made, len(requests)), requests, strict=True):
+        try:
+            if isinstance(one, MetaAlignerError):
+                found.append(one)
+            elif isinstance(one, BaseException):
+                raise failed(one) from one
+            else:
+                found.append(_checked(one, request))
+        except EngineError as error:
+            found.append(error)
+    return found
 
 
-def _checked(edits: Any, count: int) -> list[Edit]:
-    if (
-        not isinstance(edits, Sequence)
-        or len(edits) != count
-        or not all(isinstance(one, Edit) and isinstance(one.text, str) for one in edits)
-    ):
-        what = f"{len(edits)} items" if isinstance(edits, Sequence) else type(edits).__name__
-        msg = f"The engine returned {what} for {count} requests; expected as many Edits, in order."
-        raise EngineError(msg)
-    return list(edits)
-
-
-class _ErrorsOfOurs:
-    """Lets only errors of this package out; no generator, since every edit passes here."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, MetaAlignerError | KeyboardInterrupt):
-            return
-        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
-            return
-        # Anything outside Exception would take the place of every item of LangChain's batch.
-        msg = (
-            f"The engine failed: {type(error).__name__}: {error}. The answer was not edited; the"
-            " cause stands above, and on_error says what becomes of such answers."
+def _checked(edit: Any, request: Request) -> Edit:
+    """An engine's edit, if it is one and nothing about it is impossible."""
+    if fault := _fault(edit, len(request.draft)):
+        message = (
+            f"The engine returned {fault}. The answer was not edited. The engine has to be mended:"
+            f" {DOCS} says what an edit holds."
         )
-        raise EngineError(msg) from error
+        raise EngineError(message)
+    made: Edit = edit
+    if made.agreement is None or made.agreement <= 0:
+        return made
+    return replace(made, agreement=0.0)
 
 
-def _is_being_cancelled() -> bool:
-    """Whether somebody cancels the task we are in; an engine may raise the same on its own."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
+def _fault(edit: Any, length: int) -> str | None:
+    """What is wrong with an edit of a draft of so many characters, and what was expected."""
+    if not isinstance(edit, Edit):
+        return f"a {type(edit).__name__}; expected an Edit"
+    if not isinstance(edit.text, str):
+        return f"an Edit with text of type {type(edit.text).__name__}; expected a str"
+    if edit.finish_reason not in get_args(FinishReason):
+        return f"finish_reason={edit.finish_reason!r}; expected 'stop' or 'length'"
+    if edit.usage is not None and not _is_usage(edit.usage):
+        return f"usage={edit.usage!r:.80}; expected None, or names with numbers of tokens"
+    if edit.passes is not None and not _is_count(edit.passes):
+        return f"passes={edit.passes!r:.80}; expected None, or a number of forward passes"
+    if edit.agreement is not None and not _is_log_probability(edit.agreement):
+        return f"agreement={edit.agreement!r:.80}; expected None, or a finite number, 0 at most"
+    if edit.token_agreement is not None and not _is_of_draft(edit.token_agreement, length):
+        return (
+            "another token_agreement than expected: a TokenAgreement for each of the draft's"
+            " tokens, in order, within the draft, with a finite log_probability of 0 at most"
+        )
+    return None
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+
+
+def _is_usage(usage: Any) -> bool:
+    return isinstance(usage, Mapping) and all(
+        isinstance(name, str) and _is_count(number) for name, number in usage.items()
+    )
+
+
+def _is_log_probability(number: Any) -> bool:
+    return (
+        isinstance(number, int | float)
+        and not isinstance(number, bool)
+        and math.isfinite(number)
+        and number <= _ROUNDING
+    )
+
+
+def _is_of_draft(tokens: Any, length: int) -> bool:
+    if not isinstance(tokens, tuple) or not all(isinstance(one, TokenAgreement) for one in tokens):
         return False
-    return task is not None and task.cancelling() > 0
-
-
-_TOO_SLOW = (
-    "The edit was stopped because its timeout had passed. Give more time with timeout=, choose a"
-    " smaller checkpoint or a lower max_new_tokens, or say with on_error= what becomes of the"
-    " answer."
-)
+    return all(
+        _is_count(one.start)
+        and _is_count(one.end)
+        and one.start <= one.end <= length
+        and _is_log_probability(one.log_probability)
+        for one in tokens
+    ) and all(one.start <= following.start for one, following in pairwise(tokens))

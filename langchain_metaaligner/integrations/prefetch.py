@@ -65,7 +65,7 @@ class Prefetch:
         # Whatever is wrong, the edit itself will tell.
         with suppress(Exception):
             aligner = self._get_aligner()
-            if _may_warm(aligner) and (what := find(piece)) is not None:
+            if aligner.prefills and (what := find(piece)) is not None:
                 self._worker = _Worker(aligner, *what)
 
     def add(self, piece: Any) -> None:
@@ -165,7 +165,7 @@ class _Worker:
             if self._cancelled.is_set():
                 return
             try:
-                aligner.warm(context, objectives, answer, gone=self._cancelled)
+                aligner.warm(context, objectives, answer, cancelled=self._cancelled)
             except BaseException as error:  # noqa: BLE001 - the edit itself will say what is wrong
                 logger.debug("Nothing more is prefilled ahead: %r", error)
                 return
@@ -184,9 +184,3 @@ def _is_worth(answer: str, done: str) -> bool:
     """Whether there is enough to prefill beside what was prefilled already."""
     fresh = len(answer) - (len(done) if answer.startswith(done) else 0)
     return fresh >= _STEP
-
-
-def _may_warm(aligner: Aligner) -> bool:
-    # An engine that is yet to be made is left to the thread: making it takes long.
-    engine = aligner.options.engine
-    return engine is None or hasattr(engine, "warm")

@@ -19,7 +19,6 @@ from langchain_metaaligner.editing.aligner import Aligner, Objectives
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
 from langchain_metaaligner.editing.conversation import answer_text, with_text, without_thoughts
 from langchain_metaaligner.editing.objectives import Objective, check_allowed, parse_objectives
-from langchain_metaaligner.editing.pending_edit import model_name
 from langchain_metaaligner.errors import (
     CheckpointError,
     InputTypeError,
@@ -255,7 +254,7 @@ class ReplyPolicy:
     def model_label(self) -> str:
         """The name of the model, as far as it is known without loading anything."""
         try:
-            return model_name(self.aligner.engine)
+            return self.aligner.model_name
         except MetaAlignerError:
             return self.options.model or "embedded"
 

@@ -10,7 +10,8 @@ from langchain_metaaligner import (
     InputTypeError,
     MissingContextError,
 )
-from langchain_metaaligner.editing.pending_edit import model_name, read_context
+from langchain_metaaligner.editing.pending_edit import read_context
+from langchain_metaaligner.engines.base import Engine, as_engine
 from tests.unit_tests.scripted import ScriptedEngine, aligner_of
 
 TALK = [
@@ -62,11 +63,12 @@ def test_a_query_family_needs_a_human_turn():
 
 
 def test_an_engine_is_called_by_its_name_or_its_kind():
-    class Nameless:
-        name = ""
+    class Nameless(Engine):
+        def edit(self, requests):
+            raise NotImplementedError
 
-    assert model_name(ScriptedEngine()) == "scripted"
-    assert model_name(Nameless()) == "Nameless"
+    assert as_engine(ScriptedEngine()).name == "scripted"
+    assert Nameless().name == "Nameless"
 
 
 # The window. Words are tokens here: 40 go to HH-RLHF's frame with one objective.

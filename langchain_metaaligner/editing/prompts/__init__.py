@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from langchain_metaaligner import checkpoints
 from langchain_metaaligner.editing.prompts.base import (
     Objective,
     Prompt,
@@ -70,9 +71,6 @@ def family_of(name: str) -> PromptFamily | None:
     Returns:
         The family; `None` where the name tells of none.
     """
-    # The part nearest to the weights names them best; the folders above it may still tell.
-    for part in reversed(re.split(r"[/\\]", name)):
-        for family in FAMILIES:
-            if family.checkpoints is not None and family.checkpoints.search(part):
-                return family
-    return None
+    if (known := checkpoints.family_of(name, {})) is not None:
+        return find_family(known)
+    return next((one for one in FAMILIES if one.checkpoints and one.checkpoints.search(name)), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from langchain_metaaligner.editing.conversation import Turn
 from langchain_metaaligner.editing.prompts.escaping import FIELD, TURN, Mark, Swaps, control_marks
@@ -39,11 +39,23 @@ class Prompt:
         text: The prompt, byte for byte; for a chat family the one user message.
         draft: The answer as it stands in the prompt.
         undo: Look-alike (as a code point) to the character that it stands for.
+        draft_at: Offset of the answer's first character in the text, where it is known.
+        templated: Whether the model's chat template has written the text.
     """
 
     text: str = field(repr=False)
     draft: str = field(repr=False)
     undo: Mapping[int, str] = field(default_factory=dict)
+    draft_at: int | None = None
+    templated: bool = False
+
+    def in_template(self, text: str) -> Prompt:
+        """The same prompt as the model's chat template has written it; some trim messages."""
+        place = text.find(said := self.text.strip())
+        if place < 0 or self.draft_at is None:
+            return replace(self, text=text, draft_at=None, templated=True)
+        before = self.draft_at - self.text.index(said)
+        return replace(self, text=text, draft_at=place + before, templated=True)
 
     def restore(self, piece: str) -> str:
         """Undo in a piece of the edit what was done to the answer; pieces can be of any length."""
@@ -64,7 +76,8 @@ class PromptFamily:
         structure: What would read as structure of this template.
         stop: Texts at which an edit ends, since the model goes on with an invented turn.
         chat: The prompt is a user message for the model's own chat template.
-        checkpoints: Finds the family's checkpoints by their names.
+        checkpoints: Finds the family's checkpoints by their names, for families whose checkpoints
+            are not among the published ones of `checkpoints.py`.
     """
 
     name: str
@@ -147,13 +160,16 @@ class PromptFamily:
                 [Turn(turn.role, swaps.disarm(turn.text, of_turns)) for turn in context]
             )
         draft = swaps.disarm(answer, of_turns)
-        text = _fill(
-            self.template,
-            aspects=swaps.disarm(aspects, of_turns),
-            question=question,
-            answer=draft,
+        fields = {
+            "aspects": swaps.disarm(aspects, of_turns),
+            "question": question,
+        }
+        # Not str.format: a text that holds braces is filled in as it is.
+        before, after = (
+            "".join(fields[piece] if i % 2 else piece for i, piece in enumerate(part))
+            for part in _around_answer(self.template)
         )
-        return Prompt(text, draft, swaps.undo())
+        return Prompt(f"{before}{draft}{after}", draft, swaps.undo(), len(before))
 
     def render_turns(self, turns: Sequence[Turn]) -> str:
         """Render turns as the family's context, with nothing disarmed."""
@@ -217,12 +233,9 @@ def _structure(
     return marks, (*marks, TURN)
 
 
-def _fill(template: str, **fields: str) -> str:
-    # Not str.format: a text that holds braces is filled in as it is.
-    pieces = _pieces(template)
-    return "".join(fields[piece] if i % 2 else piece for i, piece in enumerate(pieces))
-
-
 @functools.lru_cache(maxsize=16)
-def _pieces(template: str) -> tuple[str, ...]:
-    return tuple(re.split(r"\{(aspects|question|answer)\}", template))
+def _around_answer(template: str) -> tuple[Sequence[str], Sequence[str]]:
+    """What stands before the answer and behind it, every second piece the name of a field."""
+    before, after = template.split("{answer}")
+    fields = re.compile(r"\{(aspects|question)\}")
+    return fields.split(before), fields.split(after)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from langchain_metaaligner.editing.prompts.base import PromptFamily
 
 # Template and wordings of Yang et al. 2024 (arXiv 2403.17141), as their scripts have them.
@@ -27,5 +25,4 @@ HH_RLHF = PromptFamily(
     },
     capitalised=True,
     stop=("\n\nHuman:",),
-    checkpoints=re.compile(r"metaaligner[-_.]hh[-_.]?rlhf", re.IGNORECASE),
 )

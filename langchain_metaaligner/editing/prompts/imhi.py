@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from langchain_metaaligner.editing.prompts.base import PromptFamily
 
 # Template and wordings of Yang et al. 2024 (arXiv 2403.17141), as their scripts have them.
@@ -23,5 +21,4 @@ IMHI = PromptFamily(
             "Professional: the response should provide evidence with high quality and reliability"
         ),
     },
-    checkpoints=re.compile(r"metaaligner[-_.]imhi", re.IGNORECASE),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from langchain_metaaligner.editing.prompts.base import PromptFamily
 from langchain_metaaligner.editing.prompts.escaping import mark
 from langchain_metaaligner.editing.prompts.hh_rlhf import HH_RLHF
@@ -22,5 +20,4 @@ ALIGNER = PromptFamily(
         mark("|", r"(?<!\S)(\|)(?!\S)"),
         mark(":", r"(?:USER|ASSISTANT|BEGINNING OF CONVERSATION)\s*(:)"),
     ),
-    checkpoints=re.compile(r"(?<![a-z])aligner[-_.]\d+b", re.IGNORECASE),
 )

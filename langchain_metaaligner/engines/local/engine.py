@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 
 from langchain_metaaligner import checkpoints
-from langchain_metaaligner.engines.base import Edit, Request
+from langchain_metaaligner.engines.base import Edit, Engine, Request
 from langchain_metaaligner.engines.cancellation import Cancelled, EditStream, Watch
 from langchain_metaaligner.engines.local.decoder import Row, costs_for
 from langchain_metaaligner.engines.local.drafting import CPU, Drafter
@@ -30,7 +30,7 @@ _UNSURE = 4  # tokens at the end of a growing text that the next ones may change
 _shared: Registry[Held] = Registry()
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """A checkpoint of transformers, run in this process.
 
     All engines with the same model and settings share the weights and the queue in which edits
@@ -58,6 +58,8 @@ class LocalEngine:
     """
 
     keeps_deadlines = True
+    prefills = True
+    reports_agreement = True
 
     def __init__(self, model: str, **options: Any) -> None:
         parsed = parse_load_options(options)
@@ -73,7 +75,7 @@ class LocalEngine:
     # -- what it is -------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]  # read only: the files say it
         """The checkpoint: its hub id or folder, or `embedded`."""
         return self._lease.value.name
 
@@ -93,7 +95,7 @@ class LocalEngine:
         return self._held.model()
 
     @property
-    def window(self) -> int:
+    def window(self) -> int:  # type: ignore[override]
         """Tokens that prompt and edit share."""
         told = checkpoints.window_of(self.config)
         if told is not None:
@@ -102,7 +104,7 @@ class LocalEngine:
         return known.window if known else 2048
 
     @property
-    def family_hint(self) -> str | None:
+    def family_hint(self) -> str | None:  # type: ignore[override]
         """The prompts that the checkpoint was trained on, where anything tells.
 
         A name may tell without anything being read or downloaded; a folder's configuration goes
@@ -117,9 +119,15 @@ class LocalEngine:
         return family
 
     @property
-    def control_tokens(self) -> tuple[str, ...]:
+    def control_tokens(self) -> tuple[str, ...]:  # type: ignore[override]
         """Strings that the tokenizer knows as control tokens; in plain prompts they are text."""
         return self._held.codec.control_tokens
+
+    @property
+    def origin(self) -> str:  # type: ignore[override]
+        """The checkpoint that it was made from, as its configuration has it; else empty."""
+        found = self._held.said.get("_name_or_path")
+        return found if isinstance(found, str) else ""
 
     def count_tokens(self, text: str) -> int:
         """Count a text's tokens as a plain prompt, with what the tokenizer puts before it.
@@ -246,14 +254,18 @@ class LocalEngine:
         return EditStream(self._stream(request, watch), watch)
 
     def warm(
-        self, prompt: str, *, templated: bool = False, gone: threading.Event | None = None
+        self,
+        prompt: str,
+        *,
+        templated: bool = False,
+        cancelled: threading.Event | None = None,
     ) -> None:
         """Prefill what a prompt will begin with, so that the edit finds it done.
 
         Args:
             prompt: The beginning. Its last tokens are left out: they may change with what follows.
             templated: As in a `Request`.
-            gone: Set when nobody wants it any more.
+            cancelled: Set when nobody wants it any more.
 
         Raises:
             Cancelled: Nobody wanted it any more.
@@ -261,7 +273,7 @@ class LocalEngine:
             EngineError: The model failed.
             OverloadedError: Too many edits wait already.
         """
-        watch = Watch(gone=gone)
+        watch = Watch(gone=cancelled)
         held = self._held
         with _as_engine_errors(held.name):
             queue = held.queue(watch)

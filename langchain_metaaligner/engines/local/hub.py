@@ -57,20 +57,7 @@ class HubFiles:
         self._options = options
         self._revision = revision
         self._listed: tuple[str, dict[str, int]] | None = None
-        folder = Path(name).expanduser()
-        self._folder = folder if folder.is_dir() else None
-        if self._folder is None and folder.exists():
-            message = (
-                f"{name!r} is a file; expected a folder with config.json, a tokenizer and weights,"
-                " or a hub id."
-            )
-            raise CheckpointError(message)
-        if self._folder is None and not _HUB_ID.fullmatch(name):
-            message = (
-                f"There is no folder {name!r}, and it is no hub id either (owner/name)."
-                " Check the path, or name a checkpoint such as MetaAligner/MetaAligner-HH-RLHF-7B."
-            )
-            raise CheckpointError(message)
+        self._folder = find_folder(name)
 
     def description(self) -> Path:
         """Bring the configuration and the tokenizer.
@@ -226,6 +213,36 @@ class HubFiles:
             " this machine. Check the connection (HF_ENDPOINT for a mirror, HF_HUB_OFFLINE must be"
             " unset), or download it elsewhere and give the folder."
         )
+
+
+def find_folder(name: str) -> Path | None:
+    """Find the folder that a checkpoint's name stands for.
+
+    Args:
+        name: A hub id or a folder.
+
+    Returns:
+        The folder; `None` for a hub id.
+
+    Raises:
+        CheckpointError: There is no such folder, and it can't be a hub id.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        message = (
+            f"{name!r} is a file; expected a folder with config.json, a tokenizer and weights, or"
+            " a hub id."
+        )
+        raise CheckpointError(message)
+    if not _HUB_ID.fullmatch(name):
+        message = (
+            f"There is no folder {name!r}, and it is no hub id either (owner/name). Check the"
+            " path, or name a checkpoint such as MetaAligner/MetaAligner-HH-RLHF-7B."
+        )
+        raise CheckpointError(message)
+    return None
 
 
 def _wanted(names: dict[str, int], part: str) -> list[str]:

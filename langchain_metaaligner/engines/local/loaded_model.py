@@ -20,7 +20,7 @@ from langchain_metaaligner.engines.cancellation import Watch
 from langchain_metaaligner.engines.local.cpu_kernels import compile_feed_forward, prepack
 from langchain_metaaligner.engines.local.decoder import Decoder
 from langchain_metaaligner.engines.local.forward import input_device
-from langchain_metaaligner.engines.local.placement import warn_of_strays
+from langchain_metaaligner.engines.local.placement import check_devices, warn_of_strays
 from langchain_metaaligner.engines.local.prefix_cache import PrefixCache
 from langchain_metaaligner.engines.local.scheduler import Limits, Queue
 from langchain_metaaligner.engines.local.tokenizer import TextCodec
@@ -259,6 +259,7 @@ class Held:
     def _read_model(self) -> Any:
         source = self._read_config()
         self._read_codec()
+        check_devices(self.name, self._options.device_map)
         if self.name == checkpoints.EMBEDDED:
             logger.warning(checkpoints.embedded_notice())
         start = time.monotonic()

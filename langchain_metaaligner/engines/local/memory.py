@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
+from langchain_metaaligner.engines.local.placement import SPREADING
 from langchain_metaaligner.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 _MARGIN = 1.1  # beside the weights: buffers, one shard on its way, the cache of a short edit
-_SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -143,7 +143,7 @@ def check(
         return
     machine, accelerators = free_memory(), free_on_accelerators()
     on_cpu = not accelerators or str(_only_device(device_map)) == "cpu"
-    spread = isinstance(device_map, str) and device_map in _SPREADING
+    spread = isinstance(device_map, str) and device_map in SPREADING
     free = machine if on_cpu else accelerators + (machine if spread else 0)
     logger.debug("%s needs %.2f GiB, %.2f GiB are free.", name, needed / _GIB, free / _GIB)
     if needed > free:

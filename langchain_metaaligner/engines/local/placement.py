@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from langchain_metaaligner.errors import CheckpointError
+from langchain_metaaligner.errors import CheckpointError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 CPU_BFLOAT16 = True
 
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Device maps that accelerate makes itself."""
 _CPU_ALONE = ("cpu", {"": "cpu"})
 
 
@@ -75,6 +77,53 @@ def choose_device_map(device_map: Any) -> Any:
     if device_map == "auto" and not torch.accelerator.is_available():
         return {"": "cpu"}
     return device_map
+
+
+def check_devices(name: str, device_map: Any) -> None:
+    """Refuse a device that this machine lacks.
+
+    Args:
+        name: The checkpoint, for the message.
+        device_map: As transformers takes it.
+
+    Raises:
+        CheckpointError: One of its devices is not here, or no device at all.
+    """
+    if isinstance(device_map, str) and device_map in SPREADING:
+        return
+    devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    for device in devices:
+        if device in ("disk", "cpu", "meta"):
+            continue
+        here = _devices()
+        try:
+            wanted = torch.device(device)
+        except (RuntimeError, TypeError, ValueError) as error:
+            message = (
+                f"device_map={device!r} is no device: {first_line(error)} Expected 'auto', 'cpu',"
+                " a device such as 'cuda:0', or a dict from layers to devices."
+            )
+            raise CheckpointError(message) from error
+        if wanted.type in ("cpu", "meta") or (wanted.type, wanted.index or 0) in here:
+            continue
+        there = ", ".join(f"{kind}:{index}" for kind, index in here) or "the CPU only"
+        message = (
+            f"{name} can't go to device_map={str(device)!r}: this torch sees {there}. Leave"
+            " device_map out for the best device that there is, or give 'cpu'; for an accelerator"
+            " that is missing, install its driver and a torch that was built for it."
+        )
+        raise CheckpointError(message)
+
+
+def _devices() -> list[tuple[str, int]]:
+    """The accelerators that torch sees, by kind and number."""
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind is None:
+        return []
+    # not run here: needs a GPU
+    return [
+        (kind.type, index) for index in range(torch.accelerator.device_count())
+    ]  # pragma: no cover
 
 
 def warn_of_strays(name: str, model: Any) -> None:

@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol
 
+import torch
+
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.local import memory
 from langchain_metaaligner.engines.local.checkpoint import CheckpointFiles
 from langchain_metaaligner.engines.local.hub import HubFiles
-from langchain_metaaligner.engines.local.placement import choose_device_map, choose_dtype
+from langchain_metaaligner.engines.local.placement import SPREADING, choose_device_map, choose_dtype
 from langchain_metaaligner.errors import CheckpointError, first_line
 from langchain_metaaligner.options import LoadOptions
 
@@ -142,8 +144,9 @@ def _device(device_map: Any) -> str:
     chosen = choose_device_map(device_map)
     if isinstance(chosen, dict):
         return str(next(iter(chosen.values()), "cpu"))
-    # not run here: needs a GPU
-    return "cuda" if chosen == "auto" else str(chosen)  # pragma: no cover
+    if chosen not in SPREADING:
+        return str(chosen)
+    return "cpu" if (found := torch.accelerator.current_accelerator()) is None else str(found)
 
 
 def _missing() -> str:

@@ -16,7 +16,8 @@ from langchain_metaaligner import (
     OverloadedError,
     Request,
 )
-from langchain_metaaligner.engines import deadlines as calling
+from langchain_metaaligner.engines import deadlines
+from langchain_metaaligner.engines.base import TokenAgreement, as_engine
 from tests.unit_tests.scripted import ScriptedEngine, StuckEngine
 
 REQUEST = Request(prompt="p", draft="d")
@@ -31,11 +32,15 @@ def later(request=REQUEST):
 
 
 def run(engine, requests):
-    return calling.edit(engine, requests)
+    return deadlines.edit(as_engine(engine), requests)
 
 
 def arun(engine, requests):
-    return asyncio.run(calling.aedit(engine, requests))
+    return asyncio.run(deadlines.aedit(as_engine(engine), requests))
+
+
+def stream(engine, request):
+    return deadlines.stream(as_engine(engine), request)
 
 
 both = pytest.mark.parametrize("call", [run, arun], ids=["sync", "async"])
@@ -72,24 +77,28 @@ def test_edits_come_in_the_order_of_the_requests_from_one_call(call):
     assert [len(one) for one in engine.calls] == [3]
 
 
-@both
-@pytest.mark.parametrize("deadline", [None, later], ids=["no deadline", "a deadline"])
 @pytest.mark.parametrize("kind", OUTSIDE)
-def test_whatever_an_engine_raises_becomes_an_engine_error_with_its_cause(call, kind, deadline):
-    request = REQUEST if deadline is None else later()
-    (error,) = call(ScriptedEngine(kind("why")), [request])
+def test_whatever_an_engine_raises_becomes_an_engine_error_with_its_cause(kind):
+    (error,) = run(ScriptedEngine(kind("why")), [REQUEST])
     assert type(error) is EngineError
     assert error.__cause__ is not None
     if kind not in (StopIteration, StopAsyncIteration):
         assert kind.__name__ in str(error)
 
 
-@pytest.mark.parametrize("deadline", [None, later], ids=["no deadline", "a deadline"])
-@pytest.mark.parametrize("kind", OUTSIDE)
-def test_whatever_a_stream_raises_becomes_an_engine_error(kind, deadline):
-    request = REQUEST if deadline is None else later()
+@pytest.mark.parametrize("request_", [REQUEST, later()], ids=["no deadline", "a deadline"])
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, StopIteration])
+def test_an_async_engine_and_a_thread_let_no_more_out(kind, request_):
+    for call in (run, arun):
+        (error,) = call(ScriptedEngine(kind("why")), [request_])
+        assert type(error) is EngineError
+
+
+@pytest.mark.parametrize("request_", [REQUEST, later()], ids=["no deadline", "a deadline"])
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, StopIteration, TimeoutError])
+def test_whatever_a_stream_raises_becomes_an_engine_error(kind, request_):
     with pytest.raises(EngineError):
-        list(calling.stream(ScriptedEngine(kind("why")), request))
+        list(stream(ScriptedEngine(kind("why")), request_))
 
 
 @both
@@ -125,21 +134,109 @@ def test_what_would_only_cost_more_time_is_not_tried_again(call, error):
     assert len(engine.calls) == 1
 
 
-@both
 @pytest.mark.parametrize(
-    "answer", [None, [], [Edit("a"), Edit("b")], ["text"], "x", 5, [Edit(None)], iter([Edit("a")])]
+    "answer", [None, [], [Edit("a"), Edit("b")], "x", 5, {1: Edit("a")}, iter([Edit("a")])]
 )
-def test_what_is_no_edit_for_each_request_is_refused(call, answer):
+def test_what_is_no_list_of_one_edit_for_each_request_is_refused(answer):
     class Wrong(ScriptedEngine):
         def edit(self, requests):
             return answer
 
-        async def aedit(self, requests):
-            return answer
-
-    (error,) = call(Wrong(), [REQUEST])
+    (error,) = run(Wrong(), [REQUEST])
     assert isinstance(error, EngineError)
     assert "1 requests" in str(error)
+
+
+def test_an_edit_that_is_a_coroutine_is_refused_with_the_reason():
+    class Wrong:
+        async def edit(self, requests):
+            return []
+
+    (error,) = run(Wrong(), [REQUEST])
+    assert "aedit" in str(error)
+
+
+@both
+@pytest.mark.parametrize("deadline", [None, later], ids=["no deadline", "a deadline"])
+def test_a_short_list_for_each_is_an_error_of_every_item(call, deadline):
+    class Short(ScriptedEngine):
+        def edit_each(self, requests):
+            return [Edit("only one")]
+
+        async def aedit_each(self, requests):
+            return [Edit("only one")]
+
+    made = call(Short(), [REQUEST if deadline is None else later()] * 2)
+    assert [type(one) for one in made] == [EngineError, EngineError]
+    assert "1 items for 2 requests" in str(made[0])
+
+
+WRONG = {
+    "no edit": ("a text", "str"),
+    "no text": (Edit(None), "NoneType"),
+    "an end of its own": (Edit("a", finish_reason="content_filter"), "content_filter"),
+    "no end": (Edit("a", finish_reason=None), "None"),
+    "usage is a number": (Edit("a", usage=5), "usage=5"),
+    "usage below 0": (Edit("a", usage={"input_tokens": -1}), "usage"),
+    "usage is no number": (Edit("a", usage={"input_tokens": True}), "usage"),
+    "half a pass": (Edit("a", passes=0.5), "passes=0.5"),
+    "agreement is nan": (Edit("a", agreement=float("nan")), "agreement=nan"),
+    "no agreement at all": (Edit("a", agreement=-float("inf")), "agreement=-inf"),
+    "a probability above 1": (Edit("a", agreement=0.5), "agreement=0.5"),
+    "agreement is no number": (Edit("a", agreement="high"), "agreement='high'"),
+    "a token behind the draft": (Edit("a", token_agreement=(TokenAgreement(0, 2, -1.0),)), "draft"),
+    "tokens are no tuple": (Edit("a", token_agreement=5), "token_agreement"),
+}
+
+
+@pytest.mark.parametrize(("answer", "named"), WRONG.values(), ids=WRONG)
+def test_an_edit_that_can_not_be_is_refused_and_takes_no_other_with_it(answer, named):
+    class Wrong(ScriptedEngine):
+        def edit(self, requests):
+            return [Edit("good"), answer]
+
+    good, error = run(Wrong(), [REQUEST, REQUEST])
+    assert good == Edit("good")
+    assert isinstance(error, EngineError)
+    assert named in str(error)
+    assert "docs/your_own_engine.md" in str(error)
+
+
+def test_an_edit_that_can_not_be_is_refused_in_every_way():
+    wrong = Edit("a", agreement=float("nan"))
+    (error,) = arun(ScriptedEngine(wrong), [REQUEST])
+    assert isinstance(error, EngineError)
+    with pytest.raises(EngineError, match="nan"):
+        list(stream(ScriptedEngine(wrong), REQUEST))
+
+
+def test_what_rounding_lifts_above_certainty_is_certainty():
+    assert run(ScriptedEngine(Edit("a", agreement=1e-6)), [REQUEST]) == [Edit("a", agreement=0.0)]
+
+
+def test_edits_that_say_all_there_is_to_say_pass_as_they_are():
+    tokens = (TokenAgreement(0, 1, -0.5), TokenAgreement(0, 1, -0.25))
+    whole = Edit(
+        "a", "length", usage={"input_tokens": 0}, passes=0, agreement=-0.375, token_agreement=tokens
+    )
+    assert run(ScriptedEngine(whole), [REQUEST]) == [whole]
+
+
+@both
+def test_errors_that_an_engine_returns_in_place_of_edits_become_errors_of_ours(call):
+    full = OverloadedError("full")
+
+    class Each(ScriptedEngine):
+        def edit_each(self, requests):
+            return [Edit("a"), full, OSError("no device")]
+
+        async def aedit_each(self, requests):
+            return self.edit_each(requests)
+
+    first, second, third = call(Each(), [REQUEST] * 3)
+    assert (first, second) == (Edit("a"), full)
+    assert isinstance(third, EngineError)
+    assert isinstance(third.__cause__, OSError)
 
 
 @both
@@ -156,7 +253,7 @@ def test_a_tuple_of_edits_will_do(call):
 
 def test_nobody_waits_past_the_deadline_for_an_engine_that_knows_none():
     engine = StuckEngine()
-    (error,) = calling.edit(engine, [soon()])
+    (error,) = run(engine, [soon()])
     assert isinstance(error, EditTimeout)
     assert not engine.calls
     engine.let_go.set()
@@ -164,7 +261,7 @@ def test_nobody_waits_past_the_deadline_for_an_engine_that_knows_none():
 
 async def test_nobody_waits_past_the_deadline_for_a_thread_behind_an_async_engine():
     engine = StuckEngine()
-    (error,) = await calling.aedit(engine, [soon()])
+    (error,) = await deadlines.aedit(as_engine(engine), [soon()])
     assert isinstance(error, EditTimeout)
     assert not engine.calls
     engine.let_go.set()
@@ -183,7 +280,7 @@ async def test_nobody_waits_for_an_engine_that_does_not_listen_when_it_is_cancel
             ended.set()
             return [Edit("late")]
 
-    (error,) = await calling.aedit(Deaf(), [soon()])
+    (error,) = await deadlines.aedit(as_engine(Deaf()), [soon()])
     assert isinstance(error, EditTimeout)
     assert not ended.is_set()
     let_go.set()
@@ -200,7 +297,7 @@ async def test_an_engine_is_cancelled_when_its_time_is_up():
             finally:
                 cancelled.set()
 
-    (error,) = await calling.aedit(Listening(), [soon()])
+    (error,) = await deadlines.aedit(as_engine(Listening()), [soon()])
     assert isinstance(error, EditTimeout)
     await cancelled.wait()
 
@@ -218,7 +315,7 @@ async def test_cancelling_the_task_cancels_the_engine_and_is_no_engine_error(dea
                 stopped.set()
 
     request = REQUEST if deadline is None else later()
-    task = asyncio.create_task(calling.aedit(Listening(), [request]))
+    task = asyncio.create_task(deadlines.aedit(as_engine(Listening()), [request]))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -226,16 +323,54 @@ async def test_cancelling_the_task_cancels_the_engine_and_is_no_engine_error(dea
     assert stopped.is_set()
 
 
+@pytest.mark.parametrize("name", ["edit_each", "aedit_each"])
+def test_nobody_waits_past_the_deadline_for_an_engine_that_takes_each_by_itself(name):
+    engine = StuckEngine()
+
+    async def wait(requests):
+        await asyncio.Event().wait()
+
+    setattr(engine, name, engine.edit if name == "edit_each" else wait)
+    call = run if name == "edit_each" else arun
+    (error,) = call(engine, [soon()])
+    engine.let_go.set()
+    assert isinstance(error, EditTimeout)
+
+
+def test_an_edit_that_has_held_up_the_event_loop_past_its_deadline_is_late():
+    class Blocks(ScriptedEngine):
+        async def aedit(self, requests):
+            StuckEngine().let_go.wait(0.1)
+            return await super().aedit(requests)
+
+    (error,) = arun(Blocks(), [soon()])
+    assert isinstance(error, EditTimeout)
+
+
+def test_a_batch_that_fails_after_its_deadline_is_not_tried_again_one_by_one():
+    class Fails(StuckEngine):
+        def edit(self, requests):
+            self.calls.append(requests)
+            self.let_go.wait(30)
+            raise RuntimeError("late")
+
+    engine, request = Fails(), replace(REQUEST, deadline=time.monotonic() - 1)
+    engine.let_go.set()
+    made = as_engine(engine).edit_each([request, request])
+    assert [type(one) for one in made] == [EditTimeout, EditTimeout]
+    assert len(engine.calls) == 1
+
+
 def test_the_soonest_deadline_holds_for_a_batch():
     engine = StuckEngine()
-    made = calling.edit(engine, [later(), soon()])
+    made = run(engine, [later(), soon()])
     assert [type(one) for one in made] == [EditTimeout, EditTimeout]
     engine.let_go.set()
 
 
 async def test_the_soonest_deadline_holds_for_an_async_batch():
     engine = StuckEngine()
-    made = await calling.aedit(engine, [later(), soon()])
+    made = await deadlines.aedit(as_engine(engine), [later(), soon()])
     assert [type(one) for one in made] == [EditTimeout, EditTimeout]
     engine.let_go.set()
 
@@ -266,7 +401,7 @@ async def test_an_engine_without_an_async_call_is_called_in_a_thread():
             assert threading.current_thread() is not threading.main_thread()
             return [Edit("a")]
 
-    assert await calling.aedit(Plain(), [REQUEST]) == [Edit("a")]
+    assert await deadlines.aedit(as_engine(Plain()), [REQUEST]) == [Edit("a")]
 
 
 # Streams.
@@ -286,16 +421,16 @@ def test_a_stream_gives_its_pieces_and_returns_the_edit(deadline):
     request = REQUEST if deadline is None else later()
     made = Edit("some edited text", usage={"total_tokens": 3}, passes=2)
     engine = ScriptedEngine(made)
-    assert whole(calling.stream(engine, request)) == (["some ", "edite", "d tex", "t"], made)
+    assert whole(stream(engine, request)) == (["some ", "edite", "d tex", "t"], made)
     assert engine.closed_streams == 1
 
 
 def test_a_stream_that_returns_nothing_makes_the_edit_of_its_pieces():
-    class Plain:
+    class Plain(ScriptedEngine):
         def stream(self, request):
             return iter(["a", "", "b"])
 
-    assert whole(calling.stream(Plain(), REQUEST)) == (["a", "b"], Edit("ab"))
+    assert whole(stream(Plain(), REQUEST)) == (["a", "b"], Edit("ab"))
 
 
 def test_an_engine_without_a_stream_gives_its_edit_in_one_piece():
@@ -303,7 +438,7 @@ def test_an_engine_without_a_stream_gives_its_edit_in_one_piece():
         def edit(self, requests):
             return [Edit("a b")]
 
-    assert whole(calling.stream(Plain(), REQUEST)) == (["a b"], Edit("a b"))
+    assert whole(stream(Plain(), REQUEST)) == (["a b"], Edit("a b"))
 
 
 def test_an_engine_without_a_stream_raises_its_error():
@@ -312,24 +447,24 @@ def test_an_engine_without_a_stream_raises_its_error():
             raise RuntimeError("no")
 
     with pytest.raises(EngineError):
-        list(calling.stream(Plain(), REQUEST))
+        list(stream(Plain(), REQUEST))
 
 
 @pytest.mark.parametrize("piece", [None, 5, b"x"])
 def test_a_piece_that_is_no_text_is_refused_by_its_type(piece):
-    class Wrong:
+    class Wrong(ScriptedEngine):
         def stream(self, request):
             yield piece
 
     with pytest.raises(EngineError, match=type(piece).__name__):
-        list(calling.stream(Wrong(), REQUEST))
+        list(stream(Wrong(), REQUEST))
 
 
 @pytest.mark.parametrize("deadline", [None, later], ids=["no deadline", "a deadline"])
 def test_closing_a_stream_closes_the_engines(deadline):
     request = REQUEST if deadline is None else later()
     engine = ScriptedEngine("a long edited text")
-    pieces = calling.stream(engine, request)
+    pieces = stream(engine, request)
     next(pieces)
     pieces.close()
     assert engine.closed_streams == 1
@@ -339,7 +474,7 @@ def test_closing_a_stream_closes_the_engines(deadline):
 def test_a_forgotten_stream_closes_the_engines(deadline):
     request = REQUEST if deadline is None else later()
     engine = ScriptedEngine("a long edited text")
-    pieces = calling.stream(engine, request)
+    pieces = stream(engine, request)
     next(pieces)
     del pieces
     assert engine.closed_streams == 1
@@ -356,13 +491,38 @@ def test_an_error_between_pieces_closes_the_engines_stream():
 
     engine = Breaks()
     with pytest.raises(EngineError, match="gone"):
-        list(calling.stream(engine, REQUEST))
+        list(stream(engine, REQUEST))
     assert engine.closed_streams == 1
+
+
+def test_nobody_waits_past_the_deadline_for_a_stream_that_does_not_begin_or_end():
+    let_go = threading.Event()
+
+    class Slow(ScriptedEngine):
+        def stream(self, request):
+            let_go.wait(30)
+            return iter(())
+
+    class NeverCloses(ScriptedEngine):
+        def stream(self, request):
+            try:
+                yield "a piece"
+                yield "and another"
+            finally:
+                let_go.wait(30)
+
+    with pytest.raises(EditTimeout):
+        next(stream(Slow(), soon()))
+    pieces = stream(NeverCloses(), soon())
+    assert next(pieces) == "a piece"
+    pieces.close()
+    assert not let_go.is_set()
+    let_go.set()
 
 
 def test_nobody_waits_past_the_deadline_for_a_stream_that_is_stuck():
     engine = StuckEngine()
-    pieces = calling.stream(engine, soon())
+    pieces = stream(engine, soon())
     assert next(pieces) == "a piece "
     with pytest.raises(EditTimeout):
         next(pieces)
@@ -374,7 +534,7 @@ def test_nobody_waits_past_the_deadline_for_a_stream_that_is_stuck():
 def test_a_stream_whose_time_is_up_before_it_begins_is_closed():
     engine = StuckEngine()
     engine.let_go.set()
-    pieces = calling.stream(engine, replace(REQUEST, deadline=time.monotonic() - 1))
+    pieces = stream(engine, replace(REQUEST, deadline=time.monotonic() - 1))
     with pytest.raises(EditTimeout):
         next(pieces)
     assert engine.stream_closed.wait(30)
@@ -388,10 +548,10 @@ def test_a_stream_that_keeps_deadlines_itself_runs_in_the_callers_thread():
             assert threading.current_thread() is threading.main_thread()
             yield from super().stream(request)
 
-    assert list(calling.stream(Keeps(), later())) == ["d (ed", "ited)"]
+    assert list(stream(Keeps(), later())) == ["d (ed", "ited)"]
 
 
 def test_a_stream_in_a_thread_of_its_own_sees_the_callers_context_variables():
     here = contextvars.ContextVar("here", default="lost")
     here.set("kept")
-    assert list(calling.stream(ScriptedEngine(lambda _: here.get()), later())) == ["kept"]
+    assert list(stream(ScriptedEngine(lambda _: here.get()), later())) == ["kept"]

@@ -1,0 +1,345 @@
+"""The tests that every engine should pass; they need pytest."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+
+from langchain_metaaligner.engines import deadlines, threads
+from langchain_metaaligner.engines.base import Edit, Engine, Request, as_engine
+from langchain_metaaligner.errors import EditTimeout, MetaAlignerError
+
+T = TypeVar("T")
+
+_BEAT = 0.01  # seconds between two signs of life of an event loop
+
+
+class EngineConformance:
+    """The tests that every engine should pass.
+
+    Subclass it in a test module and say how the engine is made:
+
+    ```python
+    class TestMyEngine(EngineConformance):
+        @pytest.fixture
+        def engine(self):
+            return MyEngine()
+    ```
+
+    Attributes:
+        prompts: Prompts and drafts of the edits that are asked for. Override them where the model
+            needs others.
+        max_new_tokens: Most tokens of each edit.
+        patience: Seconds that an edit may take before it counts as stuck.
+        grace: Seconds by which an engine that keeps deadlines may miss one: its longest forward
+            pass, or step.
+        held_up: Seconds for which nothing may hold up the event loop.
+    """
+
+    prompts: Sequence[tuple[str, str]] = (
+        ("Edit this answer: It is good. | Edit: ", "It is good."),
+        (
+            "Edit this answer: Nobody knows, and nobody will. | Edit: ",
+            "Nobody knows, and nobody will.",
+        ),
+        ("Edit this answer: Ünïcode 漢字 😀 | Edit: ", "Ünïcode 漢字 😀"),
+    )
+    max_new_tokens: int = 16
+    patience: float = 60.0
+    grace: float = 0.5
+    held_up: float = 0.25
+
+    @pytest.fixture
+    def engine(self) -> Any:
+        """The engine under test; override it."""
+        pytest.fail("Override the fixture `engine`: it returns the engine to test.")
+
+    def requests(self) -> list[Request]:
+        """What the engine is asked to edit."""
+        return [
+            Request(prompt, draft, max_new_tokens=self.max_new_tokens, draft_at=prompt.rfind(draft))
+            for prompt, draft in self.prompts
+        ]
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    def test_it_is_an_engine(self, engine: Any) -> None:
+        """It has an `edit`, and says of itself what an engine may say."""
+        one = as_engine(engine)
+        expect(isinstance(one.name, str) and one.name, f"name is {one.name!r}, expected a text")
+        window = one.window
+        expect(
+            window is None or (isinstance(window, int) and window > 0),
+            f"window is {window!r}, expected None or a number of tokens",
+        )
+        hint = one.family_hint
+        expect(hint is None or isinstance(hint, str), f"family_hint is {hint!r}, expected a text")
+        control = list(one.control_tokens)
+        expect(
+            all(isinstance(token, str) and token for token in control),
+            f"control_tokens are {control!r:.80}, expected texts, none of them empty",
+        )
+
+    def test_it_counts_tokens(self, engine: Any) -> None:
+        """`count_tokens` never counts too few: a text has no fewer tokens than its beginning."""
+        one = as_engine(engine)
+        for prompt, _ in self.prompts:
+            whole, half = one.count_tokens(prompt), one.count_tokens(prompt[: len(prompt) // 2])
+            expect(
+                isinstance(whole, int) and whole > 0,
+                f"count_tokens({prompt!r}) is {whole!r}, expected a number of tokens",
+            )
+            # The last word of a beginning may be cut in more tokens than the whole word has.
+            expect(
+                half <= whole + 8, f"half of {prompt!r} has {half} tokens, but the whole {whole}"
+            )
+
+    def test_it_loads_and_warms(self, engine: Any) -> None:
+        """`load` and `warm` can be called at any time, more than once."""
+        one = as_engine(engine)
+        for _ in range(2):
+            self._in_time(one.load, "load()")
+            self._in_time(lambda: one.warm(self.prompts[0][0]), "warm(prompt)")
+
+    # -- edits --------------------------------------------------------------------------------
+
+    def test_it_makes_an_edit_for_each_request(self, engine: Any) -> None:
+        """`edit` returns as many good edits as there are requests, one request or several."""
+        one = as_engine(engine)
+        requests = self.requests()
+        self._check(self._in_time(lambda: one.edit(requests), "edit(requests)"), requests)
+        self._check(self._in_time(lambda: one.edit(requests[:1]), "edit([request])"), requests[:1])
+
+    def test_it_makes_edits_asynchronously(self, engine: Any) -> None:
+        """`aedit` does as `edit`."""
+        one, requests = as_engine(engine), self.requests()
+        made = self._in_time(lambda: asyncio.run(_awaited(one.aedit(requests))), "aedit(requests)")
+        self._check(made, requests)
+
+    def test_it_makes_each_edit_by_itself(self, engine: Any) -> None:
+        """`edit_each` and `aedit_each` return an edit or an error of this package for each."""
+        one, requests = as_engine(engine), self.requests()
+        self._check(self._in_time(lambda: one.edit_each(requests), "edit_each(requests)"), requests)
+        self._check(
+            self._in_time(
+                lambda: asyncio.run(_awaited(one.aedit_each(requests))), "aedit_each(requests)"
+            ),
+            requests,
+        )
+
+    def test_it_edits_with_every_option(self, engine: Any) -> None:
+        """Options of a request that the engine does nothing with do no harm."""
+        one = as_engine(engine)
+        for options in (
+            {"keep_above": -1e9},
+            {"token_agreement": True},
+            {"temperature": 1.0},
+            {"stop": ("\n\nHuman:", "never to come")},
+            {"max_new_tokens": 1},
+            {"draft": "", "draft_at": None},
+        ):
+            request = replace(self.requests()[0], **options)
+            made = self._in_time(partial(one.edit, [request]), f"edit with {options}")
+            self._check(made, [request])
+
+    def test_it_reports_agreement_where_it_says_so(self, engine: Any) -> None:
+        """An engine with `reports_agreement` tells the agreement of a draft that it has seen."""
+        one = as_engine(engine)
+        if not one.reports_agreement:
+            return
+        request = replace(self.requests()[0], token_agreement=True)
+        (made,) = self._check(self._in_time(lambda: one.edit([request]), "edit"), [request])
+        expect(made.agreement is not None, "agreement is None, though reports_agreement is True")
+
+    def test_threads_may_share_it(self, engine: Any) -> None:
+        """Several threads edit at once."""
+        one, requests = as_engine(engine), self.requests()
+        going = [threads.start(lambda: one.edit(requests), "conformance") for _ in range(4)]
+        for made in going:
+            self._check(self._result(made, "edit(requests) in four threads"), requests)
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def test_it_is_never_late(self, engine: Any) -> None:
+        """With a deadline there is an edit before it or an `EditTimeout` soon after it.
+
+        An engine that doesn't say `keeps_deadlines` is left alone at the deadline; one that does
+        is taken at its word, here and in use.
+        """
+        one = as_engine(engine)
+        one.load()
+        for seconds in (-1.0, 0.05):
+            for way, call in self._ways(one).items():
+                deadline = time.monotonic() + seconds
+                requests = [replace(self.requests()[0], deadline=deadline)]
+                started = time.monotonic()
+                made = self._in_time(partial(call, requests), way)
+                late = time.monotonic() - max(deadline, started)
+                if isinstance(made, EditTimeout):
+                    expect(late < self.grace, f"{way} ended {late:.2f} s after its deadline")
+                    continue
+                if isinstance(made, BaseException):
+                    raise made
+                expect(
+                    late < (0 if seconds < 0 else self.grace),
+                    f"{way} gave a good edit {late + max(0.0, -seconds):.2f} s after the deadline;"
+                    " expected EditTimeout. An engine that can't stop in time leaves"
+                    " keeps_deadlines at False",
+                )
+
+    def test_it_leaves_the_event_loop_free(self, engine: Any) -> None:
+        """Other tasks go on while `aedit` works."""
+        one, requests = as_engine(engine), self.requests()
+        one.load()
+        gap, others = self._in_time(lambda: asyncio.run(_longest_gap(one, requests)), "aedit")
+        expect(
+            gap - others < self.held_up,
+            f"aedit held up the event loop for {gap:.2f} s. Await something, or leave aedit out:"
+            " by default edit runs in a thread",
+        )
+
+    def test_cancelling_ends_the_wait(self, engine: Any) -> None:
+        """A task that awaits `aedit` can be cancelled."""
+        one, requests = as_engine(engine), self.requests()
+
+        async def cancelled() -> None:
+            task = asyncio.ensure_future(_awaited(one.aedit(requests)))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+        self._in_time(lambda: asyncio.run(cancelled()), "aedit(requests) that was cancelled")
+
+    # -- streams ------------------------------------------------------------------------------
+
+    def test_its_stream_joins_to_the_edit(self, engine: Any) -> None:
+        """The pieces of a stream are texts and join to the edit that it returns, if it does."""
+        one = as_engine(engine)
+        for request in self.requests():
+            pieces, made = self._in_time(partial(_read, one.stream, request), "stream(request)")
+            wrong = [piece for piece in pieces if not isinstance(piece, str)]
+            expect(not wrong, f"a stream gave {wrong[:1]!r:.80}, expected texts")
+            if made is not None:
+                (edit,) = self._check([made], [request])
+                expect(
+                    edit.text == "".join(pieces),
+                    f"pieces join to {''.join(pieces)!r:.80}, but the edit is {edit.text!r:.80}",
+                )
+
+    def test_its_stream_can_be_closed(self, engine: Any) -> None:
+        """`close()` ends a stream before, and after, its first piece."""
+        one, request = as_engine(engine), self.requests()[0]
+        for pieces_before in (0, 1):
+            pieces = self._in_time(lambda: iter(one.stream(request)), "stream(request)")
+            close = getattr(pieces, "close", None)
+            expect(callable(close), f"a stream is a {type(pieces).__name__} without close()")
+            for _ in range(pieces_before):
+                self._in_time(partial(next, pieces, None), "a stream's first piece")
+            closing = threads.start(close, "conformance")  # type: ignore[arg-type]
+            self._result(closing, "close() of a stream", self.grace + 1.0)
+            more = self._in_time(partial(next, pieces, None), "a closed stream")
+            expect(more is None, f"a closed stream goes on with {more!r:.80}")
+
+    # -- how it is asked ----------------------------------------------------------------------
+
+    def _ways(self, engine: Engine) -> dict[str, Callable[[list[Request]], Any]]:
+        """All ways to an edit, as the aligner goes them."""
+        return {
+            "edit": lambda requests: deadlines.edit(engine, requests)[0],
+            "aedit": lambda requests: asyncio.run(deadlines.aedit(engine, requests))[0],
+            "stream": lambda requests: _read_or_error(engine, requests[0]),
+        }
+
+    def _check(self, made: Any, requests: Sequence[Request]) -> list[Edit]:
+        try:
+            found = deadlines.checked_each(made, requests)
+        except MetaAlignerError as error:
+            pytest.fail(str(error), pytrace=False)
+        for one in found:
+            if isinstance(one, MetaAlignerError):
+                pytest.fail(str(one), pytrace=False)
+        return [one for one in found if isinstance(one, Edit)]
+
+    def _in_time(self, work: Callable[[], T], what: str) -> T:
+        return self._result(threads.start(work, "conformance"), what)
+
+    def _result(self, made: Future[T], what: str, patience: float | None = None) -> T:
+        seconds = self.patience if patience is None else patience
+        try:
+            return made.result(seconds)
+        except TimeoutError:
+            if made.done():
+                raise
+            pytest.fail(f"{what} has not ended after {seconds:g} s", pytrace=False)
+
+
+def expect(held: Any, otherwise: str) -> None:
+    """Fail the test with a sentence unless something holds.
+
+    Args:
+        held: What should be true.
+        otherwise: The sentence.
+    """
+    if not held:
+        pytest.fail(f"{otherwise}.", pytrace=False)
+
+
+async def _awaited(work: Any) -> Any:
+    return await work
+
+
+def _read(stream: Callable[[Request], Iterator[str]], request: Request) -> tuple[list[str], Any]:
+    found: list[str] = []
+    pieces = iter(stream(request))
+    while True:
+        try:
+            found.append(next(pieces))
+        except StopIteration as end:
+            return found, end.value
+
+
+def _read_or_error(engine: Engine, request: Request) -> Any:
+    try:
+        return _read(partial(deadlines.stream, engine), request)[1]
+    except MetaAlignerError as error:
+        return error
+
+
+async def _longest_gap(engine: Engine, requests: Sequence[Request]) -> tuple[float, float]:
+    """Seconds for which the event loop stood still during an edit, and a thread beside it.
+
+    The thread tells what the machine was busy with from what the engine held up.
+    """
+    ended = threading.Event()
+
+    def beside() -> float:
+        gap, last = 0.0, time.monotonic()
+        while not ended.wait(_BEAT):
+            last, gap = (now := time.monotonic()), max(gap, now - last)
+        return gap
+
+    async def inside() -> float:
+        gap, last = 0.0, time.monotonic()
+        while not ended.is_set():
+            await asyncio.sleep(_BEAT)
+            last, gap = (now := time.monotonic()), max(gap, now - last)
+        return gap
+
+    others = threads.start(beside, "conformance")
+    beating = asyncio.ensure_future(inside())
+    await asyncio.sleep(0)
+    try:
+        await engine.aedit(requests)
+    finally:
+        ended.set()
+    return await beating, others.result()

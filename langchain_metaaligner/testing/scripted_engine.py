@@ -1,0 +1,118 @@
+"""An engine that edits by a script instead of a model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+
+from langchain_metaaligner.engines.base import Edit, Engine, Request
+from langchain_metaaligner.errors import EditTimeout
+
+Reply = str | Edit | BaseException
+"""What becomes of one request: the edited text, a whole `Edit`, or an error to raise."""
+
+
+class ScriptedEngine(Engine):
+    """Edits by a script, and keeps every request.
+
+    ```python
+    engine = ScriptedEngine(lambda request: request.draft.replace("stupid", "good"))
+    chain = llm | MetaAlignerRunnable(engine=engine)
+    ```
+
+    Args:
+        reply: What becomes of each request: the same for all, a list with one for each request in
+            turn (the last one serves all that come after), or a function of the request. Left
+            out, every answer stays as it is.
+        delay: Seconds that each call takes.
+        piece: Characters of a piece in a stream.
+        name: What records call the model.
+        window: Tokens that prompt and edit share; a token is a word here.
+
+    Attributes:
+        requests: All requests so far, in order.
+        closed_streams: How many streams have ended or were closed.
+    """
+
+    keeps_deadlines = True
+
+    def __init__(
+        self,
+        reply: Reply | Sequence[Reply] | Callable[[Request], Reply] | None = None,
+        *,
+        delay: float = 0.0,
+        piece: int = 8,
+        name: str = "scripted",
+        window: int | None = None,
+    ) -> None:
+        self._reply = reply
+        self._delay = delay
+        self._piece = piece
+        self._lock = threading.Lock()
+        self.name = name
+        self.window = window
+        self.requests: list[Request] = []
+        self.closed_streams = 0
+
+    def count_tokens(self, text: str) -> int:
+        """Count words."""
+        return len(text.split())
+
+    def edit(self, requests: Sequence[Request]) -> list[Edit]:
+        """Make all edits by the script."""
+        replies = self._take(requests)
+        time.sleep(_wait(self._delay, requests))
+        return _made(replies, requests)
+
+    async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
+        """Make all edits by the script."""
+        replies = self._take(requests)
+        await asyncio.sleep(_wait(self._delay, requests))
+        return _made(replies, requests)
+
+    def stream(self, request: Request) -> Generator[str, None, Edit]:
+        """Make one edit by the script, in pieces."""
+        try:
+            (made,) = self.edit([request])
+            for start in range(0, len(made.text), self._piece):
+                yield made.text[start : start + self._piece]
+            return made
+        finally:
+            self.closed_streams += 1
+
+    def _take(self, requests: Sequence[Request]) -> list[Reply]:
+        with self._lock:
+            first = len(self.requests)
+            self.requests += requests
+        return [self._for(request, first + i) for i, request in enumerate(requests)]
+
+    def _for(self, request: Request, place: int) -> Reply:
+        reply = self._reply
+        if reply is None:
+            return request.draft
+        if callable(reply):
+            return reply(request)
+        if isinstance(reply, Sequence) and not isinstance(reply, str):
+            return reply[min(place, len(reply) - 1)]
+        return reply
+
+
+def _wait(delay: float, requests: Sequence[Request]) -> float:
+    """Seconds to wait, not past the first deadline."""
+    deadlines = [one.deadline for one in requests if one.deadline is not None]
+    return min(delay, max(0.0, min(deadlines, default=float("inf")) - time.monotonic()))
+
+
+def _made(replies: Sequence[Reply], requests: Sequence[Request]) -> list[Edit]:
+    if any(one.deadline is not None and one.deadline <= time.monotonic() for one in requests):
+        message = "The script's delay was longer than the time for the edit."
+        raise EditTimeout(message)
+    return [_edit(reply) for reply in replies]
+
+
+def _edit(reply: Reply) -> Edit:
+    if isinstance(reply, BaseException):
+        raise reply
+    return Edit(reply) if isinstance(reply, str) else reply
