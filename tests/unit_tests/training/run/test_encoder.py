@@ -141,15 +141,6 @@ def test_an_order_is_another_in_the_next_epoch() -> None:
     assert list(sampler) != first
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("epochs", 0), ("batch_size", 0), ("averaging", 1.0), ("learning_rate", -1), ("rank", -1)],
-)
-def test_a_setting_out_of_range_is_named(name, value) -> None:
-    with pytest.raises(TrainingError, match=name):
-        TrainingSettings(**{name: value})
-
-
 def test_an_option_that_trl_does_not_know_is_named(tmp_path) -> None:
     plan = StagePlan(name="equal", folder=tmp_path, encoded=(), validation=(), shown=())
     with pytest.raises(TrainingError, match="no_such_option"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -98,20 +99,26 @@ def run(base: Path, out: Path, *callbacks: TrainerCallback, **changes: Any) -> P
     return train_aligner(examples, base=base, out=out, callbacks=callbacks, **given)
 
 
-def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    base, tmp_path, uninterrupted
-) -> None:
+@pytest.fixture(scope="module")
+def killed(base, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "killed"
     with pytest.raises(KilledError):
-        run(base, tmp_path, Kill(7, "contrastive"))
+        run(base, folder, Kill(7, "contrastive"))
+    return folder
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    base, tmp_path, killed, uninterrupted
+) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     assert not (tmp_path / "adapter").exists()
     assert same(run(base, tmp_path), uninterrupted)
 
 
 def test_a_checkpoint_that_was_not_written_to_its_end_is_not_gone_on_from(
-    base, tmp_path, uninterrupted
+    base, tmp_path, killed, uninterrupted
 ) -> None:
-    with pytest.raises(KilledError):
-        run(base, tmp_path, Kill(7, "contrastive"))
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     newest = tmp_path / "stages" / "3-contrastive" / "checkpoint-6"
     (newest / "whole").unlink()
     (newest / "trainer_state.json").write_text("torn")
