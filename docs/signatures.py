@@ -35,7 +35,7 @@ HOMES = {
     "TypedDict": "from typing import TypedDict",
     "SecretStr": "from pydantic import SecretStr",
     "Aligner": "from langchain_metaaligner.editing.aligner import Aligner",
-    "Objectives": "from langchain_metaaligner.editing.aligner import Objectives",
+    "Objectives": "from langchain_metaaligner.editing.objectives import Objectives",
     "AlignerArguments": (
         "from langchain_metaaligner.editing.aligner_arguments import AlignerArguments"
     ),

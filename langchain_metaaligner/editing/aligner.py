@@ -8,20 +8,23 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from langchain_metaaligner.editing.alignment import Alignment
-from langchain_metaaligner.editing.objectives import ObjectiveLike
+from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.editing.pending_edit import (
+    Item,
     Part,
     PendingEdit,
+    Prepared,
+    aedit_all,
+    edit_all,
     prepare,
-    skipped,
+    prepare_all,
 )
 from langchain_metaaligner.editing.prompts import HH_RLHF, PromptFamily, family_of, find_family
 from langchain_metaaligner.engines import deadlines
-from langchain_metaaligner.engines.base import Edit, Engine, Request, as_engine
+from langchain_metaaligner.engines.base import Edit, Engine, as_engine
 from langchain_metaaligner.engines.registry import check_model, load_engine
 from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.options import (
@@ -41,27 +44,20 @@ _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
 
 # Stands for an answer that is not known yet.
 
-Objectives = ObjectiveLike | Iterable[ObjectiveLike]
-"""One or several objectives."""
-
-Item = tuple[Any, Any, Objectives]
-"""Context, answer and objectives of one edit."""
-
 
 class AlignmentStream:
     """The pieces of one edit, for `for` or `async for`.
 
     Args:
-        answer: What is edited.
         begin: Prepares the edit and names its engine; called when the first piece is asked for.
 
     Attributes:
         alignment: The record of the edit once the pieces have ended well, else `None`.
     """
 
-    def __init__(self, answer: Any, begin: Callable[[], tuple[PendingEdit, Engine]]) -> None:
+    def __init__(self, begin: Callable[[], tuple[PendingEdit | Alignment, Engine]]) -> None:
         self.alignment: Alignment | None = None
-        self._pieces = self._run(answer, begin)
+        self._pieces = self._run(begin)
         # A generator can't be closed while another thread is inside it.
         self._turn = threading.Lock()
 
@@ -105,14 +101,14 @@ class AlignmentStream:
         return next(self, None)
 
     def _run(
-        self, answer: Any, begin: Callable[[], tuple[PendingEdit, Engine]]
+        self, begin: Callable[[], tuple[PendingEdit | Alignment, Engine]]
     ) -> Generator[str, None, None]:
-        if (nothing := skipped(answer)) is not None:
-            self.alignment = nothing
-            if nothing.text:
-                yield nothing.text
-            return
         pending, engine = begin()
+        if isinstance(pending, Alignment):  # there is nothing to edit
+            if pending.text:
+                yield pending.text
+            self.alignment = pending
+            return
         edits: list[Edit] = []
         for part in pending.parts:
             if part.before:
@@ -138,7 +134,7 @@ def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
                 if not blank.strip():
                     continue
                 piece, blank = blank, None
-            yield part.prompt.restore(piece)
+            yield part.prompt.restore(piece) if part.prompt.undo else piece
 
 
 class Aligner:
@@ -263,9 +259,9 @@ class Aligner:
         if not self._contract.prefills:
             return
         # The prompt needs some answer to be written; where none is known it ends before that.
-        pending = self._prepare(context, answer or _UNKNOWN, objectives, time.monotonic())
-        request = pending.requests[0]
-        if request.draft_at:
+        pending = self._prepare(context, answer or _UNKNOWN, objectives)
+        request = pending.parts[0].request if isinstance(pending, PendingEdit) else None
+        if request is not None and request.draft_at:
             end = request.draft_at + (len(request.draft) if answer else 0)
             self._contract.warm(
                 request.prompt[:end], templated=request.templated, cancelled=cancelled
@@ -297,8 +293,9 @@ class Aligner:
         Raises:
             MetaAlignerError: As for `align`, short of the edit.
         """
-        pending = self._prepare(context, answer, objectives, time.monotonic())
-        return pending.requests[0].prompt
+        pending = self._prepare(context, answer, objectives)
+        # An answer without text has no prompt of its own: it never reaches an engine.
+        return pending.parts[0].request.prompt if isinstance(pending, PendingEdit) else ""
 
     def align(self, context: Any, answer: Any, objectives: Objectives) -> Alignment:
         """Edit one answer.
@@ -351,11 +348,8 @@ class Aligner:
         Raises:
             MetaAlignerError: As for `align`, the first one, unless `return_exceptions`.
         """
-        started = time.monotonic()
-        prepared = [self._prepare_safely(item, started) for item in items]
-        requests = _requests_of(prepared)
-        edits = deadlines.edit(self._contract, requests) if requests else []
-        return _results(prepared, edits, return_exceptions=return_exceptions)
+        made = edit_all(self._contract, self.family, self.options, items)
+        return made if return_exceptions else _good(made)
 
     @overload
     async def aalign_batch(self, items: Iterable[Item]) -> list[Alignment]: ...
@@ -372,15 +366,14 @@ class Aligner:
         started = time.monotonic()
         items = list(items)
 
-        def prepare_all() -> list[PendingEdit | Alignment | Exception]:
-            return [self._prepare_safely(item, started) for item in items]
+        def prepare() -> list[Prepared]:
+            return prepare_all(self._contract, self.family, self.options, items, started=started)
 
         # Counting tokens and reading a tokenizer take longer than a loop may be held up.
         blocks = self._engine is None or self._engine.window is not None
-        prepared = await asyncio.to_thread(prepare_all) if blocks else prepare_all()
-        requests = _requests_of(prepared)
-        edits = await deadlines.aedit(self._contract, requests) if requests else []
-        return _results(prepared, edits, return_exceptions=return_exceptions)
+        prepared = await asyncio.to_thread(prepare) if blocks else prepare()
+        made = await aedit_all(self._contract, prepared)
+        return made if return_exceptions else _good(made)
 
     def stream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
         """Edit one answer and give the edited text piece by piece, as it is made.
@@ -398,12 +391,7 @@ class Aligner:
             MetaAlignerError: As for `align`, from the iterator. After the first piece it means
                 that the text is not whole.
         """
-
-        def begin() -> tuple[PendingEdit, Engine]:
-            pending = self._prepare(context, answer, objectives, time.monotonic())
-            return pending, self._contract
-
-        return AlignmentStream(answer, begin)
+        return AlignmentStream(lambda: (self._prepare(context, answer, objectives), self._contract))
 
     def astream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
         """Edit one answer piece by piece without blocking the event loop; as `stream`.
@@ -413,16 +401,9 @@ class Aligner:
         """
         return self.stream(context, answer, objectives)
 
-    def _prepare_safely(self, item: Item, started: float) -> PendingEdit | Alignment | Exception:
-        try:
-            context, answer, objectives = item
-            return skipped(answer) or self._prepare(context, answer, objectives, started)
-        except Exception as error:  # noqa: BLE001 - one item must not take the others with it
-            return error
-
     def _prepare(
-        self, context: Any, answer: Any, objectives: Objectives, started: float
-    ) -> PendingEdit:
+        self, context: Any, answer: Any, objectives: Objectives
+    ) -> PendingEdit | Alignment:
         return prepare(
             self._contract,
             self.family,
@@ -430,43 +411,17 @@ class Aligner:
             context,
             answer,
             objectives,
-            started=started,
+            started=time.monotonic(),
         )
 
 
-def _requests_of(prepared: Iterable[PendingEdit | Alignment | Exception]) -> list[Request]:
-    pending = [one for one in prepared if isinstance(one, PendingEdit)]
-    return [request for one in pending for request in one.requests]
-
-
-def _results(
-    prepared: Sequence[PendingEdit | Alignment | Exception],
-    edits: Sequence[Edit | Exception],
-    *,
-    return_exceptions: bool,
-) -> list[Alignment | Exception]:
-    made = iter(edits)
-    results = [
-        _result(one, list(islice(made, len(one.parts)))) if isinstance(one, PendingEdit) else one
-        for one in prepared
-    ]
-    if not return_exceptions:
-        for one in results:
-            if isinstance(one, Exception):
-                raise one
-    return results
-
-
-def _result(pending: PendingEdit, made: Sequence[Edit | Exception]) -> Alignment | Exception:
-    edits = []
+def _good(made: Sequence[Alignment | Exception]) -> list[Alignment]:
+    good = []
     for one in made:
         if isinstance(one, Exception):
-            return one
-        edits.append(one)
-    try:
-        return pending.finish(edits)
-    except Exception as error:  # noqa: BLE001 - belongs to this item alone
-        return error
+            raise one
+        good.append(one)
+    return good
 
 
 def aligner_with(kind: type[Aligner], options: AlignerOptions) -> Aligner:

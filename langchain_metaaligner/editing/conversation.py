@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from langchain_metaaligner.editing.word_diff import compare_words, split_words
-from langchain_metaaligner.errors import InputTypeError
+from langchain_metaaligner.errors import InputTypeError, MissingContextError
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -129,6 +129,50 @@ def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None)
         turns[first] = Turn("human", "\n\n".join([*system_texts, turns[first].text]))
         system_texts.clear()
     return Conversation(tuple(turns), system_dropped=len(system_texts))
+
+
+def read_context(
+    context: Any, *, whole_conversation: bool = True, system: SystemHandling = None
+) -> tuple[str | tuple[Turn, ...], dict[str, int]]:
+    """Read what was given as a context.
+
+    Args:
+        context: Text, a `Context`, a prompt value, or messages.
+        whole_conversation: Whether all turns are wanted or only the last human one.
+        system: What becomes of system messages, as for `read_conversation`.
+
+    Returns:
+        Text or turns, and what of the messages was left out.
+
+    Raises:
+        MissingContextError: There is nothing in it.
+        InputTypeError: It is none of these.
+    """
+    if isinstance(context, Context):
+        context = context.text
+    if isinstance(context, str):
+        if not context.strip():
+            raise MissingContextError(NO_CONTEXT)
+        return context, {}
+    if context is None:
+        raise MissingContextError(NO_CONTEXT)
+    if hasattr(context, "to_messages"):
+        context = context.to_messages()
+    if not isinstance(context, Iterable) or isinstance(context, bytes | dict):
+        msg = f"A context is text, a Context or a list of messages, not {type(context).__name__}."
+        raise InputTypeError(msg)
+    conversation = read_conversation(context, system=system)
+    turns, dropped = conversation.turns, {}
+    if conversation.system_dropped:
+        dropped["system"] = conversation.system_dropped
+    if not whole_conversation:
+        last = tuple(turn for turn in turns if turn.role == "human")[-1:]
+        if len(turns) > len(last):
+            dropped["turns"] = len(turns) - len(last)
+        turns = last
+    if not turns:
+        raise MissingContextError(NO_CONTEXT)
+    return turns, dropped
 
 
 def answer_text(answer: Any) -> str:
@@ -327,3 +371,11 @@ def _placeholder(block: Any) -> str:
     if isinstance(block, Mapping) and isinstance(block.get("text"), str):
         return str(block["text"])
     return f"[{kind}]" if re.fullmatch(r"\w{1,40}", kind) else "[data]"
+
+
+NO_CONTEXT = (
+    "There is no context: an aligner needs the conversation that the answer belongs to. In a chain"
+    " it is found where the model runs before the aligner in the same run (llm | aligner);"
+    ' elsewhere give it, as config={"configurable": {"context": [HumanMessage(...)]}} or'
+    ' Context(text), or as the input {"messages": [..., AIMessage(...)]}.'
+)

@@ -17,6 +17,8 @@ __all__ = [
     "UNTRAINED",
     "Objective",
     "ObjectiveLike",
+    "Objectives",
+    "Parsed",
     "catalogue_key",
     "check_allowed",
     "parse_objective",
@@ -57,6 +59,10 @@ ALIASES: Mapping[str, str] = {
 }
 
 ObjectiveLike = str | Objective | Mapping[str, Any]
+"""A name, a sentence, an `Objective`, or a mapping with `name` and `description`."""
+
+Objectives = ObjectiveLike | Iterable[ObjectiveLike]
+"""One or several objectives."""
 
 
 def catalogue_key(name: str) -> str | None:
@@ -112,7 +118,7 @@ def parse_objective(given: ObjectiveLike) -> Objective:
     raise UnknownObjectiveError(_unknown(given))
 
 
-class _Parsed(tuple[Objective, ...]):
+class Parsed(tuple[Objective, ...]):
     """Objectives that `parse_objectives` has seen: they pass it again as they are."""
 
     __slots__ = ()
@@ -130,12 +136,12 @@ def parse_objectives(given: ObjectiveLike | Iterable[ObjectiveLike]) -> tuple[Ob
     Raises:
         UnknownObjectiveError: One of them is unknown, or there is none.
     """
-    if type(given) is _Parsed:
+    if type(given) is Parsed:
         return given
     if isinstance(given, str | Objective | Mapping):
         given = [given]
     try:
-        parsed = _Parsed(dict.fromkeys(parse_objective(one) for one in given))
+        parsed = Parsed(dict.fromkeys(parse_objective(one) for one in given))
     except TypeError as error:
         msg = f"Objectives are a list of names or descriptions, not {type(given).__name__}."
         raise UnknownObjectiveError(msg) from error

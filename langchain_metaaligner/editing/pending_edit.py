@@ -6,28 +6,25 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
 from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.context_window import shorten
-from langchain_metaaligner.editing.conversation import (
-    Context,
-    SystemHandling,
-    Turn,
-    answer_text,
-    read_conversation,
+from langchain_metaaligner.editing.conversation import Turn, answer_text, read_context
+from langchain_metaaligner.editing.objectives import (
+    Objectives,
+    Parsed,
+    parse_objectives,
 )
-from langchain_metaaligner.editing.objectives import ObjectiveLike, parse_objectives
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
+from langchain_metaaligner.engines import deadlines
 from langchain_metaaligner.engines.base import Edit, Engine, Request, TokenAgreement
-from langchain_metaaligner.errors import (
-    AnswerTooLongError,
-    EngineError,
-    InputTypeError,
-    MissingContextError,
-)
+from langchain_metaaligner.errors import AnswerTooLongError, EngineError
 from langchain_metaaligner.options import AlignerOptions
+
+Item = tuple[Any, Any, Objectives]
+"""Context, answer and objectives of one edit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class Part:
                 " window."
             )
             raise EngineError(msg)
-        text = self.prompt.restore(edit.text)
+        text = self.prompt.restore(edit.text) if self.prompt.undo else edit.text
         if not text.strip():
             msg = (
                 f"The aligner {model!r} returned an empty edit. Check that the prompt family"
@@ -111,23 +108,24 @@ class PendingEdit:
     started: float
     after: str = field(default="", repr=False)
 
-    @property
-    def requests(self) -> list[Request]:
-        """What the engine is asked, in order."""
-        return [part.request for part in self.parts]
-
-    def finish(self, edits: Sequence[Edit]) -> Alignment:
+    def finish(self, made: Sequence[Edit | Exception]) -> Alignment:
         """The record with what the engine made.
 
         Args:
-            edits: The engine's edits of `requests`, in order.
+            made: The engine's edits of the parts' requests, in order, or their errors.
 
         Returns:
             The alignment, `edited` or `unchanged`.
 
         Raises:
+            MetaAlignerError: The first of the errors.
             EngineError: An edit is empty or ended because tokens ran out.
         """
+        edits = []
+        for one in made:
+            if isinstance(one, Exception):
+                raise one
+            edits.append(one)
         text, tokens, place = "", [], 0
         for part, edit in zip(self.parts, edits, strict=True):
             text += part.before + part.text(edit, self.model)
@@ -183,14 +181,94 @@ def _joined(
     return tuple(chain.from_iterable(known)) if len(known) == len(tokens) else None
 
 
-def skipped(answer: Any) -> Alignment | None:
-    """The record for an answer without text, which never reaches an engine; else `None`.
+Prepared = PendingEdit | Alignment | Exception
+"""An edit to make, the record where there is nothing to edit, or what was wrong."""
 
-    Raises:
-        InputTypeError: The answer is neither text nor a message.
+
+def edit_all(
+    engine: Engine, family: PromptFamily, options: AlignerOptions, items: Iterable[Item]
+) -> list[Alignment | Exception]:
+    """Edit answers with one call to the engine.
+
+    Args:
+        engine: Who makes the edits.
+        family: The prompt family.
+        options: The aligner's options.
+        items: Contexts, answers and objectives.
+
+    Returns:
+        A record or an error for each item, in order.
     """
-    text = answer_text(answer)
-    return None if text.strip() else Alignment(original=text, text=text, status="skipped")
+    prepared = prepare_all(engine, family, options, items, started=time.monotonic())
+    requests = [part.request for one in prepared for part in _parts_of(one)]
+    return finish_all(prepared, deadlines.edit(engine, requests) if requests else [])
+
+
+async def aedit_all(engine: Engine, prepared: Sequence[Prepared]) -> list[Alignment | Exception]:
+    """Edit answers that are prepared, without blocking the event loop; as `edit_all`."""
+    requests = [part.request for one in prepared for part in _parts_of(one)]
+    return finish_all(prepared, await deadlines.aedit(engine, requests) if requests else [])
+
+
+def prepare_all(
+    engine: Engine,
+    family: PromptFamily,
+    options: AlignerOptions,
+    items: Iterable[Item],
+    *,
+    started: float,
+) -> list[Prepared]:
+    """Write the requests for several edits; one that can't be prepared takes no other with it.
+
+    Args:
+        engine: Who will make the edits; asked only for what it says of its tokens.
+        family: The prompt family.
+        options: The aligner's options.
+        items: Contexts, answers and objectives.
+        started: Time of `time.monotonic()` when the work began, in seconds.
+
+    Returns:
+        An edit, a record or an error for each item, in order.
+    """
+    prepared: list[Prepared] = []
+    for item in items:
+        try:
+            context, answer, objectives = item
+            made = prepare(engine, family, options, context, answer, objectives, started=started)
+            prepared.append(made)
+        except Exception as error:  # noqa: BLE001 - one item must not take the others with it
+            prepared.append(error)
+    return prepared
+
+
+def finish_all(
+    prepared: Sequence[Prepared], edits: Sequence[Edit | Exception]
+) -> list[Alignment | Exception]:
+    """The records of several edits.
+
+    Args:
+        prepared: What `prepare_all` returned.
+        edits: The engine's edits of all their requests, in order, or their errors.
+
+    Returns:
+        A record or an error for each, in order.
+    """
+    results: list[Alignment | Exception] = []
+    made = iter(edits)
+    for one in prepared:
+        if not isinstance(one, PendingEdit):
+            results.append(one)
+            continue
+        own = list(islice(made, len(one.parts)))
+        try:
+            results.append(one.finish(own))
+        except Exception as error:  # noqa: BLE001 - belongs to this item alone
+            results.append(error)
+    return results
+
+
+def _parts_of(prepared: Prepared) -> tuple[Part, ...]:
+    return prepared.parts if isinstance(prepared, PendingEdit) else ()
 
 
 def prepare(
@@ -199,10 +277,10 @@ def prepare(
     options: AlignerOptions,
     context: Any,
     answer: Any,
-    objectives: ObjectiveLike | Iterable[ObjectiveLike],
+    objectives: Objectives,
     *,
     started: float,
-) -> PendingEdit:
+) -> PendingEdit | Alignment:
     """Write the request for one edit.
 
     Args:
@@ -212,10 +290,11 @@ def prepare(
         context: Text, a `Context`, or messages.
         answer: Text or a message.
         objectives: One or several objectives.
-        started: Time of `time.monotonic()` when the work began.
+        started: Time of `time.monotonic()` when the work began, in seconds.
 
     Returns:
-        The edit to make; its request fits into the engine's window, where the engine has one.
+        The edit to make, whose request fits into the engine's window, where the engine has one;
+        or the record of an answer without text, which never reaches an engine.
 
     Raises:
         MissingContextError: There is nothing that the answer answers.
@@ -223,31 +302,34 @@ def prepare(
         InputTypeError: Context or answer are of the wrong type.
         AnswerTooLongError: The answer does not fit into the window.
     """
-    text = answer_text(answer)
-    wanted = parse_objectives(objectives)
+    text = answer if isinstance(answer, str) else answer_text(answer)
+    if not text.strip():
+        return Alignment(original=text, text=text, status="skipped")
+    wanted = objectives if type(objectives) is Parsed else parse_objectives(objectives)
+    room = _Room(engine, options.max_new_tokens, text)
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
     )
+    prompt = family.render(asked, text, wanted, control_tokens=engine.control_tokens)
+    if family.chat:
+        prompt = _templated(engine, prompt)
+    if not room.fits(prompt):
 
-    def written(asked: str | Sequence[Turn]) -> Prompt:
-        prompt = family.render(asked, text, wanted, control_tokens=engine.control_tokens)
-        if not family.chat:
-            return prompt
-        templated = engine.apply_chat_template([{"role": "user", "content": prompt.text}])
-        return prompt if templated is None else prompt.in_template(templated)
+        def written(one: str | Sequence[Turn]) -> Prompt:
+            prompt = family.render(one, text, wanted, control_tokens=engine.control_tokens)
+            return _templated(engine, prompt) if family.chat else prompt
 
-    room = _Room(engine, options.max_new_tokens, text)
-    shortened = room.fit(asked, written, has_turns=family.whole_conversation)
-    if shortened is None:
-        raise AnswerTooLongError(room.too_small())
-    asked, left_out = shortened
-    for what, count in left_out.items():
-        dropped[what] = dropped.get(what, 0) + count
-    prompt = written(asked)
+        shortened = room.shorten(asked, written, has_turns=family.whole_conversation)
+        if shortened is None:
+            raise AnswerTooLongError(room.too_small())
+        asked, left_out = shortened
+        for what, count in left_out.items():
+            dropped[what] = dropped.get(what, 0) + count
+        prompt = written(asked)
     request = Request(
         prompt=prompt.text,
         draft=prompt.draft,
-        max_new_tokens=room.left_after(prompt.text),
+        max_new_tokens=room.left_after(prompt),
         stop=family.stop,
         temperature=options.temperature,
         deadline=None if options.timeout is None else started + options.timeout,
@@ -267,48 +349,9 @@ def prepare(
     )
 
 
-def read_context(
-    context: Any, *, whole_conversation: bool = True, system: SystemHandling = None
-) -> tuple[str | tuple[Turn, ...], dict[str, int]]:
-    """Read what was given as a context.
-
-    Args:
-        context: Text, a `Context`, a prompt value, or messages.
-        whole_conversation: Whether all turns are wanted or only the last human one.
-        system: What becomes of system messages, as for `read_conversation`.
-
-    Returns:
-        Text or turns, and what of the messages was left out.
-
-    Raises:
-        MissingContextError: There is nothing in it.
-        InputTypeError: It is none of these.
-    """
-    if isinstance(context, Context):
-        context = context.text
-    if isinstance(context, str):
-        if not context.strip():
-            raise MissingContextError(NO_CONTEXT)
-        return context, {}
-    if context is None:
-        raise MissingContextError(NO_CONTEXT)
-    if hasattr(context, "to_messages"):
-        context = context.to_messages()
-    if not isinstance(context, Iterable) or isinstance(context, bytes | dict):
-        msg = f"A context is text, a Context or a list of messages, not {type(context).__name__}."
-        raise InputTypeError(msg)
-    conversation = read_conversation(context, system=system)
-    turns, dropped = conversation.turns, {}
-    if conversation.system_dropped:
-        dropped["system"] = conversation.system_dropped
-    if not whole_conversation:
-        last = tuple(turn for turn in turns if turn.role == "human")[-1:]
-        if len(turns) > len(last):
-            dropped["turns"] = len(turns) - len(last)
-        turns = last
-    if not turns:
-        raise MissingContextError(NO_CONTEXT)
-    return turns, dropped
+def _templated(engine: Engine, prompt: Prompt) -> Prompt:
+    written = engine.apply_chat_template([{"role": "user", "content": prompt.text}])
+    return prompt if written is None else prompt.in_template(written)
 
 
 class _Room:
@@ -322,28 +365,26 @@ class _Room:
         # What edits usually need; a longer one may use all that is left over.
         self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
 
-    def fit(
+    def fits(self, prompt: Prompt) -> bool:
+        if self._window is None:
+            return True
+        return self._count(prompt.text) <= self._window - self._needed
+
+    def shorten(
         self,
         asked: str | tuple[Turn, ...],
         written: Callable[[str | Sequence[Turn]], Prompt],
         *,
         has_turns: bool,
     ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
-        if self._window is None:
-            return asked, {}
-        room = self._window - self._needed
-
-        def fits(one: str | Sequence[Turn]) -> bool:
-            return self._count(written(one).text) <= room
-
-        if has_turns and isinstance(asked, str) and not fits(asked):
+        if has_turns and isinstance(asked, str):
             asked = tuple(parse_conversation(asked) or ()) or asked
-        return shorten(asked, fits)
+        return shorten(asked, lambda one: self.fits(written(one)))
 
-    def left_after(self, prompt: str) -> int:
+    def left_after(self, prompt: Prompt) -> int:
         if self._window is None:
             return self._max_new_tokens
-        return min(self._max_new_tokens, self._window - self._count(prompt))
+        return min(self._max_new_tokens, self._window - self._count(prompt.text))
 
     def too_small(self) -> str:
         return (
@@ -352,11 +393,3 @@ class _Room:
             " even without any context. Use a checkpoint with a larger window, or say with"
             " on_error= what becomes of such answers."
         )
-
-
-NO_CONTEXT = (
-    "There is no context: an aligner needs the conversation that the answer belongs to. In a chain"
-    " it is found where the model runs before the aligner in the same run (llm | aligner);"
-    ' elsewhere give it, as config={"configurable": {"context": [HumanMessage(...)]}} or'
-    ' Context(text), or as the input {"messages": [..., AIMessage(...)]}.'
-)

@@ -32,7 +32,7 @@ from langchain_core.tracers.context import register_configure_hook
 
 __all__ = [
     "DynamicRunnable",
-    "OutsideRuns",
+    "child_config",
     "config_inside",
     "get_async_callback_manager_for_config",
     "get_callback_manager_for_config",
@@ -56,6 +56,9 @@ _STREAMS_MESSAGES = "StreamMessagesHandler"
 
 # -- configs ----------------------------------------------------------------------------------
 
+# Holds the config that what is called inherits; `None` is outside of all runs.
+child_config = var_child_runnable_config
+
 
 @contextmanager
 def config_inside(config: RunnableConfig) -> Iterator[None]:
@@ -69,21 +72,6 @@ def config_inside(config: RunnableConfig) -> Iterator[None]:
         yield
     finally:
         var_child_runnable_config.reset(token)
-
-
-class OutsideRuns:
-    """Keeps models that an engine calls out of the runs, and so of the streams, around the edit.
-
-    A class, and no generator: every edit of a chain passes here, and microseconds count.
-    """
-
-    __slots__ = ("_token",)
-
-    def __enter__(self) -> None:
-        self._token = var_child_runnable_config.set(None)
-
-    def __exit__(self, *error: object) -> None:
-        var_child_runnable_config.reset(self._token)
 
 
 def graph_context(configurable: Mapping[str, Any]) -> Any:

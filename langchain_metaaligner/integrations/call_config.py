@@ -10,7 +10,7 @@ from typing import Any, cast
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables import RunnableConfig, ensure_config
 
-from langchain_metaaligner.editing.aligner import Objectives
+from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.integrations._langchain import config_inside, graph_context
 from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP
 

@@ -103,14 +103,13 @@ class Capture(BaseCallbackHandler):
     def __copy__(self) -> Capture:
         return self
 
-    def mark_editing(self, run_id: UUID) -> None:
-        """Say that this run edits: models below it are the aligner's own."""
-        run = self._runs.get(run_id)
-        if run is not None:
-            run.editing = True
-
     def find(
-        self, parent_run_id: UUID | None, *, reply_id: str | None, reply_text: str
+        self,
+        parent_run_id: UUID | None,
+        *,
+        reply_id: str | None,
+        reply_text: str,
+        editing: UUID | None = None,
     ) -> ModelRun | None:
         """The model run that made a reply.
 
@@ -122,10 +121,13 @@ class Capture(BaseCallbackHandler):
             parent_run_id: The run that the aligner runs in.
             reply_id: The reply's id.
             reply_text: The reply's text.
+            editing: The run that is about to edit the reply: models below it are the aligner's own.
 
         Returns:
             The run, or `None` where no model ran.
         """
+        if editing is not None and (own := self._runs.get(editing)) is not None:
+            own.editing = True
         scopes: list[list[ModelRun]] = []
         run = None if parent_run_id is None else self._runs.get(parent_run_id)
         while run is not None:

@@ -19,10 +19,9 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, ensure_config
 from pydantic import ConfigDict, Field, model_validator
 
-from langchain_metaaligner.editing.aligner import Objectives
 from langchain_metaaligner.editing.alignment import METADATA_KEY
 from langchain_metaaligner.editing.conversation import Context, answer_text
-from langchain_metaaligner.editing.objectives import Objective
+from langchain_metaaligner.editing.objectives import Objective, Objectives
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.integrations import _langchain
 from langchain_metaaligner.integrations.call_config import (
@@ -651,11 +650,11 @@ class _Call:
 class _ChunkWriter(MessageWriter):
     """Writes an edited message as a chat model's chunks."""
 
-    def write(self, piece: str) -> Iterator[Any]:
-        return (ChatGenerationChunk(message=one) for one in super().write(piece))
+    def write(self, piece: str) -> Any:
+        return ChatGenerationChunk(message=super().write(piece))
 
-    def end(self, settled: AIMessage) -> Iterator[Any]:
-        return (ChatGenerationChunk(message=one) for one in super().end(settled))
+    def end(self, settled: AIMessage) -> list[Any]:
+        return [ChatGenerationChunk(message=one) for one in super().end(settled)]
 
 
 class _GoodReplies(BaseCache):

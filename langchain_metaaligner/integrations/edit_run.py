@@ -12,9 +12,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from langchain_core.runnables import RunnableConfig
 
-from langchain_metaaligner.editing.aligner import Objectives
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
-from langchain_metaaligner.editing.objectives import parse_objectives
+from langchain_metaaligner.editing.objectives import Objectives, parse_objectives
 from langchain_metaaligner.integrations._langchain import streams, takes_events
 from langchain_metaaligner.integrations.capture import EDIT
 from langchain_metaaligner.integrations.hushing import HUSH, NOSTREAM, STEP

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables.utils import AddableDict
@@ -17,73 +17,29 @@ _TEXT_INDEX = "lc_metaaligner_text"
 _ADDED = (str, AIMessageChunk, AddableDict)
 
 
-class UntilStopped:
-    """An iterator that ends when it is stopped.
+def gather(pieces: Sequence[Any]) -> Any:
+    """The whole of what has arrived.
 
-    LangChain reads a step's input to its end even where the step's consumer has gone; a model
-    that nobody listens to any more would go on.
+    Pieces are joined once: chunk by chunk, a long reply's text would be copied for every chunk.
 
     Args:
-        pieces: What to iterate over.
+        pieces: What has arrived, in order; at least one piece.
+
+    Returns:
+        Chunks of one message merged, text joined, a dict's keys gathered; else the newest.
     """
-
-    def __init__(self, pieces: Iterator[Any]) -> None:
-        self._pieces = pieces
-        self._stopped = False
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        if self._stopped:
-            raise StopIteration
-        return next(self._pieces)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop, and close what the pieces come from."""
-        self._stopped = True
-        if (close := getattr(self._pieces, "close", None)) is not None:
-            close()
-
-
-class Gathered:
-    """The whole of what has arrived so far.
-
-    Pieces are joined when the whole is asked for: chunk by chunk, a long reply's text would be
-    copied once for every chunk of it.
-    """
-
-    def __init__(self) -> None:
-        self._pieces: list[Any] = []
-        self._kind: type | None = None
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing has arrived."""
-        return not self._pieces
-
-    @property
-    def value(self) -> Any:
-        """Chunks of one message merged, text joined, a dict's keys gathered; else the newest."""
-        if self.empty:
-            return None
-        first, *rest = self._pieces
-        if self._kind is str:
-            first, rest = "".join(self._pieces), []
-        if self._kind is AddableDict:
-            return functools.reduce(operator.add, rest, first)
-        return first + rest if rest else first
-
-    def add(self, piece: Any) -> None:
-        """Take the next piece."""
-        kind = next((one for one in _ADDED if isinstance(piece, one)), None)
-        if kind is None or kind is not self._kind:
-            self._pieces.clear()
-        self._pieces.append(piece)
-        self._kind = kind
+    kind = next((one for one in _ADDED if isinstance(pieces[-1], one)), None)
+    if kind is None:
+        return pieces[-1]
+    start = len(pieces)
+    while start and isinstance(pieces[start - 1], kind):
+        start -= 1
+    first, *rest = pieces[start:]
+    if kind is str:
+        return "".join(pieces[start:])
+    if kind is AddableDict:
+        return functools.reduce(operator.add, rest, first)
+    return first + rest if rest else first
 
 
 class TextWriter:
@@ -92,15 +48,25 @@ class TextWriter:
     def __init__(self) -> None:
         self.started = False
 
-    def write(self, piece: str) -> Iterator[Any]:
-        """The pieces to send for a piece of the edit."""
+    def write(self, piece: str) -> Any:
+        """What to send for a piece of the edit."""
         self.started = True
-        yield piece
+        return piece
 
-    def end(self, settled: Any) -> Iterator[Any]:
+    def end(self, settled: Any) -> list[Any]:
         """What is left to send once it is known what becomes of the reply."""
-        if not self.started:
-            yield settled
+        return [] if self.started else [settled]
+
+
+def writer_of(reply: AIMessage | str) -> TextWriter | MessageWriter | None:
+    """Who writes an edit as it is made; `None` where it has to be written whole.
+
+    Args:
+        reply: What is edited.
+    """
+    if isinstance(reply, str):
+        return TextWriter()
+    return MessageWriter(reply) if MessageWriter.can_write(reply) else None
 
 
 class MessageWriter:
@@ -131,8 +97,8 @@ class MessageWriter:
             sum(block_text(block) is not None for block in reply.content) == 1
         )
 
-    def write(self, piece: str) -> Iterator[Any]:
-        """The chunks to send for a piece of the edit."""
+    def write(self, piece: str) -> Any:
+        """The chunk to send for a piece of the edit."""
         content: Any = piece
         if self._block is not None:
             if self.started:
@@ -140,14 +106,13 @@ class MessageWriter:
             else:
                 content = [*self._before, {**self._block, "text": piece}]
         self.started = True
-        yield AIMessageChunk(content=content, id=self._id)
+        return AIMessageChunk(content=content, id=self._id)
 
-    def end(self, settled: AIMessage) -> Iterator[Any]:
+    def end(self, settled: AIMessage) -> list[Any]:
         """What is left to send once it is known what becomes of the reply."""
-        if self.started:
-            yield as_chunk(settled, "" if self._block is None else self._after)
-        else:
-            yield as_chunk(settled, settled.content)
+        if not self.started:
+            return [as_chunk(settled, settled.content)]
+        return [as_chunk(settled, "" if self._block is None else self._after)]
 
 
 def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:

@@ -12,8 +12,8 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 
-from langchain_metaaligner.editing.aligner import Objectives
 from langchain_metaaligner.editing.conversation import answer_text
+from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.integrations._langchain import streams
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
@@ -236,14 +236,10 @@ class _Turn:
                 edit.reply = reply.model_copy(update={"id": edit.run.message_id})
 
     def _edit_config(self, reply: AIMessage) -> RunnableConfig:
-        names = [one.name for one in self._policy.wanted(self._asked)]
+        told = self._policy.trace_metadata(self._asked)
         config: RunnableConfig = {
             **self._config,
-            "metadata": {
-                **(self._config.get("metadata") or {}),
-                "metaaligner_objectives": names,
-                "metaaligner_model": self._policy.model_label(),
-            },
+            "metadata": {**(self._config.get("metadata") or {}), **told},
         }
         if reply.tool_calls:
             # A stream of the text would stand for the whole message, and the calls be missed.

@@ -11,8 +11,9 @@ from typing import Any, Self
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessageChunk
 
-from langchain_metaaligner.editing.aligner import Aligner, Objectives
+from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.conversation import answer_text
+from langchain_metaaligner.editing.objectives import Objectives
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,9 @@ class Prefetch:
         find: Says in which context and towards what, given the first piece of the reply that
             holds text, or `None` where it is asked before there is any. It gives `None` where
             there will be nothing to edit.
+
+    Attributes:
+        over: Whether nothing more will be prefilled, so that nobody needs to tell it anything.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Prefetch:
         self._find: Callable[[Any], What | None] | None = find
         self._text = ""
         self._worker: _Worker | None = None
+        self.over = False
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +72,7 @@ class Prefetch:
             aligner = self._get_aligner()
             if aligner.prefills and (what := find(piece)) is not None:
                 self._worker = _Worker(aligner, *what)
+        self.over = self._worker is None
 
     def add(self, piece: Any) -> None:
         """Take note of what the policy has said.
@@ -75,7 +81,7 @@ class Prefetch:
             piece: The next piece of the reply. One with a tool call ends it, and so does one that
                 is no piece of a text: what comes then is no answer to edit.
         """
-        if self._find is None and self._worker is None:
+        if self.over:
             return
         if not is_piece(piece) or getattr(piece, "tool_call_chunks", None):
             self.stop()
@@ -92,7 +98,7 @@ class Prefetch:
 
     def stop(self) -> None:
         """Prefill nothing more; a pass that is under way ends by itself."""
-        self._find = None
+        self._find, self.over = None, True
         if self._worker is not None:
             self._worker.stop()
             self._worker = None

@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable
 from typing import Literal
 
-from langchain_metaaligner.editing.aligner import Aligner, Objectives
+from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.aligner_arguments import AlignerArguments
 from langchain_metaaligner.editing.alignment import Alignment
+from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.integrations.reply_policy import When
 
 __all__ = ["ReplyArguments"]

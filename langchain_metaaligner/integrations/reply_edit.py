@@ -6,6 +6,7 @@ go out to a consumer; it neither waits nor awaits itself, so that both ways of c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -14,24 +15,45 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
-from langchain_metaaligner.editing.aligner import Aligner, Item, Objectives
-from langchain_metaaligner.editing.alignment import Alignment
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
+from langchain_core.runnables import RunnableConfig
+
+from langchain_metaaligner.editing.aligner import Aligner
+from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
+from langchain_metaaligner.editing.conversation import NO_CONTEXT, answer_text
+from langchain_metaaligner.editing.objectives import Objectives
+from langchain_metaaligner.editing.pending_edit import Item
+from langchain_metaaligner.errors import InputTypeError, MetaAlignerError, MissingContextError
 from langchain_metaaligner.integrations._langchain import (
-    OutsideRuns,
+    child_config,
     get_async_callback_manager_for_config,
     get_callback_manager_for_config,
+    streams,
 )
+from langchain_metaaligner.integrations.call_config import asked_objectives, given_context
+from langchain_metaaligner.integrations.capture import capture
 from langchain_metaaligner.integrations.edit_run import EditRun
-from langchain_metaaligner.integrations.message_chunks import MessageWriter, TextWriter
-from langchain_metaaligner.integrations.reply_policy import Reply, ReplyPolicy
+from langchain_metaaligner.integrations.leaks import check_leak
+from langchain_metaaligner.integrations.message_chunks import (
+    MessageWriter,
+    TextWriter,
+    as_chunk,
+    gather,
+    writer_of,
+)
+from langchain_metaaligner.integrations.prefetch import Prefetch, What
+from langchain_metaaligner.integrations.reply_policy import FaceOptions, Reply, ReplyPolicy
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 END = object()
 """What the next input is where there is none."""
@@ -61,27 +83,39 @@ class Closed(BaseException):
 
 
 class Sync:
-    """The calls of a flow, made by waiting."""
+    """The calls of a flow, made by waiting.
+
+    The aligner is called outside of all runs: models that its engine calls are not to stream.
+    """
 
     manager = staticmethod(get_callback_manager_for_config)
 
     @staticmethod
     def align(aligner: Aligner, item: Item) -> Alignment:
         """Edit one answer."""
-        with OutsideRuns():
+        outside = child_config.set(None)
+        try:
             return aligner.align(*item)
+        finally:
+            child_config.reset(outside)
 
     @staticmethod
     def align_batch(aligner: Aligner, items: Iterable[Item]) -> Sequence[Alignment | Exception]:
         """Edit several answers, an error in the place of each that fails."""
-        with OutsideRuns():
+        outside = child_config.set(None)
+        try:
             return aligner.align_batch(items, return_exceptions=True)
+        finally:
+            child_config.reset(outside)
 
     @staticmethod
     def next_piece(pieces: Iterator[str]) -> str | None:
         """The next piece of an edit; `None` at its end."""
-        with OutsideRuns():
+        outside = child_config.set(None)
+        try:
             return next(pieces, None)
+        finally:
+            child_config.reset(outside)
 
     @staticmethod
     def next_input(inputs: Iterator[Any]) -> Any:
@@ -102,22 +136,31 @@ class Async:
     @staticmethod
     async def align(aligner: Aligner, item: Item) -> Alignment:
         """Edit one answer."""
-        with OutsideRuns():
+        outside = child_config.set(None)
+        try:
             return await aligner.aalign(*item)
+        finally:
+            child_config.reset(outside)
 
     @staticmethod
     async def align_batch(
         aligner: Aligner, items: Iterable[Item]
     ) -> Sequence[Alignment | Exception]:
         """Edit several answers, an error in the place of each that fails."""
-        with OutsideRuns():
+        outside = child_config.set(None)
+        try:
             return await aligner.aalign_batch(items, return_exceptions=True)
+        finally:
+            child_config.reset(outside)
 
     @staticmethod
     async def next_piece(pieces: AsyncIterator[str]) -> str | None:
         """The next piece of an edit; `None` at its end."""
-        with OutsideRuns():
+        outside = child_config.set(None)
+        try:
             return await anext(pieces, None)
+        finally:
+            child_config.reset(outside)
 
     @staticmethod
     def next_input(inputs: AsyncIterator[Any]) -> Awaitable[Any]:
@@ -225,6 +268,49 @@ async def astream(flow: Flow[None]) -> AsyncGenerator[Any, None]:
             failed = error
 
 
+class UntilStopped:
+    """An iterator that ends when it is stopped.
+
+    LangChain reads a step's input to its end even where the step's consumer has gone; a model
+    that nobody listens to any more would go on.
+
+    Args:
+        pieces: What to iterate over.
+    """
+
+    def __init__(self, pieces: Iterator[Any]) -> None:
+        self._pieces = pieces
+        self._stopped = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._stopped:
+            raise StopIteration
+        return next(self._pieces)
+
+    def stop(self) -> None:
+        """Stop, and close what the pieces come from."""
+        self._stopped = True
+        if (close := getattr(self._pieces, "close", None)) is not None:
+            close()
+
+
+def until_closed(pieces: UntilStopped, edited: Generator[Any, None, None]) -> Iterator[Any]:
+    """Yield what an edit gives, and stop its input before its run is closed.
+
+    Args:
+        pieces: The edit's input.
+        edited: What it gives.
+    """
+    try:
+        yield from edited
+    finally:
+        pieces.stop()
+        edited.close()
+
+
 @dataclass(slots=True)
 class ReplyEdit:
     """One reply on its way through its edit.
@@ -234,6 +320,7 @@ class ReplyEdit:
         reply: The reply.
         asked: The objectives that the caller asked for.
         item: What the aligner is to edit; `None` where there is nothing to edit.
+        aligner: Who edits it.
         made: The edit or its error, once there is one.
         run: Shows the edit to those who listen, where anybody does.
         begun: Whether a consumer has read a part of the edit.
@@ -243,6 +330,7 @@ class ReplyEdit:
     reply: Reply
     asked: Objectives | None = None
     item: Item | None = None
+    aligner: Aligner | None = None
     made: Alignment | Exception | None = None
     run: EditRun | None = None
     begun: bool = False
@@ -300,7 +388,7 @@ class ReplyEdit:
     def _whole(self, mode: Mode, item: Item) -> Flow[Alignment]:
         made = self.made
         if made is None:
-            made = yield partial(mode.align, self.policy.aligner, item)
+            made = yield partial(mode.align, self.aligner or self.policy.aligner, item)
         if isinstance(made, Exception):
             raise made
         return made
@@ -312,12 +400,13 @@ class ReplyEdit:
             alignment = yield from self._whole(mode, item)
             yield from self._sent(alignment.text, writer)
             return alignment
-        pieces = self.policy.aligner.stream(*item)
+        pieces = (self.aligner or self.policy.aligner).stream(*item)
         try:
             while (piece := (yield partial(mode.next_piece, pieces))) is not None:
                 yield from self._sent(piece, writer)
-        finally:
+        except BaseException:
             yield partial(mode.close, pieces)
+            raise
         if pieces.alignment is None:
             msg = "The edit ended without a record."
             raise RuntimeError(msg)
@@ -328,5 +417,267 @@ class ReplyEdit:
             yield from self.run.piece(piece)
         if writer is not None:
             self.begun = True
-            for chunk in writer.write(piece):
-                yield Emit(chunk)
+            yield Emit(writer.write(piece))
+
+
+# -- inputs of a chain's step -------------------------------------------------------------------
+
+
+class Call(NamedTuple):
+    """What LangChain tells a step of one call.
+
+    Attributes:
+        run_manager: The step's run.
+        config: Its config.
+        given: The arguments of the call: `objectives` and `context`, where they were given.
+    """
+
+    run_manager: Any
+    config: RunnableConfig
+    given: Mapping[str, Any]
+
+
+def edit_input(options: FaceOptions, input: Any, call: Call, mode: Mode) -> Flow[Any]:
+    """Edit the reply in one input of a step.
+
+    Args:
+        options: The step's options.
+        input: A message, text, or a state with messages.
+        call: The call.
+        mode: How calls are made.
+
+    Returns:
+        The edited reply, of the kind that went in.
+    """
+    edit, in_state = _read(options, input, call)
+    _show(edit, call)
+    yield from edit.flow(mode)
+    return _out(edit, in_state)
+
+
+def edit_inputs(
+    options: FaceOptions, inputs: Sequence[Any], calls: Sequence[Call], mode: Mode
+) -> Flow[list[Any]]:
+    """Edit the replies in several inputs of a step, with as few calls to the engine as allowed.
+
+    Args:
+        options: The step's options.
+        inputs: Each as for `edit_input`.
+        calls: The calls, one for each input.
+        mode: How calls are made.
+
+    Returns:
+        An edited reply or an error for each input, in order.
+    """
+    read: list[tuple[ReplyEdit, bool] | Exception] = []
+    for input, call in zip(inputs, calls, strict=True):  # noqa: A001 - LangChain's name
+        try:
+            read.append(_read(options, input, call))
+        except Exception as error:  # noqa: BLE001 - one input must not take the others
+            read.append(error)
+    edits = [one[0] for one in read if not isinstance(one, Exception) and one[0].item is not None]
+    bounds = [bound for one in calls if (bound := one.config.get("max_concurrency"))]
+    size = max(1, min(bounds, default=len(edits)))
+    for start in range(0, len(edits), size):
+        group = edits[start : start + size]
+        items = [one.item for one in group if one.item is not None]
+        made = yield partial(mode.align_batch, ReplyPolicy(options).aligner, items)
+        for edit, result in zip(group, made, strict=True):
+            edit.made = result
+    results: list[Any] = []
+    for one, call in zip(read, calls, strict=True):
+        if isinstance(one, Exception):
+            results.append(one)
+            continue
+        _show(one[0], call)
+        if one[0].run is not None:
+            yield from one[0].flow(mode)
+        try:
+            results.append(_out(*one))
+        except Exception as error:  # noqa: BLE001 - takes this item's place alone
+            results.append(error)
+    return results
+
+
+def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Flow[None]:
+    """Edit a reply that arrives in pieces, and send the edit out as it is made.
+
+    Args:
+        options: The step's options.
+        inputs: An iterator over the pieces, asynchronous or not.
+        call: The call.
+        mode: How calls are made.
+    """
+    arrived: list[Any] = []
+    prefetch = _prefetch(options, call)
+    try:
+        while (piece := (yield partial(mode.next_input, inputs))) is not END:
+            arrived.append(piece)
+            if prefetch is not None and not prefetch.over:
+                prefetch.add(piece)
+            if not options.apply and isinstance(piece, str | AIMessageChunk):
+                yield Emit(piece)
+    finally:
+        if prefetch is not None:
+            prefetch.stop()
+    if not arrived:
+        return
+    edit, in_state = _read(options, gather(arrived), call)
+    _show(edit, call)
+    writer = None
+    if edit.item is not None and options.apply and not in_state:
+        writer = writer_of(edit.reply)
+    yield from edit.flow(mode, writer)
+    out = _out(edit, in_state)
+    if writer is not None:
+        for chunk in writer.end(out):
+            yield Emit(chunk)
+    elif options.apply or not isinstance(out, str | AIMessageChunk):
+        yield Emit(as_chunk(out, out.content) if type(out) is AIMessage else out)
+    elif isinstance(out, AIMessageChunk) and METADATA_KEY in out.response_metadata:
+        # The reply itself has gone out already, as it came.
+        provenance = {METADATA_KEY: out.response_metadata[METADATA_KEY]}
+        yield Emit(AIMessageChunk(content="", id=out.id, response_metadata=provenance))
+
+
+def _prefetch(options: FaceOptions, call: Call) -> Prefetch | None:
+    """Who prefills the edit's prompt while the reply arrives, where that makes it quicker."""
+    policy = ReplyPolicy(options)
+    try:
+        if options.eager is False or not policy.aligner.prefills:
+            return None
+    except MetaAlignerError:  # reported by the edit itself
+        return None
+
+    def find(piece: str | AIMessageChunk | None) -> What | None:
+        # Whose reply it is, and so what it answers, is known with its first piece.
+        item = None if piece is None else _read(options, piece, call, whole=False)[0].item
+        return None if item is None else (item[0], item[2])
+
+    return Prefetch(lambda: policy.aligner, find)
+
+
+def _read(
+    options: FaceOptions, input: Any, call: Call, *, whole: bool = True
+) -> tuple[ReplyEdit, bool]:
+    """Read the reply in an input, its context and what the edit is made towards.
+
+    Args:
+        options: The step's options.
+        input: What the step was given.
+        call: The call.
+        whole: Whether the reply is all there, so that `when` can be asked.
+
+    Returns:
+        The edit, and whether the reply came in a state and goes back in one.
+    """
+    run_manager, config, given = call
+    asked, context = given.get("objectives"), given.get("context")
+    if config.get("configurable"):
+        asked = asked_objectives(config) if asked is None else asked
+        context = given_context(config) if context is None else context
+    policy = ReplyPolicy(options)
+    try:
+        reply, before = (input, None) if isinstance(input, AIMessage | str) else read_reply(input)
+    except InputTypeError as error:
+        if options.apply:
+            raise
+        logger.warning("Nothing was edited in shadow mode: %s", error)
+        return ReplyEdit(policy, input, asked), False
+    edit, in_state = ReplyEdit(policy, reply, asked), before is not None
+    try:
+        message = None if isinstance(reply, str) else reply
+        if message is None:
+            text = str(reply)
+        else:
+            content = message.content
+            text = content if isinstance(content, str) else answer_text(message)
+        if not text.strip():
+            return edit, in_state
+        if message is not None and message.tool_calls and not options.edit_tool_text:
+            return edit, in_state
+        wanted, edit.aligner = policy.terms(asked)
+        model_run = capture.find(
+            run_manager.parent_run_id,
+            reply_id=None if message is None else message.id,
+            reply_text=text,
+            editing=run_manager.run_id,
+        )
+        metadata = config.get("metadata") or {}
+        if "langgraph_node" in metadata and options.apply and options.on_leak == "raise":
+            check_leak(run_manager.handlers, metadata, model_run)
+        if context is None:
+            # A state that holds the reply alone says nothing of what it answers.
+            context = before or (None if model_run is None else model_run.messages)
+        if whole and options.when is not None:
+            edit.made = policy.skipped(reply, context, asked)
+            if edit.made is not None:
+                return edit, in_state
+        if context is None:
+            raise MissingContextError(NO_CONTEXT)
+        edit.item = (context, text, wanted)
+    except Exception as error:  # noqa: BLE001 - the error policy decides
+        edit.made = error
+    return edit, in_state
+
+
+def _show(edit: ReplyEdit, call: Call) -> None:
+    """Give an edit a run of its own where somebody listens."""
+    handlers = call.run_manager.handlers
+    # In shadow mode the policy streams for itself, and the edit is for nobody's eyes.
+    if edit.item is None or not edit.policy.options.apply:
+        return
+    if not any(one is not capture for one in handlers):
+        return
+    reply = edit.reply
+    reply_id = reply.id if isinstance(reply, AIMessage) else None
+    edit.run = EditRun(call.config, reply_id=reply_id, objectives=edit.item[2])
+    if isinstance(reply, AIMessage) and not reply.id and streams(handlers):
+        # Without an id its consumer would get it twice: in pieces, and whole.
+        edit.reply = reply.model_copy(update={"id": edit.run.message_id})
+
+
+def _out(edit: ReplyEdit, in_state: bool) -> Any:
+    reply = edit.settled()
+    return {"messages": [reply]} if in_state else reply
+
+
+def read_reply(given: Any) -> tuple[Reply, list[BaseMessage] | None]:
+    """Find the reply in what a step was given.
+
+    Args:
+        given: A message, text, or a state with messages, the reply last.
+
+    Returns:
+        The reply, and for a state the messages before it.
+
+    Raises:
+        InputTypeError: There is no reply in it.
+    """
+    if isinstance(given, AIMessage | str):
+        return given, None
+    messages = given.get("messages") if isinstance(given, Mapping) else _messages_of(given)
+    if messages is None:
+        raise InputTypeError(_WRONG_INPUT.format(type(given).__name__))
+    try:
+        conversation = convert_to_messages(messages)
+    except (ValueError, NotImplementedError, TypeError, KeyError) as error:
+        raise InputTypeError(_WRONG_INPUT.format(type(given).__name__)) from error
+    if not conversation or not isinstance(conversation[-1], AIMessage):
+        last = type(conversation[-1]).__name__ if conversation else "nothing"
+        msg = f"The last of the messages is the reply to edit, an AIMessage; here it is {last}."
+        raise InputTypeError(msg)
+    return conversation[-1], list(conversation[:-1])
+
+
+def _messages_of(given: Any) -> Any:
+    if isinstance(given, BaseMessage):
+        return None
+    messages = getattr(given, "messages", None)
+    return messages if isinstance(messages, Sequence) and not isinstance(messages, str) else None
+
+
+_WRONG_INPUT = (
+    "An aligner edits an AIMessage, text, or the last message of a state with 'messages', not"
+    " {}. Put it behind the step that makes the reply, or turn this into one of those first."
+)

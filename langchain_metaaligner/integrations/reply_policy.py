@@ -6,19 +6,25 @@ import functools
 import inspect
 import logging
 import operator
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 from langchain_core.messages import AIMessage
 from pydantic import Field, field_validator, model_validator
 
 from langchain_metaaligner.editing import telemetry
-from langchain_metaaligner.editing.aligner import Aligner, Objectives
+from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
 from langchain_metaaligner.editing.conversation import answer_text, with_text, without_thoughts
-from langchain_metaaligner.editing.objectives import Objective, check_allowed, parse_objectives
+from langchain_metaaligner.editing.objectives import (
+    Objective,
+    Objectives,
+    check_allowed,
+    parse_objectives,
+)
 from langchain_metaaligner.errors import (
     CheckpointError,
     InputTypeError,
@@ -147,26 +153,34 @@ class FaceOptions(ReplyOptions):
         return self
 
 
-class ReplyPolicy:
+class ReplyPolicy(NamedTuple):
     """What a face does with replies.
 
-    Args:
-        options: The face's options.
-
     Attributes:
-        options: The same.
+        options: The face's options.
     """
 
-    __slots__ = ("options",)
-
-    def __init__(self, options: FaceOptions) -> None:
-        self.options = options
+    options: FaceOptions
 
     @property
     def aligner(self) -> Aligner:
         """The aligner that makes the edits."""
         given: Aligner | None = self.options.aligner
         return self.options.shared.get(self.options) if given is None else given
+
+    def terms(self, asked: Objectives | None) -> tuple[tuple[Objective, ...], Aligner]:
+        """Towards what a reply is edited, and by whom.
+
+        Args:
+            asked: As for `wanted`.
+
+        Returns:
+            The objectives and the aligner.
+
+        Raises:
+            UnknownObjectiveError: As for `wanted`.
+        """
+        return self.wanted(asked), self.aligner
 
     def wanted(self, asked: Objectives | None) -> tuple[Objective, ...]:
         """The objectives of one call.
@@ -188,17 +202,13 @@ class ReplyPolicy:
             check_allowed(wanted, (*own, *_parsed(self.options.allow_objectives)))
         return wanted
 
-    def leaves_alone(self, reply: Reply) -> bool:
+    def leaves_alone(self, reply: AIMessage) -> bool:
         """Whether a reply passes as it is: it calls tools, and their text is not to be edited.
 
         Args:
             reply: The reply.
         """
-        return (
-            not self.options.edit_tool_text
-            and isinstance(reply, AIMessage)
-            and bool(reply.tool_calls)
-        )
+        return bool(reply.tool_calls) and not self.options.edit_tool_text
 
     def skipped(self, reply: Reply, context: Any, asked: Objectives | None) -> Alignment | None:
         """The record of a reply that `when` says is not to be edited; else `None`.
@@ -238,18 +248,43 @@ class ReplyPolicy:
             MetaAlignerError: The error, where the policy says so.
         """
         if isinstance(made, Alignment):
+            record = made if self.options.apply else replace(made, status="shadow")
             if made.status == "skipped":
-                return self._carry(reply, made.text, made) if made.text.strip() else reply
-            if not self.options.apply:
-                made = replace(made, status="shadow")
-            self._report(made)
-            text = made.text if self.options.apply else answer_text(reply)
-            return self._carry(reply, text, made)
-        failure = self._failure(reply, made, asked, begun=begun)
-        self._report(failure)
-        if failure.status == "failed":
-            raise made
-        return self._carry(reply, failure.text, failure)
+                if not made.text.strip():
+                    return reply
+                record = made
+        else:
+            record = self._failure(reply, made, asked, begun=begun)
+        if record.status != "skipped":
+            if "opentelemetry" in sys.modules:  # else nobody can have asked for it
+                telemetry.record(record)
+            if self.options.on_edit is not None:
+                self._tell(record)
+        if record.status == "failed":
+            raise cast("Exception", made)
+        text = record.original if record.status in ("passed", "shadow", "skipped") else record.text
+        if isinstance(reply, str):
+            return text
+        provenance = record.provenance(keep_original=self.options.keep_original)
+        metadata = {**reply.response_metadata, METADATA_KEY: provenance}
+        if record.status == "blocked":
+            reply = without_thoughts(reply)
+        if isinstance(reply.content, str):
+            return reply.model_copy(update={"content": text, "response_metadata": metadata})
+        return with_text(reply, text, response_metadata=metadata)
+
+    def trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
+        """What a trace is told of an edit.
+
+        Args:
+            asked: What the caller asks for.
+        """
+        try:
+            names = [one.name for one in self.wanted(asked)]
+        except MetaAlignerError:
+            # Raised where it counts: inside the run, under the error policy.
+            names = []
+        return {"metaaligner_objectives": names, "metaaligner_model": self.model_label()}
 
     def model_label(self) -> str:
         """The name of the model, as far as it is known without loading anything."""
@@ -306,23 +341,11 @@ class ReplyPolicy:
             family=family,
         )
 
-    def _report(self, alignment: Alignment) -> None:
-        telemetry.record(alignment)
-        if self.options.on_edit is None:
-            return
+    def _tell(self, record: Alignment) -> None:
         try:
-            self.options.on_edit(alignment)
+            self.options.on_edit(record)
         except Exception:
             logger.exception("on_edit failed; the reply goes on as it is")
-
-    def _carry(self, reply: Reply, text: str, alignment: Alignment) -> Reply:
-        if isinstance(reply, str):
-            return text
-        provenance = alignment.provenance(keep_original=self.options.keep_original)
-        metadata = {**reply.response_metadata, METADATA_KEY: provenance}
-        if alignment.status == "blocked":
-            reply = without_thoughts(reply)
-        return with_text(reply, text, response_metadata=metadata)
 
 
 @functools.lru_cache(maxsize=256)

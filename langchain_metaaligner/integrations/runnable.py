@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import (
     Runnable,
     RunnableConfig,
@@ -20,49 +18,35 @@ from langchain_core.runnables import (
 from langchain_core.runnables.utils import ConfigurableField, ConfigurableFieldSpec
 from pydantic import ConfigDict
 
-from langchain_metaaligner.editing.aligner import Objectives
-from langchain_metaaligner.editing.alignment import METADATA_KEY
-from langchain_metaaligner.editing.conversation import answer_text
-from langchain_metaaligner.editing.pending_edit import NO_CONTEXT
-from langchain_metaaligner.errors import InputTypeError, MetaAlignerError, MissingContextError
+from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.integrations._langchain import (
     get_callback_manager_for_config,
     get_config_list,
     set_config_context,
-    streams,
 )
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
-    given_context,
     listed,
     with_listed,
 )
 from langchain_metaaligner.integrations.capture import capture, install
-from langchain_metaaligner.integrations.edit_run import EditRun
 from langchain_metaaligner.integrations.hushing import hush_pipes
-from langchain_metaaligner.integrations.leaks import but_leaks, check_leak
-from langchain_metaaligner.integrations.message_chunks import (
-    Gathered,
-    MessageWriter,
-    TextWriter,
-    UntilStopped,
-    as_chunk,
-)
-from langchain_metaaligner.integrations.prefetch import Prefetch, What, is_piece
+from langchain_metaaligner.integrations.leaks import but_leaks
 from langchain_metaaligner.integrations.reply_edit import (
-    END,
     Async,
-    Emit,
-    Flow,
-    Mode,
-    ReplyEdit,
+    Call,
     Sync,
+    UntilStopped,
     arun,
     astream,
+    edit_input,
+    edit_inputs,
+    edit_stream,
     run,
     stream,
+    until_closed,
 )
-from langchain_metaaligner.integrations.reply_policy import FaceOptions, Reply, ReplyPolicy
+from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
 from langchain_metaaligner.options import check_names
 
 if TYPE_CHECKING:
@@ -219,12 +203,14 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
             MetaAlignerError: As `on_error` says; see `Aligner.align` for the kinds.
         """
         _read_arguments(kwargs)
-        (config,) = with_listed([ensure_config(config)])
+        config = ensure_config(config)
+        if config.get("configurable"):
+            (config,) = with_listed([config])
         # What `_call_with_config` does, without its looks at signatures, and with trace metadata
         # only for those who trace: half of what this step would cost otherwise.
         manager = get_callback_manager_for_config(config)
         if any(one is not capture for one in manager.handlers):
-            manager.add_metadata(self._trace_metadata(_asked(config, kwargs)))
+            manager.add_metadata(self._policy.trace_metadata(_asked(config, kwargs)))
         run_manager = manager.on_chain_start(
             None,
             input,
@@ -234,7 +220,8 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         child = patch_config(config, callbacks=run_manager.get_child())
         try:
             with set_config_context(child) as context:
-                output = context.run(self._edit, input, run_manager, child, **kwargs)
+                flow = edit_input(self, input, Call(run_manager, child, kwargs), Sync)
+                output = context.run(run, flow)
         except BaseException as error:
             run_manager.on_chain_error(error)
             raise
@@ -353,9 +340,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         edited: Any = self._transform_stream_with_config(
             pieces, self._edit_stream, self._traced(config, kwargs), **kwargs
         )
-        with closing(edited), pieces:
-            for piece in edited:  # noqa: UP028 - the input is to stop before the run is closed
-                yield piece
+        return until_closed(pieces, edited)
 
     async def atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig | None = None, **kwargs: Any
@@ -388,8 +373,9 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
     def _traced(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableConfig:
         if config is None or "metadata" not in config:
             config = ensure_config(config)
-        (config,) = with_listed([config])
-        told = self._trace_metadata(_asked(config, kwargs))
+        if config.get("configurable"):
+            (config,) = with_listed([config])
+        told = self._policy.trace_metadata(_asked(config, kwargs))
         metadata = {**(config.get("metadata") or {}), **told}
         return {**config, "metadata": metadata}
 
@@ -402,295 +388,39 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         configs = with_listed(get_config_list(config, count))
         return [self._traced(one, kwargs) for one in configs]
 
-    def _trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
-        policy = self._policy
-        try:
-            names = [one.name for one in policy.wanted(asked)]
-        except MetaAlignerError:
-            # Told where it is raised: inside the run, under the error policy.
-            names = []
-        return {"metaaligner_objectives": names, "metaaligner_model": policy.model_label()}
-
     # -- what LangChain calls inside the step's run -------------------------------------------
-
-    def _edit(self, input: Any, run_manager: Any, config: RunnableConfig, **given: Any) -> Any:
-        return run(self._whole(input, run_manager, config, given, Sync))
 
     async def _aedit(
         self, input: Any, run_manager: Any, config: RunnableConfig, **given: Any
     ) -> Any:
-        return await arun(self._whole(input, run_manager, config, given, Async))
+        return await arun(edit_input(self, input, Call(run_manager, config, given), Async))
 
     def _edit_all(
-        self,
-        inputs: list[Any],
-        run_manager: list[Any],
-        config: list[RunnableConfig],
-        **given: Any,
+        self, inputs: list[Any], run_manager: Any, config: list[RunnableConfig], **given: Any
     ) -> list[Any]:
-        return run(self._all(inputs, run_manager, config, given, Sync))
+        return run(edit_inputs(self, inputs, _calls(run_manager, config, given), Sync))
 
     async def _aedit_all(
-        self,
-        inputs: list[Any],
-        run_manager: list[Any],
-        config: list[RunnableConfig],
-        **given: Any,
+        self, inputs: list[Any], run_manager: Any, config: list[RunnableConfig], **given: Any
     ) -> list[Any]:
-        return await arun(self._all(inputs, run_manager, config, given, Async))
+        return await arun(edit_inputs(self, inputs, _calls(run_manager, config, given), Async))
 
     def _edit_stream(
         self, inputs: Iterator[Any], run_manager: Any, config: RunnableConfig, **given: Any
     ) -> Iterator[Any]:
-        yield from stream(self._pieces(inputs, run_manager, config, given, Sync))
+        return stream(edit_stream(self, inputs, Call(run_manager, config, given), Sync))
 
-    async def _aedit_stream(
+    def _aedit_stream(
         self, inputs: AsyncIterator[Any], run_manager: Any, config: RunnableConfig, **given: Any
-    ) -> AsyncIterator[Any]:
-        flow = self._pieces(inputs, run_manager, config, given, Async)
-        async with aclosing(astream(flow)) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    # -- flows --------------------------------------------------------------------------------
-
-    def _whole(
-        self,
-        input: Any,
-        run_manager: Any,
-        config: RunnableConfig,
-        given: Mapping[str, Any],
-        mode: Mode,
-    ) -> Flow[Any]:
-        call = self._read(input, run_manager, config, given)
-        self._show(call, run_manager, config)
-        yield from call.edit.flow(mode)
-        return call.settled()
-
-    def _all(
-        self,
-        inputs: Sequence[Any],
-        run_managers: Sequence[Any],
-        configs: Sequence[RunnableConfig],
-        given: Mapping[str, Any],
-        mode: Mode,
-    ) -> Flow[list[Any]]:
-        calls: list[_Call | Exception] = []
-        for one, manager, own in zip(inputs, run_managers, configs, strict=True):
-            try:
-                calls.append(self._read(one, manager, own, given))
-            except Exception as error:  # noqa: BLE001 - one input must not take the others
-                calls.append(error)
-        edits = [one.edit for one in calls if isinstance(one, _Call) and one.edit.item is not None]
-        bounds = [bound for one in configs if (bound := one.get("max_concurrency"))]
-        size = max(1, min(bounds, default=len(edits)))
-        for start in range(0, len(edits), size):
-            group = edits[start : start + size]
-            items = [one.item for one in group if one.item is not None]
-            made = yield partial(mode.align_batch, self._policy.aligner, items)
-            for edit, result in zip(group, made, strict=True):
-                edit.made = result
-        for one, manager, own in zip(calls, run_managers, configs, strict=True):
-            if isinstance(one, _Call):
-                self._show(one, manager, own)
-                if one.edit.run is not None:
-                    yield from one.edit.flow(mode)
-        return [_settled_or_error(one) for one in calls]
-
-    def _pieces(
-        self,
-        inputs: Any,
-        run_manager: Any,
-        config: RunnableConfig,
-        given: Mapping[str, Any],
-        mode: Mode,
-    ) -> Flow[None]:
-        gathered = Gathered()
-        with self._prefetch(run_manager, config, given) as prefetch:
-            while (piece := (yield partial(mode.next_input, inputs))) is not END:
-                gathered.add(piece)
-                prefetch.add(piece)
-                if not self.apply and is_piece(piece):
-                    yield Emit(piece)
-        if gathered.empty:
-            return
-        call = self._read(gathered.value, run_manager, config, given)
-        self._show(call, run_manager, config)
-        writer = self._writer(call)
-        yield from call.edit.flow(mode, writer)
-        for chunk in self._ending(call, writer):
-            yield Emit(chunk)
-
-    # -- one input ------------------------------------------------------------------------------
-
-    def _read(
-        self,
-        input: Any,
-        run_manager: Any,
-        config: RunnableConfig,
-        given: Mapping[str, Any],
-        *,
-        whole: bool = True,
-    ) -> _Call:
-        """Read what a call gives: the reply, its context and what the edit is made towards.
-
-        Args:
-            input: What the step was given.
-            run_manager: The step's run.
-            config: Its config.
-            given: The call's arguments.
-            whole: Whether the reply is all there, so that `when` can be asked.
-        """
-        asked = given.get("objectives")
-        if asked is None:
-            asked = asked_objectives(config)
-        context = given.get("context")
-        if context is None:
-            context = given_context(config)
-        capture.mark_editing(run_manager.run_id)
-        policy = self._policy
-        try:
-            reply, before = read_reply(input)
-        except InputTypeError as error:
-            if self.apply:
-                raise
-            logger.warning("Nothing was edited in shadow mode: %s", error)
-            return _Call(ReplyEdit(policy, input, asked))
-        edit = ReplyEdit(policy, reply, asked)
-        call = _Call(edit, in_state=before is not None)
-        try:
-            text = answer_text(reply)
-            if not text.strip() or policy.leaves_alone(reply):
-                return call
-            wanted = policy.wanted(asked)
-            model_run = capture.find(
-                run_manager.parent_run_id,
-                reply_id=reply.id if isinstance(reply, AIMessage) else None,
-                reply_text=text,
-            )
-            if self.apply and self.on_leak == "raise":
-                check_leak(run_manager.handlers, config.get("metadata") or {}, model_run)
-            if context is None:
-                # A state that holds the reply alone says nothing of what it answers.
-                context = before or (None if model_run is None else model_run.messages)
-            if whole and (skipped := policy.skipped(reply, context, asked)) is not None:
-                edit.made = skipped
-                return call
-            if context is None:
-                raise MissingContextError(NO_CONTEXT)
-            edit.item = (context, text, wanted)
-        except Exception as error:  # noqa: BLE001 - the error policy decides
-            edit.made = error
-        return call
-
-    def _show(self, call: _Call, run_manager: Any, config: RunnableConfig) -> None:
-        """Give an edit a run of its own where somebody listens."""
-        edit = call.edit
-        # In shadow mode the policy streams for itself, and the edit is for nobody's eyes.
-        if edit.item is None or not self.apply:
-            return
-        if not any(one is not capture for one in run_manager.handlers):
-            return
-        reply = edit.reply
-        reply_id = reply.id if isinstance(reply, AIMessage) else None
-        edit.run = EditRun(config, reply_id=reply_id, objectives=edit.item[2])
-        if isinstance(reply, AIMessage) and not reply.id and streams(run_manager.handlers):
-            # Without an id its consumer would get it twice: in pieces, and whole.
-            edit.reply = reply.model_copy(update={"id": edit.run.message_id})
-
-    def _prefetch(
-        self, run_manager: Any, config: RunnableConfig, given: Mapping[str, Any]
-    ) -> Prefetch:
-        """Who prefills the edit's prompt while the reply arrives."""
-
-        def find(piece: str | AIMessageChunk | None) -> What | None:
-            # Whose reply it is, and so what it answers, is known with its first piece.
-            if self.eager is False or piece is None:
-                return None
-            item = self._read(piece, run_manager, config, given, whole=False).edit.item
-            return None if item is None else (item[0], item[2])
-
-        return Prefetch(lambda: self._policy.aligner, find)
-
-    def _writer(self, call: _Call) -> TextWriter | MessageWriter | None:
-        reply = call.edit.reply
-        if call.in_state or call.edit.item is None or not self.apply:
-            return None
-        if isinstance(reply, str):
-            return TextWriter()
-        return MessageWriter(reply) if MessageWriter.can_write(reply) else None
-
-    def _ending(self, call: _Call, writer: TextWriter | MessageWriter | None) -> Iterator[Any]:
-        settled = call.settled()
-        if writer is not None:
-            yield from writer.end(settled)
-        elif self.apply or not is_piece(settled):
-            yield as_chunk(settled, settled.content) if type(settled) is AIMessage else settled
-        elif isinstance(settled, AIMessageChunk) and METADATA_KEY in settled.response_metadata:
-            # The reply itself has gone out already, as it came.
-            provenance = {METADATA_KEY: settled.response_metadata[METADATA_KEY]}
-            yield AIMessageChunk(content="", id=settled.id, response_metadata=provenance)
+    ) -> AsyncGenerator[Any, None]:
+        return astream(edit_stream(self, inputs, Call(run_manager, config, given), Async))
 
 
-@dataclass(slots=True)
-class _Call:
-    """One input on its way through the runnable.
-
-    Attributes:
-        edit: The edit of the reply in it.
-        in_state: Whether the reply came in a state, and goes back in one.
-    """
-
-    edit: ReplyEdit
-    in_state: bool = False
-
-    def settled(self) -> Any:
-        reply = self.edit.settled()
-        return {"messages": [reply]} if self.in_state else reply
-
-
-def _settled_or_error(call: _Call | Exception) -> Any:
-    if isinstance(call, Exception):
-        return call
-    try:
-        return call.settled()
-    except Exception as error:  # noqa: BLE001 - takes this item's place alone
-        return error
-
-
-def read_reply(given: Any) -> tuple[Reply, list[BaseMessage] | None]:
-    """Find the reply in what a step was given.
-
-    Args:
-        given: A message, text, or a state with messages, the reply last.
-
-    Returns:
-        The reply, and for a state the messages before it.
-
-    Raises:
-        InputTypeError: There is no reply in it.
-    """
-    if isinstance(given, AIMessage | str):
-        return given, None
-    messages = given.get("messages") if isinstance(given, Mapping) else _messages_of(given)
-    if messages is None:
-        raise InputTypeError(_WRONG_INPUT.format(type(given).__name__))
-    try:
-        conversation = convert_to_messages(messages)
-    except (ValueError, NotImplementedError, TypeError, KeyError) as error:
-        raise InputTypeError(_WRONG_INPUT.format(type(given).__name__)) from error
-    if not conversation or not isinstance(conversation[-1], AIMessage):
-        last = type(conversation[-1]).__name__ if conversation else "nothing"
-        msg = f"The last of the messages is the reply to edit, an AIMessage; here it is {last}."
-        raise InputTypeError(msg)
-    return conversation[-1], list(conversation[:-1])
-
-
-def _messages_of(given: Any) -> Any:
-    if isinstance(given, BaseMessage):
-        return None
-    messages = getattr(given, "messages", None)
-    return messages if isinstance(messages, Sequence) and not isinstance(messages, str) else None
+def _calls(
+    run_managers: Sequence[Any], configs: Sequence[RunnableConfig], given: Mapping[str, Any]
+) -> list[Call]:
+    pairs = zip(run_managers, configs, strict=True)
+    return [Call(manager, config, given) for manager, config in pairs]
 
 
 def _read_arguments(given: dict[str, Any]) -> None:
@@ -709,15 +439,9 @@ def _read_arguments(given: dict[str, Any]) -> None:
 
 def _asked(config: RunnableConfig, given: Mapping[str, Any]) -> Objectives | None:
     asked: Objectives | None = given.get("objectives")
-    return asked_objectives(config) if asked is None else asked
+    return asked_objectives(config) if asked is None and config.get("configurable") else asked
 
 
 def _put_in_place() -> None:
     install()
     hush_pipes(lambda one: isinstance(one, MetaAlignerRunnable) and one.apply)
-
-
-_WRONG_INPUT = (
-    "An aligner edits an AIMessage, text, or the last message of a state with 'messages', not"
-    " {}. Put it behind the step that makes the reply, or turn this into one of those first."
-)

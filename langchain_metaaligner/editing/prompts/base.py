@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from langchain_metaaligner.editing.conversation import Turn
-from langchain_metaaligner.editing.prompts.escaping import FIELD, TURN, Mark, Swaps, control_marks
+from langchain_metaaligner.editing.prompts.escaping import FIELD, TURN, Mark, control_marks, escape
 from langchain_metaaligner.errors import UnknownObjectiveError
 
 # A longer head before a colon is a part of the sentence.
@@ -147,29 +147,29 @@ class PromptFamily:
         """
         aspects = _aspects(self, tuple(objectives))
         structure, of_turns = _structure(self, tuple(control_tokens))
-        swaps = Swaps(
-            aspects,
-            answer,
-            context if isinstance(context, str) else "",
-            *(() if isinstance(context, str) else (turn.text for turn in context)),
-        )
         if isinstance(context, str):
-            question = swaps.disarm(context, structure)
+            # It is used as it is, so its turn markers are meant; those inside a turn are not.
+            texts = [(context, structure)]
         else:
-            question = self.render_turns(
-                [Turn(turn.role, swaps.disarm(turn.text, of_turns)) for turn in context]
-            )
-        draft = swaps.disarm(answer, of_turns)
-        fields = {
-            "aspects": swaps.disarm(aspects, of_turns),
-            "question": question,
-        }
+            texts = [(turn.text, of_turns) for turn in context]
+        texts += [(answer, of_turns), (aspects, of_turns)]
+        undo: dict[int, str] = {}
+        escaped = [text for text, _ in texts]
+        if any(mark.char in text for text, marks in texts for mark in marks):
+            escaped, undo = escape(texts)
+        *said, draft, aspects = escaped
+        if isinstance(context, str):
+            question = said[0]
+        else:
+            pairs = zip(context, said, strict=True)
+            question = self.render_turns([Turn(turn.role, text) for turn, text in pairs])
+        fields = {"aspects": aspects, "question": question}
         # Not str.format: a text that holds braces is filled in as it is.
         before, after = (
             "".join(fields[piece] if i % 2 else piece for i, piece in enumerate(part))
             for part in _around_answer(self.template)
         )
-        return Prompt(f"{before}{draft}{after}", draft, swaps.undo(), len(before))
+        return Prompt(f"{before}{draft}{after}", draft, undo, len(before))
 
     def render_turns(self, turns: Sequence[Turn]) -> str:
         """Render turns as the family's context, with nothing disarmed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -41,10 +41,26 @@ _LOOKALIKES: Mapping[str, str] = {"|": "¦❘∣｜", ":": "꞉：ː", "<": "‹
 _PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
 
 
-class Swaps:
+def escape(
+    texts: Sequence[tuple[str, Sequence[Mark]]],
+) -> tuple[list[str], dict[int, str]]:
+    """Swap, in each text, what would read as structure for look-alikes that none of them holds.
+
+    Args:
+        texts: Each with the marks that are looked for in it.
+
+    Returns:
+        The texts, and the way back: look-alike, as a code point, to the character that it stands
+        for. Most texts hold no mark and come back as they are.
+    """
+    swaps = _Swaps([text for text, _ in texts])
+    return [swaps.disarm(text, marks) for text, marks in texts], swaps.undo()
+
+
+class _Swaps:
     """One-to-one swaps of characters for look-alikes that occur in none of some texts."""
 
-    def __init__(self, *texts: str) -> None:
+    def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
         self._lookalike: dict[str, str] = {}
 
