@@ -13,18 +13,13 @@ from langchain_metaaligner import MetaAlignerRunnable
 from tests.unit_tests.typing.editor import Editor, opened
 
 ROOT = Path(__file__).parents[3]
-OPTIONS = [
-    ("on_error", '"pass"'),
-    ("max_new_tokens", "12"),
-    ("keep_original", "True"),
-    ("keep_above", "-0.5"),
-    ("edit_tool_text", "True"),
+CALLS = [
+    ("MetaAlignerRunnable", "", "on_error", '"pass"'),
+    ("MetaAlignerRunnable", "", "keep_above", "-0.5"),
+    ("MetaAlignerMiddleware", "", "edit_tool_text", "True"),
+    ("ChatMetaAligner", "policy=FakeListChatModel(responses=[]), ", "keep_original", "True"),
+    ("Aligner", "", "max_new_tokens", "12"),
 ]
-FACES = {
-    "MetaAlignerRunnable": "",
-    "MetaAlignerMiddleware": "",
-    "ChatMetaAligner": "policy=FakeListChatModel(responses=[]), ",
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +41,17 @@ def words(text: str) -> str:
 
 
 def described(option: str) -> str:
-    return words(MetaAlignerRunnable.model_fields[option].description)
+    words_of_it = words(MetaAlignerRunnable.model_fields[option].description)
+    assert words_of_it
+    return words_of_it
 
 
-@pytest.mark.parametrize(("option", "value"), OPTIONS)
-@pytest.mark.parametrize("face", FACES)
-def test_a_hover_shows_an_option_s_words(editor, face, option, value):
+@pytest.mark.parametrize(("face", "before", "option", "value"), CALLS)
+def test_a_hover_shows_an_option_s_words(editor, face, before, option, value):
     code = (
         "from langchain_core.language_models import FakeListChatModel\n"
         f"from langchain_metaaligner import {face}\n"
-        f"made = {face}({FACES[face]}{option}={value})\n"
+        f"made = {face}({before}{option}={value})\n"
     )
     shown = editor.hover(editor.folder / "user.py", code, f"{option}=")
     assert described(option) in words(shown)
-
-
-def test_a_hover_shows_the_words_of_an_aligner_s_option(editor):
-    code = "from langchain_metaaligner import Aligner\nmade = Aligner(keep_above=-0.5)\n"
-    shown = editor.hover(editor.folder / "user.py", code, "keep_above=")
-    assert described("keep_above") in words(shown)
