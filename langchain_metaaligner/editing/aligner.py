@@ -33,6 +33,7 @@ from langchain_metaaligner.options import (
     given_options,
     load_options,
 )
+from langchain_metaaligner.pickles import reduce_at_root
 
 if TYPE_CHECKING:
     from langchain_metaaligner.editing.aligner_arguments import AlignerArguments
@@ -170,8 +171,13 @@ class Aligner:
         else:
             self._engine = as_engine(self.options.engine)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return aligner_with, (type(self), self.options)
+    __reduce_ex__ = reduce_at_root
+
+    def __getstate__(self) -> AlignerOptions:
+        return self.options
+
+    def __setstate__(self, options: AlignerOptions) -> None:
+        Aligner.__init__(self, **{name: getattr(options, name) for name in given_options(options)})
 
     @property
     def engine(self) -> Engine:
@@ -422,13 +428,3 @@ def _good(made: Sequence[Alignment | Exception]) -> list[Alignment]:
             raise one
         good.append(one)
     return good
-
-
-def aligner_with(kind: type[Aligner], options: AlignerOptions) -> Aligner:
-    """Make an aligner anew from its options; pickles refer to this by name.
-
-    Args:
-        kind: The class.
-        options: Its options.
-    """
-    return kind(**{name: getattr(options, name) for name in given_options(options)})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_metaaligner.editing.word_diff import compare_words, split_words
 from langchain_metaaligner.engines.base import TokenAgreement
+from langchain_metaaligner.pickles import reduce_at_root
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -67,6 +68,8 @@ class Alignment:
     token_agreement: tuple[TokenAgreement, ...] | None = field(default=None, repr=False)
     dropped: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
+
+    __reduce_ex__ = reduce_at_root
 
     @property
     def changed(self) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from langchain_metaaligner.editing.word_diff import compare_words, split_words
 from langchain_metaaligner.errors import InputTypeError, MissingContextError
+from langchain_metaaligner.pickles import reduce_at_root
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -56,6 +57,8 @@ class Context:
     """
 
     text: str
+
+    __reduce_ex__ = reduce_at_root
 
     def __repr__(self) -> str:
         return f"Context(<{len(self.text)} characters>)"

@@ -37,6 +37,7 @@ from langchain_metaaligner.integrations.reply_edit import (
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
 from langchain_metaaligner.options import check_names
+from langchain_metaaligner.pickles import reduce_at_root
 
 try:
     from langchain.agents.middleware import AgentMiddleware
@@ -88,6 +89,19 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         given: dict[str, Any] = {"objectives": objectives, **options}
         self.options = FaceOptions(**given)
         install()
+
+    __reduce_ex__ = reduce_at_root
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {name: value for name, value in vars(self).items() if name != "options"}
+        return {**own, **self.options.__getstate__()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        own = dict(state)
+        # 0.1 called them settings.
+        given = own.pop("given", None) or own.pop("settings").__getstate__()["given"]
+        MetaAlignerMiddleware.__init__(self, **given)
+        vars(self).update(own)
 
     def load(self) -> Self:
         """Load the aligner's weights now, so that no first answer waits for them.

@@ -33,6 +33,7 @@ from langchain_metaaligner.errors import (
     UnknownObjectiveError,
 )
 from langchain_metaaligner.options import AlignerOptions, ReplyOptions, given_options
+from langchain_metaaligner.pickles import namespace_of
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,11 @@ class FaceOptions(ReplyOptions):
     """The options of a face, checked as far as that needs no weights and no network."""
 
     shared: SharedAligners = Field(default_factory=SharedAligners, exclude=True, repr=False)
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        """Where LangChain finds the class that it has written down by its id."""
+        return namespace_of(cls)
 
     @field_validator("objectives")
     @classmethod

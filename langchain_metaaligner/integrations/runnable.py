@@ -98,10 +98,6 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         """Put the capture and the hushing of pipes in place."""
         _put_in_place()
 
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        super().__setstate__(state)
-        _put_in_place()
-
     @property
     def _policy(self) -> ReplyPolicy:
         return ReplyPolicy(self)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from langchain_metaaligner.editing.conversation import Turn
 from langchain_metaaligner.editing.prompts.escaping import FIELD, TURN, Mark, control_marks, escape
 from langchain_metaaligner.errors import UnknownObjectiveError
+from langchain_metaaligner.pickles import reduce_at_root
 
 # A longer head before a colon is a part of the sentence.
 _WORDS_OF_A_NAME = 3
@@ -29,6 +30,13 @@ class Objective:
     description: str
     # Whether it is one of the catalogue, which each family words as it was trained on it.
     catalogued: bool = field(default=False, kw_only=True, compare=False, repr=False)
+
+    __reduce_ex__ = reduce_at_root
+
+    def __setstate__(self, state: Sequence[str]) -> None:
+        # Pickles of 0.1 hold the values of that version's fields.
+        name, description = state
+        Objective.__init__(self, name, description)
 
 
 @dataclass(frozen=True, slots=True)

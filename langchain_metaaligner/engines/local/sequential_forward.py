@@ -32,6 +32,8 @@ class SinglePasses:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._takes = arguments(model)
+        # transformers 5.24 renamed it, in arguments and outputs alike.
+        self._cache_name = "cache" if "cache" in self._takes else "past_key_values"
         config = getattr(model, "config", None)
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         self.drafts = kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
@@ -53,7 +55,7 @@ class SinglePasses:
         given: dict[str, Any] = {
             "input_ids": torch.tensor([part.tokens], device=device),
             "use_cache": True,
-            "past_key_values": cache.made,
+            self._cache_name: cache.made,
             "return_dict": True,
         }
         end = cache.length + len(part.tokens)
@@ -63,7 +65,7 @@ class SinglePasses:
             given["logits_to_keep"] = max(1, part.keep)
         with torch.inference_mode():
             output = self._model(**given)
-        cache.made = getattr(output, "past_key_values", None)
+        cache.made = getattr(output, self._cache_name, None)
         if cache.made is None:
             message = (
                 f"{type(self._model).__name__} keeps no key-value cache that this engine knows."

@@ -676,6 +676,7 @@ def test_a_model_can_be_pickled_where_policy_and_engine_can():
     assert twin.policy == model.policy
 
 
+@pytest.mark.torch
 def test_its_representation_shows_no_secret():
     model = ChatMetaAligner(Policy(), token="hf_secret")
 

@@ -29,6 +29,7 @@ from langchain_core.runnables import (
     RunnableSequence,
 )
 from langchain_core.runnables.history import RunnableWithMessageHistory
+from langchain_core.runnables.retry import RunnableRetry
 from langchain_core.tools import tool
 from langgraph.errors import GraphInterrupt
 from langgraph.graph import START, MessagesState, StateGraph
@@ -529,7 +530,12 @@ def test_with_retry_does_not_repeat_a_leak(kinds: Any) -> None:
     assert not engine.requests
 
 
-def test_with_retry_repeats_what_else_fails() -> None:
+@pytest.mark.parametrize("kinds", [(Exception,), lambda error: "for once" in str(error)])
+def test_with_retry_repeats_what_else_fails(kinds: Any) -> None:
+    known = str(RunnableRetry.model_fields["retry_exception_types"].annotation)
+    if callable(kinds) and "Callable" not in known:
+        pytest.skip("this langchain-core knows kinds of errors only")
+
     class Flaky(Engine):
         def edit(self, requests: Any) -> Any:
             self.whole += 1
@@ -539,12 +545,11 @@ def test_with_retry_repeats_what_else_fails() -> None:
 
     engine = Flaky()
     a = MetaAlignerRunnable(engine=engine)
-    for kinds in ((Exception,), lambda error: "for once" in str(error)):
-        engine.whole = 0
-        chain = Policy() | a.with_retry(
-            retry_if_exception_type=kinds, wait_exponential_jitter=False
-        )
-        assert chain.invoke(QUESTION).text == EDITED
+    chain = Policy() | a.with_retry(retry_if_exception_type=kinds, wait_exponential_jitter=False)
+    assert chain.invoke(QUESTION).text == EDITED
+
+
+def test_the_kinds_that_are_worth_another_try_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(leaks.but_leaks((Exception, ValueError))))
 
 

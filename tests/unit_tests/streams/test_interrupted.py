@@ -326,6 +326,7 @@ def count_passes(aligner: Aligner) -> list[int]:
 ITEM: Any = (Context("What now?"), "the answer is that you should not do this", ["harmlessness"])
 
 
+@pytest.mark.torch
 def test_a_real_model_makes_no_pass_after_its_reader_has_left(tiny: Aligner) -> None:
     passes = count_passes(tiny)
     stream = tiny.stream(*ITEM)
@@ -339,6 +340,7 @@ def test_a_real_model_makes_no_pass_after_its_reader_has_left(tiny: Aligner) -> 
     assert len(passes) == 2 * left_after
 
 
+@pytest.mark.torch
 async def test_a_real_model_makes_at_most_one_pass_after_its_task_was_cancelled(
     tiny: Aligner,
 ) -> None:
