@@ -14,7 +14,7 @@ DEFAULT = "default settings"
 # Free edits.
 UNCHANGED, REWRITTEN, PARTLY = "unchanged", "rewritten", "changed in part"
 TOGETHER, THREADS = "16 at once", "16 callers in threads"
-MOST = 256
+MOST = 192
 """Tokens of an edit: one that goes on for ever would be measured for minutes."""
 
 # Options.
