@@ -35,7 +35,8 @@ DELAY = "delay after the policy's last token"
 
 # Without a model.
 INVOKE = "an aligner behind a model, invoke"
-STREAM = "an aligner behind a model, stream"
+CHUNKS = 88
+STREAM = f"an aligner behind a model, stream of {CHUNKS} chunks"
 CAPTURE = "the capture, in a chain without an aligner"
 CHAIN = "a chain of two steps without an aligner, invoke"
 BELOW_ZERO = {
