@@ -91,7 +91,9 @@ def _first(about: Found, pieces: Found, used: str | None) -> str:
     head = (
         "**What you see first**: times as fast as the authors' procedure (`generate`, left-padded,"
         " greedy, cache on), default settings, the system's allocator. Edits are free:"
-        f" {about['replies']}, 40 to 100 tokens each, at most {MOST} tokens of an edit."
+        f" {about['replies']}, 40 to 100 tokens each, at most {MOST} tokens of an edit. An answer"
+        " is rewritten where fewer than half of its words stay; edits in between are not in the"
+        " table."
     )
     rows = []
     for case, against, piece in (
@@ -107,12 +109,13 @@ def _first(about: Found, pieces: Found, used: str | None) -> str:
         ]
         if any(every):
             cells = (_ratio(one) for one in every)
-            rows.append(f"| {case} | {' | '.join(cells)} | {_seconds(every)} |")
+            seconds = _seconds(every) if against == AUTHORS else _NOTHING
+            rows.append(f"| {case} | {' | '.join(cells)} | {seconds} |")
     if not rows:
         return ""
     formats = " | ".join(f"{one} (the default here)" if one == used else one for one in FORMATS)
     lines = [
-        f"| answer | {formats} | seconds: `generate`, here |",
+        f"| answer | {formats} | seconds, `generate` and here |",
         "| --- | --- | --- | --- |",
         *rows,
     ]
