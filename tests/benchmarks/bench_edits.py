@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -50,7 +49,7 @@ from tests.benchmarks.labels import (
 from tests.benchmarks.pieces import finish, worker_parser
 from tests.benchmarks.procedures import Ours, apart, generate, prompt_lookup, timed, without_cache
 
-PARTS = ("single", "delay", "chat", "many")
+PARTS = ("single", "chat", "many")
 
 
 def measure_single(
@@ -59,8 +58,10 @@ def measure_single(
     cases: Sequence[Case],
     other: llamacpp.LlamaCpp | None,
     names: Sequence[str] = CASES,
+    *,
+    delays: bool = False,
 ) -> None:
-    """One request after another, each way in turn."""
+    """One request after another, each way in turn; in streams too, if `delays` says so."""
     for case in cases:
         for name in names:
             row = case.ids, case.edits[name]
@@ -68,6 +69,10 @@ def measure_single(
             theirs = generate(ours.model, [row])
             seconds, passes = ours.one(case, name)
             figures.add(name, AUTHORS, theirs, seconds, passes=passes, tokens=tokens)
+            if delays and name in (UNCHANGED, SENTENCE):
+                # What is left to wait for when the policy has ended.
+                made = forced_stream(ours, case, name)
+                figures.add(f"{DELAY}, {name}", AUTHORS, theirs, made.wait)
             figures.add(name, LOOKUP, prompt_lookup(ours.model, row), seconds)
             if name == UNCHANGED:
                 kept, passes = ours.one(case, name, turns=True)
@@ -75,18 +80,6 @@ def measure_single(
                 figures.add(name, NO_CACHE, without_cache(ours.model, row), seconds)
             if other and name in (UNCHANGED, SENTENCE, REWRITE):
                 figures.add(name, LLAMA, other.write(row), seconds)
-
-
-def measure_delays(figures: Figures, ours: Ours, cases: Sequence[Case]) -> None:
-    """What is left to wait for when the policy has ended, against the whole of the procedure."""
-    for case in cases:
-        for name in (UNCHANGED, SENTENCE):
-            output = case.edits[name]
-            start = time.perf_counter()  # as the delay is: the policy's pace is the clock's
-            generate(ours.model, [(case.ids, output)])
-            theirs = time.perf_counter() - start
-            made = forced_stream(ours, case, name)
-            figures.add(f"{DELAY}, {name}", AUTHORS, theirs, made.wait)
 
 
 def measure_chats(figures: Figures, ours: Ours, count: int) -> None:
@@ -160,11 +153,8 @@ def measure(
         generate(ours.model, [(first.ids, first.edits[UNCHANGED])], most=8)
         ours.one(first, UNCHANGED)
         if "single" in parts:
-            measure_single(figures, ours, few, other, names)
+            measure_single(figures, ours, few, other, names, delays=True)
             tell(f"{used}: single edits done")
-        if "delay" in parts:
-            measure_delays(figures, ours, few)
-            tell(f"{used}: delays done")
         if "chat" in parts:
             measure_chats(figures, ours, count)
             tell(f"{used}: chats done")

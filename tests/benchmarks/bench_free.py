@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
-from langchain_metaaligner import Aligner, Alignment
+from langchain_metaaligner import Aligner, Alignment, EngineError
 from langchain_metaaligner.engines.registry import load_engine
 from tests.benchmarks.cases import OBJECTIVES
 from tests.benchmarks.figures import Figures
@@ -70,18 +70,29 @@ class Bench:
 
     def edit_all(
         self, replies: Sequence[Reply], *, threads: bool = False
-    ) -> tuple[float, list[Alignment]]:
-        """Make edits at once, of one caller or of a thread each; the seconds that all took."""
+    ) -> tuple[float, list[str | None]]:
+        """Make edits at once.
+
+        Args:
+            replies: What to edit.
+            threads: Whether each has a caller in a thread of its own.
+
+        Returns:
+            The seconds that all took, and the edits; `None` where one ran out of tokens, as one
+            in hundreds does by repeating itself.
+        """
         self.ready()
         items = [(one.context, one.answer, OBJECTIVES) for one in replies]
-        if not threads:
+        parts = [[item] for item in items] if threads else [items]
+
+        def work(part: Any) -> list[Any]:
+            return self.aligner.align_batch(part, return_exceptions=True)
+
+        with ThreadPoolExecutor(len(parts)) as pool:
             start = time.perf_counter()
-            made = self.aligner.align_batch(items)
-            return time.perf_counter() - start, list(made)
-        with ThreadPoolExecutor(len(items)) as pool:
-            start = time.perf_counter()
-            made = list(pool.map(lambda item: self.aligner.align(*item), items))
-            return time.perf_counter() - start, made
+            made = [one for part in pool.map(work, parts) for one in part]
+            seconds = time.perf_counter() - start
+        return seconds, [_text(one) for one in made]
 
     def generate(self, replies: Sequence[Reply]) -> tuple[float, list[str]]:
         """Have `generate` make edits, one row for each; the seconds that all took."""
@@ -112,9 +123,12 @@ def chosen(bench: Bench, count: int) -> list[tuple[Reply, str, float, Alignment]
     for reply in bench.replies[:TRIED]:
         if not wanted.total():
             break
-        seconds, made = bench.edit(reply)
+        try:
+            seconds, made = bench.edit(reply)
+        except EngineError:  # it ran out of tokens
+            continue
         became = kind(reply.answer, made.text)
-        if wanted[became] and made.finish_reason == "stop":
+        if wanted[became]:
             wanted[became] -= 1
             found.append((reply, became, seconds, made))
     return found
@@ -143,9 +157,16 @@ def measure_together(figures: Figures, bench: Bench, count: int) -> None:
         ours, made = bench.edit_all(replies)
         apart, _ = bench.edit_all(replies, threads=True)
         theirs, texts = bench.generate(replies)
-        same = sum(one.text.strip() == text for one, text in zip(made, texts, strict=True))
-        figures.add(TOGETHER, AUTHORS, theirs, ours, same=same == len(made))
+        figures.add(TOGETHER, AUTHORS, theirs, ours, same=made == texts)
         figures.add(THREADS, BATCH, ours, apart)
+
+
+def _text(made: Alignment | Exception) -> str | None:
+    if isinstance(made, Alignment):
+        return made.text.strip()
+    if isinstance(made, EngineError):
+        return None
+    raise made
 
 
 def main() -> None:

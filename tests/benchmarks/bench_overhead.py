@@ -15,11 +15,11 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tracers import context as tracing
 
 from langchain_metaaligner import Edit, MetaAlignerRunnable, Request
-from tests.benchmarks.labels import CAPTURE, CHAIN, INVOKE, STREAM
+from tests.benchmarks.labels import CAPTURE, CHAIN, CHUNKS, INVOKE, STREAM
 from tests.benchmarks.pieces import finish, worker_parser
 
-REPLY = "A fine answer of twenty words that goes on for a little while and then comes to its end."
-CALLS, ROUNDS = 200, 30
+REPLY = ("A fine answer that goes on for a while. " * CHUNKS)[:CHUNKS]  # a chunk is one character
+CALLS, ROUNDS = 50, 30
 
 
 class Echo:

@@ -14,7 +14,7 @@ DEFAULT = "default settings"
 # Free edits.
 UNCHANGED, REWRITTEN, PARTLY = "unchanged", "rewritten", "changed in part"
 TOGETHER, THREADS = "16 at once", "16 callers in threads"
-MOST = 256
+MOST = 192
 """Tokens of an edit: one that goes on for ever would be measured for minutes."""
 
 # Options.
@@ -35,7 +35,8 @@ DELAY = "delay after the policy's last token"
 
 # Without a model.
 INVOKE = "an aligner behind a model, invoke"
-STREAM = "an aligner behind a model, stream"
+CHUNKS = 88
+STREAM = f"an aligner behind a model, stream of {CHUNKS} chunks"
 CAPTURE = "the capture, in a chain without an aligner"
 CHAIN = "a chain of two steps without an aligner, invoke"
 BELOW_ZERO = {

@@ -64,7 +64,7 @@ PIECES = (
         "best case",
         "bench_edits",
         (
-            *("--only", "single", "delay", "--edits"),
+            *("--only", "single", "--edits"),
             *("unchanged", "one sentence replaced", "cut short after half"),
         ),
         best=True,

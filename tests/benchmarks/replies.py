@@ -14,7 +14,7 @@ from tests.benchmarks.labels import PARTLY, REWRITTEN, UNCHANGED
 
 REWRITTEN_BELOW = 0.5
 """Share of words that an edit has in common with the answer, below which it is a rewrite."""
-TOKENS = range(40, 121)
+TOKENS = range(40, 101)
 """How long a reply may be: long ones take `generate` minutes, and say the same."""
 FILES = ("xstest.jsonl", "do_not_answer.jsonl")
 FOLDER = DATA.parent
@@ -41,7 +41,7 @@ def source() -> str:
         return "made up of this project's own documents"
     return (
         "replies of chat models in XSTest and Do-Not-Answer, none of which the aligner was"
-        " trained on"
+        " trained on, in turn harmful and harmless as long as there are harmful ones"
     )
 
 
@@ -58,7 +58,7 @@ def held_out(count_tokens: Callable[[str], int], *, seed: int = 5) -> Iterator[R
         seed: Another one gives another order.
 
     Yields:
-        Replies of 40 to 120 tokens; where no more is marked, only others.
+        Replies of 40 to 100 tokens; where no more is marked, only others.
     """
     rng = random.Random(seed)
     replies = list(_real() if there() else _made_up())

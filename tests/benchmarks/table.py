@@ -31,6 +31,8 @@ RESULTS = Path(__file__).with_name("results")
 CPU, LOSSLESS, GPU = (RESULTS / f"{name}.json" for name in ("cpu", "lossless", "gpu"))
 
 _MISSING = "No figures yet: `make bench` measures them and writes them here."
+_BY_DEFAULT = ("options of calls", "options of engines", "memory", "best case", "chats")
+"""Pieces that are measured in the default format alone."""
 _NOT_RUN = "not run"
 _NOTHING = "–"
 Found = Mapping[str, Any]
@@ -70,8 +72,7 @@ def cpu_table(found: Found) -> str:
 
 def _used(pieces: Found) -> str | None:
     """The format of weights that is the default on the machine."""
-    used = next((held["format"] for name, held in pieces.items() if name == "memory"), None)
-    return used or next((held["format"] for held in pieces.values() if "format" in held), None)
+    return next((pieces[name]["format"] for name in _BY_DEFAULT if name in pieces), None)
 
 
 def _about(about: Found, pieces: Found) -> str:
@@ -90,7 +91,9 @@ def _first(about: Found, pieces: Found, used: str | None) -> str:
     head = (
         "**What you see first**: times as fast as the authors' procedure (`generate`, left-padded,"
         " greedy, cache on), default settings, the system's allocator. Edits are free:"
-        f" {about['replies']}, 40 to 120 tokens each, at most {MOST} tokens of an edit."
+        f" {about['replies']}, 40 to 100 tokens each, at most {MOST} tokens of an edit. An answer"
+        " is rewritten where fewer than half of its words stay; edits in between are not in the"
+        " table."
     )
     rows = []
     for case, against, piece in (
@@ -106,12 +109,13 @@ def _first(about: Found, pieces: Found, used: str | None) -> str:
         ]
         if any(every):
             cells = (_ratio(one) for one in every)
-            rows.append(f"| {case} | {' | '.join(cells)} | {_seconds(every)} |")
+            seconds = _seconds(every) if against == AUTHORS else _NOTHING
+            rows.append(f"| {case} | {' | '.join(cells)} | {seconds} |")
     if not rows:
         return ""
     formats = " | ".join(f"{one} (the default here)" if one == used else one for one in FORMATS)
     lines = [
-        f"| answer | {formats} | seconds: `generate`, here |",
+        f"| answer | {formats} | seconds, `generate` and here |",
         "| --- | --- | --- | --- |",
         *rows,
     ]
