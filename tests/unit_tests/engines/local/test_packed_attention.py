@@ -50,7 +50,7 @@ def test_new_tokens_see_what_was_before_them(heads, seen, new, dtype, scale) -> 
     assert made.dtype == dtype
     exact = dtype == torch.float32
     torch.testing.assert_close(
-        made.float(), wanted(query, keys, values, scale), atol=1e-5 if exact else 0.03, rtol=0.01
+        made.float(), wanted(query, keys, values, scale), atol=1e-5 if exact else 0.1, rtol=0.01
     )
 
 
