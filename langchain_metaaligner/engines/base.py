@@ -61,7 +61,8 @@ class Request:
         templated: The prompt was written by the model's chat template, so its control tokens
             are meant as such and no beginning-of-text token is to be added. Otherwise the
             prompt is plain text in which nothing counts as a control token.
-        draft_at: Offset of the draft's first character in the prompt; `None` where it is unknown.
+        draft_at: Offset of the draft's first character in the prompt; left out, it is where the
+            draft stands last, and `None` where it does not stand in the prompt.
     """
 
     prompt: str = field(repr=False)
@@ -74,6 +75,11 @@ class Request:
     token_agreement: bool = False
     templated: bool = False
     draft_at: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.draft_at is None and self.draft:
+            place = self.prompt.rfind(self.draft)
+            object.__setattr__(self, "draft_at", place if place >= 0 else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,45 +11,45 @@ from typing import Any
 from langchain_metaaligner.engines.base import Edit, Request
 from langchain_metaaligner.errors import EditTimeout
 
-_GLANCE = 0.05  # seconds between two looks at whether a caller waiting for a lock has gone
+_GLANCE = 0.05  # seconds between two looks at whether a caller still waits for a lock
 
 
-class Cancelled(Exception):  # noqa: N818 - nobody sees it: the caller has gone
+class Cancelled(Exception):  # noqa: N818 - nobody sees it: the caller has left
     """The caller no longer wants the result."""
 
 
-class Watch:
+class Cancellation:
     """Says before each forward pass whether the work is still wanted.
 
     Args:
         requests: The requests that are worked on together; the first deadline counts for all.
-        gone: Set when the caller has gone, where somebody else says so.
+        cancelled: Set when nobody waits any more, where somebody else says so.
     """
 
     def __init__(
-        self, requests: Iterable[Request] = (), gone: threading.Event | None = None
+        self, requests: Iterable[Request] = (), cancelled: threading.Event | None = None
     ) -> None:
         deadlines = [r.deadline for r in requests if r.deadline is not None]
         self._deadline = min(deadlines, default=None)
-        self._gone = gone or threading.Event()
+        self._cancelled = cancelled or threading.Event()
 
     @classmethod
-    def longest(cls, requests: Iterable[Request]) -> Watch:
-        """Watch over requests with deadlines of their own: until the last of them.
+    def longest(cls, requests: Iterable[Request]) -> Cancellation:
+        """Go by the last of several deadlines, each of which counts for its request alone.
 
         Args:
             requests: The requests.
 
         Returns:
-            The watch; without an end where one of them has none.
+            The cancellation; without an end where one of them has none.
         """
         requests = list(requests)
         last = max(requests, key=lambda one: one.deadline or float("inf"), default=None)
         return cls([last] if last else [])
 
     def cancel(self) -> None:
-        """Note that the caller has gone."""
-        self._gone.set()
+        """Note that nobody waits any more."""
+        self._cancelled.set()
 
     def check(self, doing: str = "the edit was being made") -> None:
         """Go on only if the work is still wanted.
@@ -59,9 +59,9 @@ class Watch:
 
         Raises:
             EditTimeout: The time is up.
-            Cancelled: The caller has gone.
+            Cancelled: Nobody waits any more.
         """
-        if self._gone.is_set():
+        if self._cancelled.is_set():
             raise Cancelled
         left = self.left()
         if left is not None and left <= 0:
@@ -69,9 +69,9 @@ class Watch:
 
     @property
     def over(self) -> bool:
-        """Whether nobody waits any more: the caller has gone, or the time is up."""
+        """Whether nobody waits any more, or the time is up."""
         left = self.left()
-        return self._gone.is_set() or (left is not None and left <= 0)
+        return self._cancelled.is_set() or (left is not None and left <= 0)
 
     def left(self) -> float | None:
         """Tell how much time is left.
@@ -105,7 +105,7 @@ class Watch:
 
         Raises:
             EditTimeout: The time is up.
-            Cancelled: The caller has gone.
+            Cancelled: Nobody waits any more.
         """
         self.check(doing)
         while not lock.acquire(timeout=_GLANCE):
@@ -121,12 +121,12 @@ class EditStream(Generator[str, None, Edit]):
 
     Args:
         pieces: Makes the pieces and returns the edit.
-        watch: What `pieces` looks at between passes.
+        cancellation: What `pieces` looks at between passes.
     """
 
-    def __init__(self, pieces: Generator[str, None, Edit], watch: Watch) -> None:
+    def __init__(self, pieces: Generator[str, None, Edit], cancellation: Cancellation) -> None:
         self._pieces = pieces
-        self._watch = watch
+        self._cancellation = cancellation
         self._busy = threading.Lock()
 
     def send(self, value: None) -> str:
@@ -158,6 +158,6 @@ class EditStream(Generator[str, None, Edit]):
 
     def close(self) -> None:
         """Stop within one forward pass, and return when the model is free."""
-        self._watch.cancel()
+        self._cancellation.cancel()
         with self._busy:
             self._pieces.close()

@@ -18,10 +18,10 @@ import torch
 
 from langchain_metaaligner.engines.local.decoder import costs_for
 from langchain_metaaligner.engines.local.drafting import Drafter
-from langchain_metaaligner.engines.local.forward import Part, Passes
-from langchain_metaaligner.engines.local.packed_forward import passes_for
+from langchain_metaaligner.engines.local.forward import Forward, ForwardInput
+from langchain_metaaligner.engines.local.packed_forward import choose_forward
 
-_known: WeakKeyDictionary[Any, Passes] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Any, Forward] = WeakKeyDictionary()
 
 
 @dataclass(slots=True, eq=False)
@@ -89,18 +89,18 @@ def edit_draft_decoding(
             " Leave num_beams at 1 and return_dict_in_generate off, or leave custom_generate out."
         )
         raise ValueError(message)
-    passes = _known.get(model)
-    if passes is None:
-        passes = _known[model] = passes_for(model)
-    rows = _sequences(model, passes, input_ids, model_kwargs.get("attention_mask"), draft_ids)
+    forward = _known.get(model)
+    if forward is None:
+        forward = _known[model] = choose_forward(model)
+    rows = _sequences(model, forward, input_ids, model_kwargs.get("attention_mask"), draft_ids)
     left = list(rows)
     while left:
         parts, drafts = [], []
         for row in left:
-            draft = row.drafter.propose(row.made, 1 << 30) if passes.drafts else []
-            parts.append(Part(row.cache, row.unseen() + draft, len(draft) + 1))
+            draft = row.drafter.propose(row.made, 1 << 30) if forward.drafts else []
+            parts.append(ForwardInput(row.cache, row.unseen() + draft, len(draft) + 1))
             drafts.append(draft)
-        logits = passes.forward(parts)
+        logits = forward.run(parts)
         start = 0
         for row, part, draft in zip(left, parts, drafts, strict=True):
             end = start + part.keep
@@ -150,7 +150,7 @@ def _go_on(
 
 
 def _sequences(
-    model: Any, passes: Passes, input_ids: torch.Tensor, mask: torch.Tensor | None, drafts: Any
+    model: Any, forward: Forward, input_ids: torch.Tensor, mask: torch.Tensor | None, drafts: Any
 ) -> list[_Sequence]:
     given = _lists(drafts, len(input_ids))
     rows = []
@@ -160,7 +160,7 @@ def _sequences(
         prompt = [int(token) for token in real]
         drafter = Drafter([draft], costs_for(model), len(prompt))
         rows.append(
-            _Sequence(ids, prompt, [], drafter, passes.cache(len(prompt) + len(draft) + 64))
+            _Sequence(ids, prompt, [], drafter, forward.new_cache(len(prompt) + len(draft) + 64))
         )
     return rows
 

@@ -84,7 +84,7 @@ def measure_single(
 
 def measure_chats(figures: Figures, ours: Ours, count: int) -> None:
     """The prompts of a chat's six edits; of each edit no more than its first token."""
-    codec, end = ours.engine._held.codec, ours.engine.tokenizer.eos_token_id
+    codec, end = ours.engine.prompt_tokenizer, ours.engine.tokenizer.eos_token_id
     for prompts in chats(codec, count):
         ours.forget()
         theirs = mine = 0.0
@@ -144,7 +144,7 @@ def measure(
     with aligner(dtype) as ours, tempfile.TemporaryDirectory() as folder:
         end = ours.engine.tokenizer.eos_token_id
         used = str(ours.model.dtype).removeprefix("torch.")
-        cases = conversations(ours.engine._held.codec, end, max(count, 16))
+        cases = conversations(ours.engine.prompt_tokenizer, end, max(count, 16))
         few, first = cases[:count], cases[-1]
         other = None
         if llamacpp.there() and "single" in parts:

@@ -84,7 +84,7 @@ def measure(shape: str, count: int) -> dict[str, Any]:
             if on_gpu:
                 found["weights, GiB"] = torch.cuda.memory_allocated() / 2**30
             end = engine.tokenizer.eos_token_id
-            cases = conversations(engine._held.codec, end, max(count, 16))
+            cases = conversations(engine.prompt_tokenizer, end, max(count, 16))
             ours = Ours(engine)
             measure_single(figures, ours, cases[:count], None)
             measure_many(figures, ours, cases[:16], 1)

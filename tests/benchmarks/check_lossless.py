@@ -42,7 +42,7 @@ WAYS = {
 @contextmanager
 def outputs_of(engine: Any) -> Iterator[dict[tuple[int, ...], Any]]:
     """The rows that an engine has worked on, by their prompts' tokens."""
-    decoder, seen = engine._held.queue()._decoder, {}
+    decoder, seen = engine.scheduler.decoder, {}
     step = decoder.step
 
     def noted(rows: Sequence[Any], *given: Any) -> None:
@@ -64,7 +64,7 @@ class Comparison:
         self._known: dict[tuple[int, ...], list[int]] = {}
         for made in lines(written, about):
             self._known[tuple(made["prompt"])] = made["output"]
-        self.codec = engine._held.codec
+        self.codec = engine.prompt_tokenizer
         model = engine.model
         self.ends = self.codec.end_ids(
             getattr(model.config, "eos_token_id", None), model.generation_config.eos_token_id
@@ -98,7 +98,7 @@ class Comparison:
             Request(one.text, draft="" if way == "plain" else one.draft, max_new_tokens=self.most)
             for one in prompts
         ]
-        prefixes = self.engine._held.queue()._prefixes
+        prefixes = self.engine.scheduler.prefixes
         with outputs_of(self.engine) as seen:
             if way in ("batched", "threads"):
                 prefixes.clear()

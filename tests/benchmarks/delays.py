@@ -97,7 +97,7 @@ def forced_stream(ours: Ours, case: Case, name: str) -> Stream:
     aligner = Aligner(engine=ours.engine)
     with ours.writing([(case.ids, case.edits[name])]) as sizes:
         made = stream(aligner, case.context, case.answer, count=lambda: len(sizes))
-    wanted = ours.engine._held.codec.decode(case.edits[name])
+    wanted = ours.engine.prompt_tokenizer.decode(case.edits[name])
     if made.text.split() != wanted.split():
         message = f"The pipe did not write what was forced: {made.text[:80]!r}"
         raise RuntimeError(message)

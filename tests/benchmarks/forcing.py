@@ -59,15 +59,15 @@ def forced(decoder: Any, outputs: Mapping[tuple[int, ...], Sequence[int]]) -> It
         outputs: Prompt's tokens to output's tokens, the end token included. Other prompts get
             what the model has for them.
     """
-    passes, step = decoder.passes, decoder.step
+    forward, step = decoder.forward, decoder.step
     wanted: dict[int, tuple[int, Sequence[int]]] = {}
 
-    class Passes:
-        drafts, packs, cache = passes.drafts, passes.packs, passes.cache
+    class ForcedForward:
+        drafts, packs, new_cache = forward.drafts, forward.packs, forward.new_cache
 
-        def forward(self, parts: Sequence[Any]) -> torch.Tensor:
+        def run(self, parts: Sequence[Any]) -> torch.Tensor:
             starts = [part.cache.length for part in parts]
-            logits = passes.forward(parts).clone()
+            logits = forward.run(parts).clone()
             row = 0
             for part, start in zip(parts, starts, strict=True):
                 width, output = wanted[id(part.cache)]
@@ -81,14 +81,14 @@ def forced(decoder: Any, outputs: Mapping[tuple[int, ...], Sequence[int]]) -> It
     def noted(rows: Sequence[Any], *given: Any) -> None:
         for row in rows:
             if row.cache is None:
-                row.cache = passes.cache(len(row.prompt) + min(row.limit, 64))
+                row.begin(decoder.new_cache(row))
             prompt = tuple(row.prompt)
             wanted[id(row.cache)] = len(prompt), outputs.get(prompt, ())
         step(rows, *given)
 
-    decoder.passes, decoder.step = Passes(), noted
+    decoder.forward, decoder.step = ForcedForward(), noted
     try:
         yield
     finally:
-        decoder.passes = passes
+        decoder.forward = forward
         del decoder.step

@@ -144,17 +144,17 @@ class Ours:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.model = engine.model
-        self._queue = engine._held.queue()
+        self._queue = engine.scheduler
 
     def forget(self) -> None:
         """Keep nothing of earlier prompts."""
-        self._queue._prefixes.clear()
+        self._queue.prefixes.clear()
 
     @contextmanager
     def writing(self, rows: Sequence[Output]) -> Iterator[list[int]]:
         """Force outputs; the sizes of the passes that are made meanwhile."""
         outputs = {tuple(prompt): output for prompt, output in rows}
-        with forced(self._queue._decoder, outputs), counted(self.model) as sizes:
+        with forced(self._queue.decoder, outputs), counted(self.model) as sizes:
             yield sizes
 
     def one(self, case: Case, name: str, *, turns: bool = False) -> tuple[float, int]:

@@ -83,7 +83,7 @@ def requests(engine: Any) -> list[Request]:
 @pytest.fixture(scope="module")
 def generated(engine: Any, requests: Sequence[Request]) -> list[list[int]]:
     """What `generate` makes of the prompts, one by one, without the end token."""
-    codec, model = engine._held.codec, engine.model
+    codec, model = engine.prompt_tokenizer, engine.model
     ends = codec.end_ids(model.config.eos_token_id, model.generation_config.eos_token_id)
     outputs = []
     for request in requests:
@@ -105,7 +105,7 @@ def generated(engine: Any, requests: Sequence[Request]) -> list[list[int]]:
 @pytest.fixture
 def edited(engine: Any, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, ...], list[int]]:
     """The tokens of every edit that the engine makes, by its prompt's."""
-    decoder, made = engine._held.queue()._decoder, {}
+    decoder, made = engine.scheduler.decoder, {}
     step = decoder.step
 
     def noted(rows: Sequence[Any], *given: Any) -> None:
@@ -113,7 +113,7 @@ def edited(engine: Any, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, ...]
         made.update((tuple(row.prompt), list(row.output.ids)) for row in rows if row.finish)
 
     monkeypatch.setattr(decoder, "step", noted)
-    engine._held.queue()._prefixes.clear()
+    engine.scheduler.prefixes.clear()
     return made
 
 
@@ -142,7 +142,7 @@ def test_edits_with_drafts_are_those_of_generate_token_by_token(
     engine, requests, generated, edited, way
 ):
     way(engine, requests)
-    encode = engine._held.codec.encode
+    encode = engine.prompt_tokenizer.encode
     made = [edited[tuple(encode(request.prompt))] for request in requests]
     pairs = enumerate(zip(made, generated, strict=True))
     different = [place for place, (mine, plain) in pairs if mine != plain]
@@ -151,6 +151,6 @@ def test_edits_with_drafts_are_those_of_generate_token_by_token(
 
 @pytest.mark.slow
 def test_they_cover_answers_that_stay_and_answers_that_change(engine, requests, generated):
-    decode = engine._held.codec.decode
+    decode = engine.prompt_tokenizer.decode
     stay = [decode(ids) == one.draft for ids, one in zip(generated, requests, strict=True)]
     assert 0 < sum(stay) < len(stay)

@@ -33,7 +33,7 @@ class CheckpointFiles:
         self._options = options
         self._files = HubFiles(name, options)
 
-    def said(self) -> Mapping[str, Any]:
+    def config_dict(self) -> Mapping[str, Any]:
         """Read the configuration as its file has it.
 
         Returns:
@@ -64,7 +64,7 @@ class CheckpointFiles:
         """
         from transformers import AutoConfig
 
-        said = self.said()
+        said = self.config_dict()
         try:
             config = AutoConfig.from_pretrained(
                 str(self._files.description()), local_files_only=True, trust_remote_code=False

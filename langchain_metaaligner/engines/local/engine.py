@@ -16,24 +16,26 @@ import torch
 
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.base import Edit, Engine, Request
-from langchain_metaaligner.engines.cancellation import Cancelled, EditStream, Watch
-from langchain_metaaligner.engines.local.decoder import Row, costs_for
+from langchain_metaaligner.engines.cancellation import Cancellation, Cancelled, EditStream
+from langchain_metaaligner.engines.local.decoder import costs_for
 from langchain_metaaligner.engines.local.drafting import CPU, Drafter
-from langchain_metaaligner.engines.local.loaded_model import CLOSED, Held, Registry
-from langchain_metaaligner.engines.local.tokenizer import OutputText, common_start
+from langchain_metaaligner.engines.local.loaded_model import CLOSED, Leases, LoadedModel
+from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, Scheduler
+from langchain_metaaligner.engines.local.sequence import EditSequence
+from langchain_metaaligner.engines.local.tokenizer import OutputText, PromptTokenizer
 from langchain_metaaligner.errors import EngineError, MetaAlignerError, first_line
 from langchain_metaaligner.options import load_key, normal_name, parse_load_options
 
 _UNSURE = 4  # tokens at the end of a growing text that the next ones may change
 
 
-_shared: Registry[Held] = Registry()
+_shared: Leases[LoadedModel] = Leases()
 
 
 class LocalEngine(Engine):
     """A checkpoint of transformers, run in this process.
 
-    All engines with the same model and settings share the weights and the queue in which edits
+    All engines with the same model and settings share the weights and the scheduler in which edits
     wait for the next pass, which is made for all of them. Each has one share; the weights go when
     every engine that shares them was closed or forgotten. After `close()` an engine raises
     `EngineError`.
@@ -47,6 +49,7 @@ class LocalEngine(Engine):
 
     Args:
         model: A hub id, a folder, or `embedded`.
+        limits: What the scheduler takes on at a time; left out, it suits the device.
         **options: See `LoadOptions`.
 
     Attributes:
@@ -61,13 +64,14 @@ class LocalEngine(Engine):
     prefills = True
     reports_agreement = True
 
-    def __init__(self, model: str, **options: Any) -> None:
+    def __init__(self, model: str, *, limits: Limits | None = None, **options: Any) -> None:
         parsed = parse_load_options(options)
         name = normal_name(model)
-        self._lease = _shared.lease((name, load_key(parsed)), lambda: Held(name, parsed))
+        key = name, load_key(parsed), limits
+        self._lease = _shared.lease(key, lambda: LoadedModel(name, parsed, limits))
 
     @property
-    def _held(self) -> Held:
+    def _loaded(self) -> LoadedModel:
         if self._lease.closed:
             raise EngineError(CLOSED)
         return self._lease.value
@@ -82,17 +86,32 @@ class LocalEngine(Engine):
     @property
     def config(self) -> Any:
         """The model's configuration; reading it reads no weights."""
-        return self._held.config
+        return self._loaded.config
 
     @property
     def tokenizer(self) -> Any:
         """The tokenizer; reading it reads no weights."""
-        return self._held.codec.tokenizer
+        return self.prompt_tokenizer.tokenizer
+
+    @property
+    def prompt_tokenizer(self) -> PromptTokenizer:
+        """What turns prompts into tokens, and tokens into edits; reading it reads no weights."""
+        return self._loaded.tokenizer
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """What makes the passes for all who share the model; touching it loads the weights."""
+        return self._loaded.scheduler()
+
+    @property
+    def stats(self) -> EngineStats:
+        """What is going on at the moment, for all who share the model."""
+        return self._loaded.stats
 
     @property
     def model(self) -> Any:
         """The model of transformers; touching it loads the weights."""
-        return self._held.model()
+        return self._loaded.model()
 
     @property
     def window(self) -> int:  # type: ignore[override]
@@ -113,7 +132,7 @@ class LocalEngine(Engine):
         by_name = checkpoints.family_of(self.name, {})
         if by_name and not Path(self.name).is_dir():
             return by_name
-        family = checkpoints.family_of(self.name, self._held.said)
+        family = checkpoints.family_of(self.name, self._loaded.config_dict)
         if family is None and self.tokenizer.chat_template:
             return "instruct"
         return family
@@ -121,12 +140,12 @@ class LocalEngine(Engine):
     @property
     def control_tokens(self) -> tuple[str, ...]:  # type: ignore[override]
         """Strings that the tokenizer knows as control tokens; in plain prompts they are text."""
-        return self._held.codec.control_tokens
+        return self.prompt_tokenizer.control_tokens
 
     @property
     def origin(self) -> str:  # type: ignore[override]
         """The checkpoint that it was made from, as its configuration has it; else empty."""
-        found = self._held.said.get("_name_or_path")
+        found = self._loaded.config_dict.get("_name_or_path")
         return found if isinstance(found, str) else ""
 
     def count_tokens(self, text: str) -> int:
@@ -138,7 +157,7 @@ class LocalEngine(Engine):
         Returns:
             The number of tokens.
         """
-        return self._held.codec.count(text)
+        return self.prompt_tokenizer.count(text)
 
     def apply_chat_template(self, messages: Sequence[Any]) -> str:
         """Write messages as the checkpoint's chat template does, with the next turn opened.
@@ -152,7 +171,7 @@ class LocalEngine(Engine):
         Raises:
             EngineError: There is no template, or it does not take these messages.
         """
-        return self._held.codec.chat(messages)
+        return self.prompt_tokenizer.chat(messages)
 
     # -- life -------------------------------------------------------------------------------
 
@@ -162,7 +181,7 @@ class LocalEngine(Engine):
         Raises:
             CheckpointError: They can't be had or used.
         """
-        self._held.model()
+        self._loaded.model()
 
     def close(self) -> None:
         """Give up this engine's share; the last share takes the weights. Again does nothing."""
@@ -199,7 +218,7 @@ class LocalEngine(Engine):
             EngineError: A prompt doesn't fit, or the model failed.
             OverloadedError: Too many edits wait already.
         """
-        return _all(self._each(requests, Watch(requests)))
+        return _all(self._each(requests, Cancellation(requests)))
 
     async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
         """Make all edits in a thread; cancelling stops the model within one forward pass.
@@ -216,7 +235,7 @@ class LocalEngine(Engine):
             EngineError: A prompt doesn't fit, or the model failed.
             OverloadedError: Too many edits wait already.
         """
-        return _all(await self._aeach(requests, Watch(requests)))
+        return _all(await self._aeach(requests, Cancellation(requests)))
 
     def edit_each(self, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
         """Make edits; what goes wrong with one of them leaves the others alone.
@@ -231,11 +250,11 @@ class LocalEngine(Engine):
             CheckpointError: The weights can't be had or used.
             OverloadedError: Too many edits wait already.
         """
-        return self._each(requests, Watch.longest(requests))
+        return self._each(requests, Cancellation.longest(requests))
 
     async def aedit_each(self, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
         """Make edits in a thread; as `edit_each`."""
-        return await self._aeach(requests, Watch.longest(requests))
+        return await self._aeach(requests, Cancellation.longest(requests))
 
     def stream(self, request: Request) -> EditStream:
         """Make one edit, and hand its text out as it is made.
@@ -250,8 +269,8 @@ class LocalEngine(Engine):
             A generator of pieces that join to the edit's text; it returns the `Edit`. Its
             `close()` may be called from any thread, also while a piece is being made.
         """
-        watch = Watch([request])
-        return EditStream(self._stream(request, watch), watch)
+        cancellation = Cancellation([request])
+        return EditStream(self._stream(request, cancellation), cancellation)
 
     def warm(
         self,
@@ -273,89 +292,98 @@ class LocalEngine(Engine):
             EngineError: The model failed.
             OverloadedError: Too many edits wait already.
         """
-        watch = Watch(gone=cancelled)
-        held = self._held
-        with _as_engine_errors(held.name):
-            queue = held.queue(watch)
-            tokens = held.codec.encode(prompt, templated=templated)[:-_UNSURE]
-            if not queue.keeps_prefixes or not 0 < len(tokens) < self.window:
+        cancellation = Cancellation(cancelled=cancelled)
+        loaded = self._loaded
+        with _as_engine_errors(loaded.name):
+            scheduler = loaded.scheduler(cancellation)
+            tokens = loaded.tokenizer.encode(prompt, templated=templated)[:-_UNSURE]
+            if not scheduler.keeps_prefixes or not 0 < len(tokens) < self.window:
                 return
-            row = Row.ahead(tokens, OutputText(held.codec, ()), Drafter((), CPU, 0))
-            queue.run([row], watch)
-            if row.error is not None:
-                raise row.error
+            sequence = EditSequence.of_prefix(
+                tokens, OutputText(loaded.tokenizer, ()), Drafter((), CPU, 0)
+            )
+            scheduler.run([sequence], cancellation)
+            if sequence.error is not None:
+                raise sequence.error
 
     async def _aeach(
-        self, requests: Sequence[Request], watch: Watch
+        self, requests: Sequence[Request], cancellation: Cancellation
     ) -> list[Edit | MetaAlignerError]:
-        work = partial(contextvars.copy_context().run, self._each, requests, watch)
+        work = partial(contextvars.copy_context().run, self._each, requests, cancellation)
         try:
             # The thread keeps the deadline too, but only once it has begun: all may be taken.
-            async with asyncio.timeout(watch.left()):
-                return await asyncio.get_running_loop().run_in_executor(self._held.workers, work)
+            async with asyncio.timeout(cancellation.left()):
+                return await asyncio.get_running_loop().run_in_executor(self._loaded.workers, work)
         except TimeoutError:
-            watch.cancel()
-            error = watch.too_late("the edit was waited for")
+            cancellation.cancel()
+            error = cancellation.too_late("the edit was waited for")
             raise error from None
         except asyncio.CancelledError:
-            watch.cancel()
+            cancellation.cancel()
             raise
 
-    def _each(self, requests: Sequence[Request], watch: Watch) -> list[Edit | MetaAlignerError]:
+    def _each(
+        self, requests: Sequence[Request], cancellation: Cancellation
+    ) -> list[Edit | MetaAlignerError]:
         if not requests:
             return []
-        held = self._held
-        watch.check("it had not yet begun")
-        with _as_engine_errors(held.name):
-            queue = held.queue(watch)
-            made = [self._row_or_error(request) for request in requests]
-            queue.run([row for row in made if isinstance(row, Row)], watch)
-        return [_edit_or_error(held.name, row) for row in made]
+        loaded = self._loaded
+        cancellation.check("it had not yet begun")
+        with _as_engine_errors(loaded.name):
+            scheduler = loaded.scheduler(cancellation)
+            made = [self._sequence_or_error(request) for request in requests]
+            scheduler.run(
+                [sequence for sequence in made if isinstance(sequence, EditSequence)], cancellation
+            )
+        return [_edit_or_error(loaded.name, sequence) for sequence in made]
 
-    def _stream(self, request: Request, watch: Watch) -> Generator[str, None, Edit]:
-        held = self._held
-        watch.check("it had not yet begun")
-        with _as_engine_errors(held.name):
-            queue = held.queue(watch)
-            row = self._row(request)
-            while row.finish is None:
-                queue.run([row], watch, lambda row: bool(row.piece or row.finish))
-                if row.error is not None:
-                    raise row.error
-                piece, row.piece = row.piece, ""
+    def _stream(self, request: Request, cancellation: Cancellation) -> Generator[str, None, Edit]:
+        loaded = self._loaded
+        cancellation.check("it had not yet begun")
+        with _as_engine_errors(loaded.name):
+            scheduler = loaded.scheduler(cancellation)
+            sequence = self._sequence(request)
+            while not sequence.ended:
+                scheduler.run([sequence], cancellation, _has_piece)
+                if sequence.error is not None:
+                    raise sequence.error
+                piece, sequence.piece = sequence.piece, ""
                 if piece:
                     yield piece
-            return row.edit()
+            return sequence.edit()
 
-    def _row_or_error(self, request: Request) -> Row | MetaAlignerError:
+    def _sequence_or_error(self, request: Request) -> EditSequence | MetaAlignerError:
         try:
-            return self._row(request)
+            return self._sequence(request)
         except MetaAlignerError as error:
             return error
 
-    def _row(self, request: Request) -> Row:
-        held, model = self._held, self._held.model()
-        codec, draft = held.codec, request.draft
-        prompt = codec.encode(request.prompt, templated=request.templated)
-        spellings = codec.spellings(draft) if draft else []
+    def _sequence(self, request: Request) -> EditSequence:
+        loaded, model = self._loaded, self._loaded.model()
+        tokenizer, draft = loaded.tokenizer, request.draft
+        prompt = tokenizer.encode(request.prompt, templated=request.templated)
+        spellings = tokenizer.spellings(draft) if draft else []
         own = getattr(model, "generation_config", None)
         whole = request.keep_above is not None or request.token_agreement
-        row = Row.start(
+        sequence = EditSequence.of_request(
             request,
             prompt,
-            OutputText(codec, request.stop, draft, spellings),
+            OutputText(tokenizer, request.stop, draft, spellings),
             Drafter(spellings, costs_for(model), len(prompt), whole=whole),
             window=self.window,
-            ends=codec.end_ids(
+            ends=tokenizer.end_ids(
                 getattr(self.config, "eos_token_id", None), getattr(own, "eos_token_id", None)
             ),
         )
-        # What a later prompt may begin with, too: all that comes before the answer.
-        place = request.prompt.rfind(draft) if draft else -1
-        if place > 0:
-            before = codec.encode(request.prompt[:place], templated=request.templated)
-            row.shared = common_start(before, prompt)
-        return row
+        if request.draft_at:  # a later prompt may begin with all that comes before the answer
+            sequence.shareable = tokenizer.tokens_before(
+                request.prompt, request.draft_at, templated=request.templated
+            )
+        return sequence
+
+
+def _has_piece(sequence: EditSequence) -> bool:
+    return bool(sequence.piece)
 
 
 def _all(made: Sequence[Edit | MetaAlignerError]) -> list[Edit]:
@@ -365,14 +393,14 @@ def _all(made: Sequence[Edit | MetaAlignerError]) -> list[Edit]:
     return [one for one in made if isinstance(one, Edit)]
 
 
-def _edit_or_error(name: str, row: Row | MetaAlignerError) -> Edit | MetaAlignerError:
-    if isinstance(row, MetaAlignerError):
-        return row
-    if row.error is None:
-        return row.edit()
+def _edit_or_error(name: str, sequence: EditSequence | MetaAlignerError) -> Edit | MetaAlignerError:
+    if isinstance(sequence, MetaAlignerError):
+        return sequence
+    if sequence.error is None:
+        return sequence.edit()
     try:
         with _as_engine_errors(name):
-            raise row.error
+            raise sequence.error
     except MetaAlignerError as error:
         return error
 

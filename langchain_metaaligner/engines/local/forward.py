@@ -1,4 +1,4 @@
-"""What a forward pass over rows of unequal length is told, and what it needs to know of a model."""
+"""What a forward pass over sequences of unequal length is told, and what it needs of a model."""
 
 from __future__ import annotations
 
@@ -10,23 +10,14 @@ from typing import Any, Protocol
 import torch
 
 
-class RowCache(Protocol):
-    """What a row keeps of the tokens that the model has seen.
-
-    Attributes:
-        length: How many those are. Making it smaller forgets the last ones.
-    """
-
-    length: int
-
-
 @dataclass(slots=True)
-class Part:
-    """What one pass does for one row.
+class ForwardInput:
+    """What one pass does for one sequence.
 
     Attributes:
-        cache: The row's cache; it is as long as before until the pass has gone well.
-        tokens: What comes next in the row.
+        cache: The sequence's cache. Its `length` is the number of tokens that the model has seen;
+            making it smaller forgets the last ones. It stays as it is until the pass has gone well.
+        tokens: What comes next in the sequence.
         keep: At how many of the last tokens the logits are wanted.
     """
 
@@ -35,24 +26,31 @@ class Part:
     keep: int
 
 
-class Passes(Protocol):
-    """Makes forward passes.
+class Forward(Protocol):
+    """Makes forward passes of a model.
 
     Attributes:
         drafts: Whether tokens can be taken back, so that drafts can be tried.
-        packs: Whether several rows go through the model at once. Such rows' caches can begin
-            with each other's keys and values, too.
+        packs: Whether several sequences go through the model at once. Such sequences' caches can
+            begin with each other's keys and values, too.
     """
 
     drafts: bool
     packs: bool
 
-    def cache(self, room: int) -> Any:
-        """An empty cache for a row that will hold about so many tokens."""
+    def new_cache(self, room: int) -> Any:
+        """An empty cache for a sequence that will hold about so many tokens."""
         ...
 
-    def forward(self, parts: Sequence[Part]) -> torch.Tensor:
-        """Run the model; the logits that the parts want, one after another."""
+    def run(self, inputs: Sequence[ForwardInput]) -> torch.Tensor:
+        """Run the model.
+
+        Args:
+            inputs: What is done for each sequence.
+
+        Returns:
+            Logits, `[kept_tokens, vocabulary]`: those that each input keeps, one after another.
+        """
         ...
 
 

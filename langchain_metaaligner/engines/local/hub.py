@@ -161,7 +161,10 @@ class HubFiles:
         return self._listed
 
     def _announce(self, revision: str, sizes: dict[str, int]) -> None:
-        """Say how much is about to be downloaded, before it starts."""
+        """Say how much is about to be downloaded, before it starts.
+
+        `snapshot_download(dry_run=True)` would tell too, but asks the hub again for every file.
+        """
         from huggingface_hub import try_to_load_from_cache
 
         missing = {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,14 +15,15 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from langchain_metaaligner import checkpoints
-from langchain_metaaligner.engines.cancellation import Watch
+from langchain_metaaligner.engines import threads
+from langchain_metaaligner.engines.cancellation import Cancellation
 from langchain_metaaligner.engines.local.cpu_kernels import compile_feed_forward, prepack
 from langchain_metaaligner.engines.local.decoder import Decoder
 from langchain_metaaligner.engines.local.forward import input_device
 from langchain_metaaligner.engines.local.placement import check_devices, warn_of_strays
 from langchain_metaaligner.engines.local.prefix_cache import PrefixCache
-from langchain_metaaligner.engines.local.scheduler import Limits, Queue
-from langchain_metaaligner.engines.local.tokenizer import TextCodec
+from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, Scheduler
+from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 from langchain_metaaligner.engines.local.weights import Source, find_source
 from langchain_metaaligner.errors import EngineError
 from langchain_metaaligner.options import LoadOptions
@@ -62,7 +62,7 @@ class Lease(Generic[T]):
         self._finalizer()
 
 
-class Registry(Generic[T]):
+class Leases(Generic[T]):
     """Counts the owners of each shared thing."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class _Entry(Generic[T]):
 class _GiveBack:
     """What ends a lease: no closure, so that nothing but these three is kept alive."""
 
-    def __init__(self, registry: Registry[Any], key: Hashable, entry: _Entry[Any]) -> None:
+    def __init__(self, registry: Leases[Any], key: Hashable, entry: _Entry[Any]) -> None:
         self._registry, self._key, self._entry = registry, key, entry
 
     def __call__(self) -> None:
@@ -137,27 +137,29 @@ _PREFIXES_ON_CPU = 128 << 20
 _PREFIXES_ON_ACCELERATORS = 1 << 30
 
 
-class Held:
+class LoadedModel:
     """A checkpoint that is being used.
 
     Args:
         name: A hub id, a folder, or `embedded`.
         options: How it is loaded.
+        limits: What its scheduler takes on at a time; `None` suits the device.
 
     Attributes:
         name: The same name.
     """
 
-    def __init__(self, name: str, options: LoadOptions) -> None:
+    def __init__(self, name: str, options: LoadOptions, limits: Limits | None = None) -> None:
         self.name = name
         self._options = options
+        self._limits = limits
         self._loading = threading.Lock()
         self._source: Source | None = None
-        self._said: Mapping[str, Any] | None = None
+        self._config_dict: Mapping[str, Any] | None = None
         self._config: Any = None
-        self._codec: TextCodec | None = None
+        self._tokenizer: PromptTokenizer | None = None
         self._model: Any = None
-        self._queue: Queue | None = None
+        self._scheduler: Scheduler | None = None
         self._closed = False
 
     @property
@@ -169,57 +171,64 @@ class Held:
         return self._config
 
     @property
-    def said(self) -> Mapping[str, Any]:
+    def config_dict(self) -> Mapping[str, Any]:
         """The configuration as its file has it."""
-        said = self._said
+        said = self._config_dict
         if said is None:
             with self._loading:
                 self._read_config()
-                said = self._said
+                said = self._config_dict
         return said or {}
 
     @property
-    def codec(self) -> TextCodec:
+    def tokenizer(self) -> PromptTokenizer:
         """The tokenizer's rules, read without any weights."""
-        codec = self._codec
-        if codec is None:
+        tokenizer = self._tokenizer
+        if tokenizer is None:
             with self._loading:
-                codec = self._read_codec()
-        return codec
+                tokenizer = self._read_tokenizer()
+        return tokenizer
 
-    def model(self, watch: Watch | None = None) -> Any:
+    def model(self, cancellation: Cancellation | None = None) -> Any:
         """The model, which is loaded where it isn't yet.
 
         Args:
-            watch: Ends the wait for another thread's loading.
+            cancellation: Ends the wait for another thread's loading.
 
         Returns:
             The model of transformers.
         """
         model = self._model
         if model is None:
-            watch = watch or Watch()
-            with watch.holding(self._loading, "the model was being loaded"):
+            cancellation = cancellation or Cancellation()
+            with cancellation.holding(self._loading, "the model was being loaded"):
                 model = self._model
                 if model is None:
-                    model = _apart(self._read_model)
-            watch.check("the model was being loaded")
+                    # With the thread goes what OpenMP keeps for one that has multiplied anything.
+                    model = threads.start(self._read_model, "metaaligner-load").result()
+            cancellation.check("the model was being loaded")
         return model
 
-    def queue(self, watch: Watch | None = None) -> Queue:
-        """The queue of the model, which is loaded where it isn't yet.
+    def scheduler(self, cancellation: Cancellation | None = None) -> Scheduler:
+        """The scheduler of the model, which is loaded where it isn't yet.
 
         Args:
-            watch: Ends the wait for another thread's loading.
+            cancellation: Ends the wait for another thread's loading.
 
         Returns:
-            The one queue of all who share the model.
+            The one scheduler of all who share the model.
         """
-        self.model(watch)
-        queue = self._queue
-        if queue is None:  # closed meanwhile
+        self.model(cancellation)
+        scheduler = self._scheduler
+        if scheduler is None:  # closed meanwhile
             raise EngineError(CLOSED)
-        return queue
+        return scheduler
+
+    @property
+    def stats(self) -> EngineStats:
+        """What is going on at the moment."""
+        scheduler = self._scheduler
+        return EngineStats() if scheduler is None else scheduler.stats
 
     @cached_property
     def workers(self) -> ThreadPoolExecutor:
@@ -229,10 +238,10 @@ class Held:
     def close(self) -> None:
         """Let go of everything; work that is under way keeps the weights until it ends."""
         self._closed = True
-        queue = self._queue
-        if queue is not None:
-            queue.close()
-        self._model = self._queue = self._codec = self._config = self._source = None
+        scheduler = self._scheduler
+        if scheduler is not None:
+            scheduler.close()
+        self._model = self._scheduler = self._tokenizer = self._config = self._source = None
         if "workers" in self.__dict__:
             self.workers.shutdown(wait=False)
         if torch.cuda.is_available():  # pragma: no cover
@@ -245,20 +254,20 @@ class Held:
         if source is None:
             source = self._source = find_source(self.name, self._options)
         if self._config is None:
-            self._said = source.said()
+            self._config_dict = source.config_dict()
             self._config = source.config()
         return source
 
-    def _read_codec(self) -> TextCodec:
+    def _read_tokenizer(self) -> PromptTokenizer:
         source = self._read_config()
-        codec = self._codec
-        if codec is None:
-            codec = self._codec = TextCodec(source.tokenizer(), self.name)
-        return codec
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            tokenizer = self._tokenizer = PromptTokenizer(source.tokenizer(), self.name)
+        return tokenizer
 
     def _read_model(self) -> Any:
         source = self._read_config()
-        self._read_codec()
+        self._read_tokenizer()
         check_devices(self.name, self._options.device_map)
         if self.name == checkpoints.EMBEDDED:
             logger.warning(checkpoints.embedded_notice())
@@ -273,35 +282,19 @@ class Held:
             prepack(model, self._options.prepack_weights)
         if self._closed:  # meanwhile; nobody would free it again
             raise EngineError(CLOSED)
-        self._queue = self._new_queue(model)
+        self._scheduler = self._new_scheduler(model)
         self._model = model
         return model
 
-    def _new_queue(self, model: Any) -> Queue:
+    def _new_scheduler(self, model: Any) -> Scheduler:
         on_cpu = input_device(model).type == "cpu"
-        limits = Limits(waiting=self._options.max_queue)
-        if not on_cpu:  # pragma: no cover
+        limits = self._limits or Limits()
+        if not on_cpu and self._limits is None:  # pragma: no cover
             # not run here: needs a GPU
-            limits = replace(limits, rows=128, piece=8192, prompts=8192)
+            limits = replace(limits, sequences=128, chunk=8192, prefill=8192)
+        if self._limits is None:
+            limits = replace(limits, waiting=self._options.max_queue)
         held = self._options.prefix_cache_bytes
         if held is None:
             held = _PREFIXES_ON_CPU if on_cpu else _PREFIXES_ON_ACCELERATORS
-        return Queue(Decoder(model), PrefixCache(held), limits)
-
-
-def _apart(work: Callable[[], Any]) -> Any:
-    """Do something in a thread that ends with it.
-
-    What OpenMP keeps for a thread that has multiplied anything goes with it; see `Queue`.
-    """
-    done: Future[Any] = Future()
-    inside = contextvars.copy_context()
-
-    def run() -> None:
-        try:
-            done.set_result(inside.run(work))
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="metaaligner-load", daemon=True).start()
-    return done.result()
+        return Scheduler(Decoder(model), PrefixCache(held), limits)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 _GIB = 1 << 30
 _MARGIN = 1.1  # beside the weights: buffers, one shard on its way, the cache of a short edit
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_FLOATING = ("F64", "F32", "F16", "BF16")
 
 
 def stored_weights(folder: Path, stored_dtype: torch.dtype) -> tuple[int, int]:
@@ -36,9 +35,11 @@ def stored_weights(folder: Path, stored_dtype: torch.dtype) -> tuple[int, int]:
     if files:
         parameters = rest = 0
         for file in files:
-            for size, count, dtype in map(_tensor, _header(file).values()):
-                parameters += count if dtype in _SIZES else 0
-                rest += 0 if dtype in _SIZES else size
+            for tensor in _tensors(file):
+                if tensor.dtype in _FLOATING:
+                    parameters += tensor.parameter_count
+                else:
+                    rest += tensor.data_offsets[1] - tensor.data_offsets[0]
         return parameters, rest
     index = folder / "pytorch_model.bin.index.json"
     total = 0
@@ -48,20 +49,15 @@ def stored_weights(folder: Path, stored_dtype: torch.dtype) -> tuple[int, int]:
     return total // stored_dtype.itemsize, 0
 
 
-def _header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if not 0 < length <= file.stat().st_size:
-            message = f"{file} is no safetensors file, or only a part of one. Download it again."
-            raise CheckpointError(message)
-        header: dict[str, Any] = json.loads(opened.read(length))
-    header.pop("__metadata__", None)
-    return header
+def _tensors(file: Path) -> Iterable[Any]:
+    from huggingface_hub import parse_local_safetensors_file_metadata
+    from huggingface_hub.errors import SafetensorsParsingError
 
-
-def _tensor(entry: Mapping[str, Any]) -> tuple[int, int, str]:
-    start, end = entry["data_offsets"]
-    return end - start, math.prod(entry["shape"]), entry["dtype"]
+    try:
+        return parse_local_safetensors_file_metadata(file).tensors.values()
+    except SafetensorsParsingError as error:
+        message = f"{file} is no safetensors file, or only a part of one. Download it again."
+        raise CheckpointError(message) from error
 
 
 def bytes_per_parameter(dtype: torch.dtype, quantization: Any) -> float:

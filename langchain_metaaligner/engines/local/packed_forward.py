@@ -1,4 +1,4 @@
-"""Runs a model once over many rows of unequal length, each with keys and values of its own."""
+"""Runs a model once over many sequences of unequal length, each with its own keys and values."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from langchain_metaaligner.engines.local.forward import (
-    Part,
-    Passes,
+    Forward,
+    ForwardInput,
     arguments,
     base_model,
     input_device,
 )
-from langchain_metaaligner.engines.local.sequential_forward import SinglePasses
+from langchain_metaaligner.engines.local.sequential_forward import SequentialForward
 from langchain_metaaligner.errors import EngineError
 
 # Torch's fused attention takes 1.5 to 2.2 times as long in bfloat16 on a CPU as two products with
@@ -27,11 +27,11 @@ _BLOCK = 128
 _FEW = 32
 
 
-class Sight:
-    """What a row's new tokens may look at: the tokens before them, and themselves.
+class CausalMask:
+    """What a sequence's new tokens may attend to: the tokens before them, and themselves.
 
     Args:
-        seen: Tokens that the row had before.
+        seen: Tokens that the sequence had before.
         new: Tokens that come on.
     """
 
@@ -45,7 +45,7 @@ class Sight:
     def blocks(
         self, size: int, groups: int, like: torch.Tensor
     ) -> list[tuple[int, int, torch.Tensor]]:
-        """What is added to the scores of so many new tokens at a time.
+        """Make what is added to the scores of so many new tokens at a time.
 
         Args:
             size: Most new tokens of a block.
@@ -53,8 +53,8 @@ class Sight:
             like: Has the type and the device.
 
         Returns:
-            For each block the first of its new tokens, the one behind its last, and 0 or minus
-            infinity for groups times new tokens by all tokens up to its last.
+            For each block the first of its new tokens, the one behind its last, and
+            `[groups * new_tokens, tokens]` of 0 or minus infinity, for all tokens up to its last.
         """
         wanted = size, groups, like.device
         if self._made_for != wanted:
@@ -78,25 +78,25 @@ def attend(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    sight: Sight,
+    mask: CausalMask,
     scale: float | None,
 ) -> torch.Tensor:
-    """Let a row's new tokens look at the row.
+    """Let a sequence's new tokens attend to the sequence.
 
     Args:
-        query: 1, heads, new tokens, size of a head.
-        keys: Heads of keys, all tokens, size of a head.
-        values: The same.
-        sight: Belongs to the row.
-        scale: What scores are multiplied with; `None` is one over the root of a head's size.
+        query: `[1, heads, new_tokens, head_dim]`.
+        keys: `[key_heads, tokens, head_dim]`.
+        values: `[key_heads, tokens, head_dim]`.
+        mask: That of the sequence.
+        scale: What scores are multiplied with; `None` is `head_dim ** -0.5`.
 
     Returns:
-        1, new tokens, heads, size of a head.
+        `[1, new_tokens, heads, head_dim]`.
     """
     heads, new, size = query.shape[1:]
     groups = heads // keys.shape[0]
     if query.dtype is torch.bfloat16 and query.device.type == "cpu" and new >= _FEW:
-        made = _in_blocks(query, keys, values, sight, size**-0.5 if scale is None else scale)
+        made = _in_blocks(query, keys, values, mask, size**-0.5 if scale is None else scale)
     elif new == keys.shape[1] > 1:
         keys, values = (
             one.repeat_interleave(groups, 0) if groups > 1 else one for one in (keys, values)
@@ -107,7 +107,7 @@ def attend(
     else:
         # Heads that share keys stand one behind another as more queries: nothing is copied.
         packed = query.reshape(1, keys.shape[0], groups * new, size)
-        bias = sight.blocks(new, groups, query)[0][2] if new > 1 else None
+        bias = mask.blocks(new, groups, query)[0][2] if new > 1 else None
         made = scaled_dot_product_attention(
             packed, keys[None], values[None], attn_mask=bias, scale=scale
         ).reshape(1, heads, new, values.shape[-1])
@@ -115,14 +115,14 @@ def attend(
 
 
 def _in_blocks(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, sight: Sight, scale: float
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: CausalMask, scale: float
 ) -> torch.Tensor:
     heads, new, size = query.shape[1:]
     groups = heads // keys.shape[0]
     packed = query.reshape(keys.shape[0], groups, new, size)
     made = query.new_empty((keys.shape[0], groups, new, values.shape[-1]))
-    for start, end, bias in sight.blocks(_BLOCK, groups, query):
-        last = sight.seen + end
+    for start, end, bias in mask.blocks(_BLOCK, groups, query):
+        last = mask.seen + end
         part = packed[:, :, start:end].reshape(keys.shape[0], -1, size)
         scores = torch.baddbmm(bias[None], part, keys[:, :last].transpose(1, 2), alpha=scale)
         mixed = torch.bmm(scores.softmax(-1), values[:, :last])
@@ -130,14 +130,14 @@ def _in_blocks(
     return made.view(1, heads, new, -1)
 
 
-_SPARE = 64  # tokens of room behind what a row holds already
+_SPARE = 64  # tokens of room behind what a cache holds already
 
 Layers = dict[int, tuple[torch.Tensor, torch.Tensor]]
-"""Keys and values of each layer: heads, tokens, size of a head."""
+"""Keys and values of each layer, `[key_heads, tokens, head_dim]`."""
 
 
-class KeyValues:
-    """Keys and values of one row, in buffers that grow.
+class KeyValueCache:
+    """Keys and values of one sequence, in buffers that grow.
 
     Args:
         room: About how many tokens it will hold.
@@ -151,13 +151,13 @@ class KeyValues:
         self._room = room
         self._layers: Layers = {}
 
-    def put(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[Any, Any]:
+    def update(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[Any, Any]:
         """Write what comes behind the tokens held.
 
         Args:
             layer: The layer.
-            keys: Heads, new tokens, size of a head.
-            values: The same.
+            keys: `[key_heads, new_tokens, head_dim]`.
+            values: `[key_heads, new_tokens, head_dim]`.
 
         Returns:
             Keys and values of all tokens, the new ones included.
@@ -181,14 +181,14 @@ class KeyValues:
         return grown[0], grown[1]
 
     def begin_with(self, stretches: Sequence[tuple[Layers, int]]) -> None:
-        """Take over keys and values of tokens that this row begins with.
+        """Take over keys and values of tokens that this sequence begins with.
 
         Args:
             stretches: One after another: keys and values, and how many of their tokens.
         """
         for layers, count in stretches:
             for layer, (keys, values) in layers.items():
-                self.put(layer, keys[:, :count], values[:, :count])
+                self.update(layer, keys[:, :count], values[:, :count])
             self.length += count
 
     def copy(self, start: int, end: int) -> Layers:
@@ -212,12 +212,12 @@ _NAME = "metaaligner_packed"
 
 @dataclass(slots=True)
 class _Span:
-    """The place of one row's new tokens in a pass."""
+    """The place of one sequence's new tokens in a pass."""
 
-    cache: KeyValues
+    cache: KeyValueCache
     start: int
     end: int
-    sight: Sight
+    mask: CausalMask
 
 
 class _Pass:
@@ -230,13 +230,13 @@ class _Pass:
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: Any
     ) -> torch.Tensor:
-        """Attention of each row's new tokens over that row alone."""
+        """Attention of each sequence's new tokens over that sequence alone."""
         self.layers += 1
         made = []
         for span in self.spans:
             new = slice(span.start, span.end)
-            held = span.cache.put(module.layer_idx, key[0, :, new], value[0, :, new])
-            made.append(attend(query[:, :, new], *held, span.sight, scale))
+            held = span.cache.update(module.layer_idx, key[0, :, new], value[0, :, new])
+            made.append(attend(query[:, :, new], *held, span.mask, scale))
         return made[0] if len(made) == 1 else torch.cat(made, dim=1)
 
 
@@ -265,14 +265,14 @@ def _packed_attention(
     return metaaligner_pass.attend(module, query, key, value, scaling), None
 
 
-class PackedPasses:
-    """Makes passes in which all rows' new tokens stand one behind another, without padding.
+class PackedForward:
+    """Makes passes in which all sequences' new tokens stand one behind another, without padding.
 
     The model's attention is exchanged by its configuration, and only while a pass runs. Whoever
     else runs the model meanwhile gets the usual attention from the same function.
 
     Args:
-        model: A causal model of transformers that `passes_for` has found fit.
+        model: A causal model of transformers that `choose_forward` has found fit.
     """
 
     drafts = True
@@ -287,29 +287,29 @@ class PackedPasses:
         self._model = model
         self._no_mask = torch.empty(1, 1, 0, 0)  # with four dimensions: taken as it is
 
-    def cache(self, room: int) -> KeyValues:
+    def new_cache(self, room: int) -> KeyValueCache:
         """An empty cache."""
-        return KeyValues(room)
+        return KeyValueCache(room)
 
-    def forward(self, parts: Sequence[Part]) -> torch.Tensor:
+    def run(self, inputs: Sequence[ForwardInput]) -> torch.Tensor:
         """Run the model once.
 
         Args:
-            parts: What is done for each row.
+            inputs: What is done for each sequence.
 
         Returns:
-            Logits: for each part as many rows as it keeps, in order.
+            Logits, `[kept_tokens, vocabulary]`: those that each input keeps, one after another.
         """
         tokens: list[int] = []
         places: list[int] = []
         kept: list[int] = []
         spans = []
-        for part in parts:
+        for part in inputs:
             start, end = len(tokens), len(tokens) + len(part.tokens)
             tokens += part.tokens
             places += range(part.cache.length, part.cache.length + end - start)
             kept += range(end - part.keep, end)
-            spans.append(_Span(part.cache, start, end, Sight(part.cache.length, end - start)))
+            spans.append(_Span(part.cache, start, end, CausalMask(part.cache.length, end - start)))
         device = input_device(self._model)
         run = _Pass(spans)
         wanted = kept or [len(tokens) - 1]
@@ -328,7 +328,7 @@ class PackedPasses:
         if not run.layers:
             message = f"{type(self._model).__name__} did not use the attention that it was given."
             raise EngineError(message)
-        for part in parts:
+        for part in inputs:
             part.cache.length += len(part.tokens)
         logits: torch.Tensor = output.logits[0]
         return logits if kept else logits[:0]
@@ -348,18 +348,18 @@ class PackedPasses:
 _KNOWN = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
-def passes_for(model: Any) -> Passes:
-    """Choose how to run a model over rows.
+def choose_forward(model: Any) -> Forward:
+    """Choose how to run a model over sequences.
 
     Args:
         model: A causal model of transformers.
 
     Returns:
-        One pass for all rows where its attention can be replaced, else one for each row.
+        One pass for all sequences where its attention can be replaced, else one for each.
     """
     if _can_pack(model) and (base_model(model).config.model_type in _KNOWN or _packs_well(model)):
-        return PackedPasses(model)
-    return SinglePasses(model)
+        return PackedForward(model)
+    return SequentialForward(model)
 
 
 def _can_pack(model: Any) -> bool:
@@ -378,15 +378,15 @@ def _can_pack(model: Any) -> bool:
 
 
 def _packs_well(model: Any) -> bool:
-    """Try it: two short rows, one of them in two passes, against each by itself."""
+    """Try it: two short sequences, one of them in two passes, against each by itself."""
     device = input_device(model)
     if any(weight.device.type == "meta" for weight in model.parameters()):
         return False  # offloaded: a pass takes too long for trying
     try:
-        passes = PackedPasses(model)
-        one, two = passes.cache(8), passes.cache(8)
-        passes.forward([Part(one, [1, 2, 3], 1), Part(two, [3, 2], 1)])
-        made = passes.forward([Part(one, [4, 5], 1), Part(two, [1], 1)])
+        packed = PackedForward(model)
+        one, two = packed.new_cache(8), packed.new_cache(8)
+        packed.run([ForwardInput(one, [1, 2, 3], 1), ForwardInput(two, [3, 2], 1)])
+        made = packed.run([ForwardInput(one, [4, 5], 1), ForwardInput(two, [1], 1)])
         with torch.inference_mode():
             alone = [
                 model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1]

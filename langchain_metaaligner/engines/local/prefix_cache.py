@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Layers = dict[int, tuple[Any, Any]]
-"""Keys and values of each layer: heads, tokens, size of a head."""
+"""Keys and values of each layer, `[key_heads, tokens, head_dim]`."""
 
 _WORTH = 8  # tokens; shorter stretches cost more to look after than to compute
 

@@ -1,4 +1,4 @@
-"""The queue of a model: one thread makes passes for all who wait for an edit."""
+"""The scheduler of a model: one thread makes passes for all who wait for an edit."""
 
 from __future__ import annotations
 
@@ -8,56 +8,85 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from langchain_metaaligner.engines.cancellation import Watch
-from langchain_metaaligner.engines.local.decoder import Decoder, Row
+from langchain_metaaligner.engines.cancellation import Cancellation
+from langchain_metaaligner.engines.local.decoder import Decoder
 from langchain_metaaligner.engines.local.prefix_cache import PrefixCache
+from langchain_metaaligner.engines.local.sequence import EditSequence, SequenceState
 from langchain_metaaligner.errors import EditTimeout, OverloadedError
-
-_GLANCE = 0.05  # seconds between two looks at whether a caller who waits has gone
-_IDLE = 1.0  # seconds without work after which the thread ends
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one queue takes on.
+    """What one scheduler takes on.
 
     Attributes:
-        rows: Most rows that keep keys and values at a time.
-        piece: Most tokens of a prompt in one pass; a longer one takes several.
-        prompts: Tokens up to which a pass takes on more than one prompt.
-        waiting: Rows waiting for their first pass at which further callers are turned away.
+        sequences: Most sequences that keep keys and values at a time.
+        chunk: Most tokens of a prompt in one pass; a longer one takes several.
+        prefill: Tokens up to which a pass takes on more than one prompt.
+        waiting: Sequences waiting for their first pass at which further callers are turned away.
+        glance: Seconds between two looks at whether a caller still waits.
+        idle: Seconds without work after which the thread ends.
     """
 
-    rows: int = 32
-    piece: int = 2048
-    prompts: int = 512
+    sequences: int = 32
+    chunk: int = 2048
+    prefill: int = 512
     waiting: int = 256
+    glance: float = 0.05
+    idle: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What an engine is doing at the moment; nothing before its weights are loaded.
+
+    Attributes:
+        calls: Callers who wait for an edit or a piece of one.
+        waiting: Their sequences of which the model has seen nothing yet.
+        running: Their sequences that keep keys and values.
+        passes: Forward passes since the weights were loaded.
+        prefix_bytes: Bytes of keys and values kept for later prompts.
+        packs: Whether all sequences share each pass.
+        has_thread: Whether the thread that makes the passes is alive.
+    """
+
+    calls: int = 0
+    waiting: int = 0
+    running: int = 0
+    passes: int = 0
+    prefix_bytes: int = 0
+    packs: bool = False
+    has_thread: bool = False
+
+
+def _has_ended(sequence: EditSequence) -> bool:
+    return sequence.ended
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """The rows of one caller, who waits for them."""
+    """The sequences of one caller, who waits for them."""
 
-    rows: Sequence[Row]
-    watch: Watch
-    done: Callable[[Row], bool]
+    sequences: Sequence[EditSequence]
+    cancellation: Cancellation
+    done: Callable[[EditSequence], bool]
     ready: threading.Event = field(default_factory=threading.Event)
 
-    def going(self) -> list[Row]:
-        """The rows that are still wanted, even if the caller has not found out yet."""
-        if self.watch.over:
+    def wanted(self) -> list[EditSequence]:
+        """Those that somebody waits for, even if the caller has not found out yet."""
+        if self.cancellation.over:
             return []
-        return [row for row in self.left() if not row.watch.over]
+        return [sequence for sequence in self.left() if not sequence.cancellation.over]
 
-    def left(self) -> list[Row]:
-        return [row for row in self.rows if row.error is None and not self.done(row)]
+    def left(self) -> list[EditSequence]:
+        return [one for one in self.sequences if not one.ended and not self.done(one)]
 
 
-class Queue:
+class Scheduler:
     """Gathers the requests of all callers, threads and tasks alike, into shared passes.
 
-    One thread makes the passes for everybody's rows; a request that arrives joins at the next one.
-    A caller who has gone, or whose time is up, takes only its own rows along.
+    One thread makes the passes for everybody's sequences; a request that arrives joins at the next
+    one. A caller who has left, or whose time is up, takes only its own sequences along.
 
     The thread is there because OpenMP keeps helpers for each thread that ever ran a model, and
     with more of them than cores all wait for each other the slow way: 16 edits took 1.5 times as
@@ -68,55 +97,76 @@ class Queue:
         decoder: Makes the passes.
         prefixes: Keys and values of prompts' beginnings.
         limits: What is taken on.
+
+    Attributes:
+        decoder: Makes the passes.
+        prefixes: Keys and values of prompts' beginnings.
     """
 
     def __init__(self, decoder: Decoder, prefixes: PrefixCache, limits: Limits) -> None:
-        self._decoder, self._prefixes, self._limits = decoder, prefixes, limits
+        self.decoder, self.prefixes, self._limits = decoder, prefixes, limits
         self._calls: deque[_Call] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._running: Sequence[Row] = ()
+        self._running: Sequence[EditSequence] = ()
+        self._passes = 0
         self._closed = False
 
     @property
     def keeps_prefixes(self) -> bool:
         """Whether it is any use to prefill ahead."""
-        return self._decoder.passes.packs and self._prefixes.limit > 0
+        return self.decoder.forward.packs and self.prefixes.limit > 0
+
+    @property
+    def stats(self) -> EngineStats:
+        """What is going on at the moment."""
+        with self._changed:
+            states = [one.state for call in self._calls for one in call.sequences]
+            begun = (SequenceState.PREFILLING, SequenceState.DECODING)
+            return EngineStats(
+                calls=len(self._calls),
+                waiting=states.count(SequenceState.WAITING),
+                running=sum(state in begun for state in states),
+                passes=self._passes,
+                prefix_bytes=self.prefixes.bytes,
+                packs=self.decoder.forward.packs,
+                has_thread=self._thread is not None and self._thread.is_alive(),
+            )
 
     def run(
         self,
-        rows: Sequence[Row],
-        watch: Watch,
-        done: Callable[[Row], bool] = lambda row: row.finish is not None,
+        sequences: Sequence[EditSequence],
+        cancellation: Cancellation,
+        done: Callable[[EditSequence], bool] = _has_ended,
     ) -> None:
-        """Wait until rows are done; what went wrong with one is its `error`.
+        """Wait until sequences are done; what went wrong with one is its `error`.
 
         Args:
-            rows: The rows.
-            watch: Says whether the caller is still there.
-            done: When a row is done, if not at its end.
+            sequences: The sequences.
+            cancellation: Says whether the caller is still there.
+            done: When a sequence is done, if not at its end.
 
         Raises:
-            Cancelled: The caller has gone.
+            Cancelled: The caller has left.
             OverloadedError: Too many requests wait already.
         """
-        call = _Call(rows, watch, done)
+        call = _Call(sequences, cancellation, done)
         with self._changed:
             self._admit()
             self._calls.append(call)
         try:
-            while self._wanted(call, watch):
+            while self._is_wanted(call):
                 with self._changed:
                     self._wake()
-                call.ready.wait(_GLANCE)
+                call.ready.wait(self._limits.glance)
         finally:
             with self._changed:
                 self._calls.remove(call)
-                while any(row in self._running for row in rows):  # they are being worked on
+                while any(one in self._running for one in sequences):  # in the middle of a pass
                     self._changed.wait()
-            for row in rows:
-                if row.error is not None:
-                    row.cache = None
+            for one in sequences:
+                if one.state is SequenceState.FAILED:
+                    one.cache = None
 
     def close(self) -> None:
         """Let the thread end as soon as nobody waits for anything."""
@@ -126,10 +176,12 @@ class Queue:
             thread = self._thread if not self._calls else None
         # Whoever forgets an engine may be any thread, this one too.
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_GLANCE)
+            thread.join(self._limits.glance)
 
     def _admit(self) -> None:
-        waiting = sum(row.cache is None for call in self._calls for row in call.left())
+        waiting = sum(
+            one.state is SequenceState.WAITING for call in self._calls for one in call.left()
+        )
         if waiting >= self._limits.waiting:
             message = (
                 f"{waiting} edits wait for this model already, and no more are taken on. Try"
@@ -137,18 +189,18 @@ class Queue:
             )
             raise OverloadedError(message)
 
-    def _wanted(self, call: _Call, watch: Watch) -> bool:
-        """Whether the caller still waits for any row; rows whose time is up are given up."""
+    def _is_wanted(self, call: _Call) -> bool:
+        """Whether a caller still waits for any sequence; those whose time is up are given up."""
         left = call.left()
         if not left:
             return False
-        watch.check(_doing(left))
-        for row in left:
+        call.cancellation.check(_doing(left))
+        for sequence in left:
             try:
-                row.watch.check(_doing([row]))
+                sequence.cancellation.check(_doing([sequence]))
             except EditTimeout as error:
-                row.error = error
-        return any(row.error is None for row in left)
+                sequence.fail(error)
+        return any(not sequence.ended for sequence in left)
 
     def _wake(self) -> None:
         if self._thread is None or not self._thread.is_alive():  # none is, behind a fork
@@ -163,7 +215,7 @@ class Queue:
             with self._changed:
                 self._running = self._choose()
                 if not self._running:
-                    if self._closed or not self._changed.wait(_IDLE):
+                    if self._closed or not self._changed.wait(self._limits.idle):
                         self._thread = None
                         return
                     continue
@@ -172,71 +224,73 @@ class Queue:
             finally:
                 with self._changed:
                     self._running = ()
+                    self._passes += 1
                     for call in self._calls:
                         if not call.left():
                             call.ready.set()
                     self._changed.notify_all()
 
-    def _pass(self, rows: Sequence[Row]) -> None:
-        """Make one pass for some of the rows that are waited for."""
+    def _pass(self, sequences: Sequence[EditSequence]) -> None:
+        """Make one pass for some of the sequences that are waited for."""
         try:
-            for row in rows:
-                self._begin(row)
-            self._decoder.step(rows, self._limits.piece)
-        except BaseException as error:  # noqa: BLE001 - belongs to the row that caused it
-            if len(rows) == 1:
-                rows[0].error = error
-            for row in rows:  # which of them was it? Each goes by itself next time.
-                row.suspect = True
+            for sequence in sequences:
+                self._begin(sequence)
+            self.decoder.step(sequences, self._limits.chunk)
+        except BaseException as error:  # noqa: BLE001 - belongs to the sequence that caused it
+            if len(sequences) == 1:
+                sequences[0].fail(error)
+            for sequence in sequences:  # which of them was it? Each goes by itself next time.
+                sequence.isolated = True
         else:
-            for row in rows:
-                row.suspect = False
-                self._share(row)
-                if row.finish is not None:
-                    row.cache = None
+            for sequence in sequences:
+                sequence.isolated = False
+                self._share(sequence)
+                if sequence.state is SequenceState.FINISHED:
+                    sequence.cache = None
 
-    def _choose(self) -> list[Row]:
-        """The rows of the next pass: all that are being decoded, and prompts in turn."""
+    def _choose(self) -> list[EditSequence]:
+        """The sequences of the next pass: all that are being decoded, and prompts in turn."""
         self._calls.rotate(-1)
-        rows = [row for row in self._in_turn() if row.finish is None]
-        alone = next((row for row in rows if row.suspect), None)
+        sequences = list(self._in_turn())
+        alone = next((sequence for sequence in sequences if sequence.isolated), None)
         if alone is not None:
             return [alone]
-        if not self._decoder.passes.packs:
-            return rows[:1]
-        begun = [row for row in rows if row.cache is not None]
-        chosen = [row for row in begun if row.waiting == 1]
-        prompts = [row for row in begun if row.waiting > 1]
-        prompts += [row for row in rows if row.cache is None][: self._limits.rows - len(begun)]
+        if not self.decoder.forward.packs:
+            return sequences[:1]
+        chosen = [one for one in sequences if one.state is SequenceState.DECODING]
+        prompts = [one for one in sequences if one.state is SequenceState.PREFILLING]
+        free = self._limits.sequences - len(chosen) - len(prompts)
+        prompts += [one for one in sequences if one.state is SequenceState.WAITING][:free]
         taken = 0
-        for row in prompts:
-            tokens = min(row.waiting, self._limits.piece)
-            if taken and taken + tokens > self._limits.prompts:
+        for sequence in prompts:
+            tokens = min(sequence.unseen, self._limits.chunk)
+            if taken and taken + tokens > self._limits.prefill:
                 break
-            chosen.append(row)
+            chosen.append(sequence)
             taken += tokens
         return chosen
 
-    def _in_turn(self) -> Iterator[Row]:
-        """Rows of all callers, one of each in turn, so that a large call holds up no small one."""
-        for turn in zip_longest(*(call.going() for call in self._calls)):
-            yield from (row for row in turn if row is not None)
+    def _in_turn(self) -> Iterator[EditSequence]:
+        """All callers' sequences, one of each in turn, so that no large call delays a small one."""
+        for turn in zip_longest(*(call.wanted() for call in self._calls)):
+            yield from (sequence for sequence in turn if sequence is not None)
 
-    def _begin(self, row: Row) -> None:
-        if row.cache is None:
-            passes = self._decoder.passes
-            row.cache = passes.cache(len(row.prompt) + min(row.limit, 64))
-            if passes.packs and self._prefixes.limit:
-                row.cache.begin_with(self._prefixes.find(row.prompt[:-1]))
-                row.found = row.cache.length
+    def _begin(self, sequence: EditSequence) -> None:
+        if sequence.state is not SequenceState.WAITING:
+            return
+        cache = self.decoder.new_cache(sequence)
+        if self.keeps_prefixes:
+            cache.begin_with(self.prefixes.find(sequence.prompt[:-1]))
+        sequence.begin(cache)
 
-    def _share(self, row: Row) -> None:
+    def _share(self, sequence: EditSequence) -> None:
         """Keep what the prompt begins with for others, once it was computed."""
-        if row.shared > row.found and row.cache is not None and row.cache.length >= row.shared:
-            self._prefixes.add(row.prompt[: row.shared], row.cache.copy)
-            row.found = row.shared
+        begun = sequence.shared < sequence.shareable <= sequence.cache.length
+        if begun and self.keeps_prefixes:
+            self.prefixes.add(sequence.prompt[: sequence.shareable], sequence.cache.copy)
+            sequence.shared = sequence.shareable
 
 
-def _doing(rows: Sequence[Row]) -> str:
-    begun = any(row.cache is not None for row in rows)
+def _doing(sequences: Sequence[EditSequence]) -> str:
+    begun = any(one.state is not SequenceState.WAITING for one in sequences)
     return "the edit was being made" if begun else "another edit was being made"

@@ -1,4 +1,4 @@
-"""Runs a model over one row at a time, with its own attention and cache."""
+"""Runs a model over one sequence at a time, with its own attention and cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from langchain_metaaligner.engines.local.forward import Part, arguments, input_device
+from langchain_metaaligner.engines.local.forward import ForwardInput, arguments, input_device
 from langchain_metaaligner.errors import EngineError
 
 
@@ -20,8 +20,8 @@ class _OwnCache:
         self.held = 0
 
 
-class SinglePasses:
-    """Makes passes of one row at a time, with the model's own attention and cache.
+class SequentialForward:
+    """Makes passes of one sequence at a time, with the model's own attention and cache.
 
     Args:
         model: Any causal model of transformers.
@@ -38,15 +38,15 @@ class SinglePasses:
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         self.drafts = kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
 
-    def cache(self, room: int) -> _OwnCache:
+    def new_cache(self, room: int) -> _OwnCache:
         """An empty cache."""
         return _OwnCache()
 
-    def forward(self, parts: Sequence[Part]) -> torch.Tensor:
-        """Run the model once for each part; as `PackedPasses.forward`."""
-        return torch.cat([self._one(part) for part in parts])
+    def run(self, inputs: Sequence[ForwardInput]) -> torch.Tensor:
+        """Run the model once for each sequence; as `PackedForward.run`."""
+        return torch.cat([self._one(part) for part in inputs])
 
-    def _one(self, part: Part) -> torch.Tensor:
+    def _one(self, part: ForwardInput) -> torch.Tensor:
         cache = part.cache
         if cache.held > cache.length:
             cache.made.crop(cache.length - cache.held)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from langchain_metaaligner.errors import CheckpointError, EngineError
 
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
 logger = logging.getLogger(__name__)
+
+_REMEMBERED = 64  # encodings
 
 # Runs of spaces, a leading and a closing one, line breaks, and letters outside a vocabulary.
 _SAMPLES = ("| Edit: ", " a  b   c\n\n    d\te ", "Ünï漢字 😀")
@@ -19,8 +25,8 @@ _REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-class TextCodec:
-    """The rules that a checkpoint's tokenizer is used by.
+class PromptTokenizer:
+    """Reads prompts as plain text or as a chat template's, with a checkpoint's own tokenizer.
 
     It works on copies of the tokenizer's backend, so the tokenizer itself, which belongs to
     whoever holds it, is never switched or padded, and any number of threads may use it at once.
@@ -60,6 +66,7 @@ class TextCodec:
         spec["added_tokens"] = []
         spec["post_processor"] = None
         self._plain = Tokenizer.from_str(json.dumps(spec))
+        self._encoding = _remembering(self._plain, self._templated)
         self._unsettled = _byte_tokens(spec)
         if self._unsettled:  # a run goes on over tokens that are left out of the text
             ids = map(tokenizer.convert_tokens_to_ids, self.control_tokens)
@@ -114,9 +121,26 @@ class TextCodec:
         Returns:
             The ids.
         """
-        if templated:
-            return list(self._templated.encode(prompt, add_special_tokens=False).ids)
-        return [*self.start, *self._plain.encode(prompt, add_special_tokens=False).ids]
+        ids = self._encoding(prompt, templated).ids
+        return ids if templated else [*self.start, *ids]
+
+    def tokens_before(self, prompt: str, place: int, *, templated: bool = False) -> int:
+        """Count the tokens of a prompt that end before one of its characters.
+
+        Args:
+            prompt: As for `encode`.
+            place: The character's offset.
+            templated: As for `encode`.
+
+        Returns:
+            The number of tokens; 0 where the rest of the prompt has none.
+        """
+        encoding = self._encoding(prompt, templated)
+        found = (encoding.char_to_token(at) for at in range(place, len(prompt)))
+        first = next((at for at in found if at is not None), None)
+        if first is None:
+            return 0
+        return int(first) if templated else len(self.start) + first
 
     def count(self, text: str) -> int:
         """Count the tokens that a text takes as a plain prompt, the beginning of text included."""
@@ -145,7 +169,7 @@ class TextCodec:
         Returns:
             One or two ways, which differ in how they begin.
         """
-        found = [list(self._plain.encode(text, add_special_tokens=False).ids)]
+        found = [self._encoding(text, False).ids]
         for guard in _GUARDS:
             before = self._plain.encode(guard, add_special_tokens=False).ids
             whole = self._plain.encode(guard + text, add_special_tokens=False).ids
@@ -231,6 +255,16 @@ class TextCodec:
         return str(written)
 
 
+def _remembering(plain: Tokenizer, templated: Tokenizer) -> Callable[[str, bool], Encoding]:
+    """Encodes texts, and remembers the last ones: a prompt is counted before it is edited."""
+
+    @lru_cache(maxsize=_REMEMBERED)
+    def encoding(text: str, by_template: bool) -> Encoding:
+        return (templated if by_template else plain).encode(text, add_special_tokens=False)
+
+    return encoding
+
+
 def _control_tokens(tokenizer: Any, spec: dict[str, Any]) -> tuple[str, ...]:
     """Special and added tokens, but for the runs of white space that some vocabularies add."""
     found = dict.fromkeys(tokenizer.all_special_tokens)
@@ -271,31 +305,31 @@ class OutputText:
     text.
 
     Args:
-        codec: The checkpoint's codec.
+        tokenizer: The checkpoint's tokenizer.
         stop: Texts at which the edit ends.
         draft: A text that is the output's if it has just its tokens, even where the tokenizer
             does not give it back byte for byte.
         spellings: The tokens that it may have.
 
     Attributes:
-        codec: The checkpoint's codec.
+        tokenizer: The checkpoint's tokenizer.
         ids: The tokens so far.
         stopped: Whether a stop text has come.
     """
 
     def __init__(
         self,
-        codec: TextCodec,
+        tokenizer: PromptTokenizer,
         stop: Iterable[str],
         draft: str = "",
         spellings: Sequence[Sequence[int]] = (),
     ) -> None:
-        self.codec = codec
+        self.tokenizer = tokenizer
         self._stop = [text for text in stop if text]
         self._given = ""
         self._draft = draft
         # Where the tokenizer gives the draft back, there is nothing to look after.
-        self._spellings = [list(ids) for ids in spellings if ids and codec.decode(ids) != draft]
+        self._spellings = [list(ids) for ids in spellings if ids and tokenizer.decode(ids) != draft]
         self.ids: list[int] = []
         self.stopped = False
 
@@ -314,7 +348,7 @@ class OutputText:
             The text that is sure now; often empty.
         """
         self.ids.extend(tokens)
-        text = self.codec.decode(self.ids)
+        text = self.tokenizer.decode(self.ids)
         ends = [place for place in map(text.find, self._stop) if place >= 0]
         if ends and len(tokens) > 1:
             del self.ids[-len(tokens) :]
@@ -327,9 +361,9 @@ class OutputText:
         if ends:
             self.stopped = True
             return self._give(text[: min(ends)])
-        settled = self.codec.settled(self.ids)
+        settled = self.tokenizer.settled(self.ids)
         if len(settled) < len(self.ids):
-            text = self.codec.decode(settled)
+            text = self.tokenizer.decode(settled)
         text = text.rstrip(_REPLACEMENT)  # half a character, most likely
         sure = len(text) - self._held(text)
         if any(ids[: len(self.ids)] == self.ids for ids in self._spellings):
@@ -345,13 +379,13 @@ class OutputText:
         if self.stopped:
             return ""
         whole = self.ids in self._spellings and self._draft.startswith(self._given)
-        return self._give(self._draft if whole else self.codec.decode(self.ids))
+        return self._give(self._draft if whole else self.tokenizer.decode(self.ids))
 
     def used_tokens(self) -> int:
         """Count the tokens that the text is made of: none behind a stop text, no end token."""
         count = len(self.ids)
         if self.stopped:
-            while count and self.codec.decode(self.ids[: count - 1]).startswith(self._given):
+            while count and self.tokenizer.decode(self.ids[: count - 1]).startswith(self._given):
                 count -= 1
         return count
 

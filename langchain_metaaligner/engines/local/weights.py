@@ -22,7 +22,7 @@ _INSTALL = 'pip install "langchain-metaaligner[embedded]" && pip install --no-de
 class Source(Protocol):
     """The parts of a model, cheap ones first."""
 
-    def said(self) -> Mapping[str, Any]:
+    def config_dict(self) -> Mapping[str, Any]:
         """Read the configuration as its file has it."""
         ...
 
@@ -66,8 +66,8 @@ class _Checkpoint:
         self._options = options
         self._files = CheckpointFiles(name, options)
 
-    def said(self) -> Mapping[str, Any]:
-        return self._files.said()
+    def config_dict(self) -> Mapping[str, Any]:
+        return self._files.config_dict()
 
     def config(self) -> Any:
         return self._files.config()
@@ -93,7 +93,7 @@ class _EmbeddedInPackage:
             raise CheckpointError(_missing())
         self._file = GgufFile(path)
 
-    def said(self) -> Mapping[str, Any]:
+    def config_dict(self) -> Mapping[str, Any]:
         return {}  # the adapter, not its base, decides what it is
 
     def config(self) -> Any:
@@ -130,7 +130,7 @@ class _EmbeddedFromHub(_Checkpoint):
     def __init__(self, options: LoadOptions) -> None:
         try:
             super().__init__(checkpoints.EMBEDDED_BASE, options)
-            self._files.said()
+            self._files.config_dict()
         except CheckpointError as error:
             raise CheckpointError(_missing()) from error
 

@@ -38,10 +38,10 @@ class Base:
 
     @cached_property
     def codec(self) -> Any:
-        """The `TextCodec` of the base's tokenizer."""
-        from langchain_metaaligner.engines.local.tokenizer import TextCodec
+        """The `PromptTokenizer` of the base's tokenizer."""
+        from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 
-        return TextCodec(self.tokenizer(), self.name)
+        return PromptTokenizer(self.tokenizer(), self.name)
 
     @cached_property
     def window(self) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_metaaligner.editing.prompts import PromptFamily
-from langchain_metaaligner.engines.local.tokenizer import TextCodec
+from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 from langchain_metaaligner.errors import TrainingError
 from langchain_metaaligner.training.data.example import TrainingExample
 
@@ -28,7 +28,7 @@ class Encoded:
     labels: list[int]
 
 
-def encode(codec: TextCodec, family: PromptFamily, example: TrainingExample) -> Encoded:
+def encode(codec: PromptTokenizer, family: PromptFamily, example: TrainingExample) -> Encoded:
     """Tokenise one example, prompt and edit separately, with no control token from either text.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from langchain_metaaligner.engines.local.tokenizer import TextCodec
+from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 from langchain_metaaligner.errors import TrainingError, first_line
 from langchain_metaaligner.training.data.example import Stage, TrainingExample
 from langchain_metaaligner.training.run.checkpoint_marks import CheckpointMark, last_checkpoint
@@ -123,7 +123,7 @@ def arguments(plan: StagePlan, settings: TrainingSettings, options: Mapping[str,
 def train_stage(
     plan: StagePlan,
     model: Any,
-    codec: TextCodec,
+    codec: PromptTokenizer,
     settings: TrainingSettings,
     options: Mapping[str, Any],
     *,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from langchain_metaaligner.engines.local.tokenizer import TextCodec
+from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 from langchain_metaaligner.training.data.example import TrainingExample
 from langchain_metaaligner.training.run.encoder import IGNORED, Encoded
 
@@ -36,7 +36,7 @@ class ValidationEdits(TrainerCallback):
         self,
         shown: Sequence[tuple[TrainingExample, Encoded]],
         *,
-        codec: TextCodec,
+        codec: PromptTokenizer,
         file: Path,
         stage: str,
     ) -> None:

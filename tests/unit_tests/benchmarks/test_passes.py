@@ -14,7 +14,7 @@ from langchain_metaaligner.engines.base import Request
 from langchain_metaaligner.engines.local import decoder as decoding
 from langchain_metaaligner.engines.local import engine as local
 from langchain_metaaligner.engines.local.drafting import ACCELERATOR, CPU
-from langchain_metaaligner.engines.local.loaded_model import Registry
+from langchain_metaaligner.engines.local.loaded_model import Leases
 from langchain_metaaligner.engines.registry import load_engine
 from tests.benchmarks import cases
 from tests.benchmarks.forcing import counted, forced
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory) -> str:
 
 @pytest.fixture(params=COSTS)
 def ours(request, checkpoint, monkeypatch) -> Iterator[Ours]:
-    monkeypatch.setattr(local, "_shared", Registry())
+    monkeypatch.setattr(local, "_shared", Leases())
     for module in (local, decoding):
         monkeypatch.setattr(module, "costs_for", lambda model: COSTS[request.param])
     engine: Any = load_engine(checkpoint, dtype="float32")
@@ -67,7 +67,7 @@ def made_up(codec, end: int) -> list[cases.Case]:
 
 @pytest.fixture
 def few(ours) -> list[cases.Case]:
-    return made_up(ours.engine._held.codec, ours.engine.tokenizer.eos_token_id)
+    return made_up(ours.engine.prompt_tokenizer, ours.engine.tokenizer.eos_token_id)
 
 
 def measured(ours: Ours, few: list[cases.Case], name: str, **more) -> tuple[list[int], list[float]]:
@@ -127,8 +127,8 @@ def test_what_is_forced_is_what_is_written(ours, few):
     case = few[0]
     for name in cases.CASES:
         output = case.edits[name]
-        with forced(ours.engine._held.queue()._decoder, {tuple(case.ids): output}):
+        with forced(ours.engine.scheduler.decoder, {tuple(case.ids): output}):
             request = Request(case.prompt.text, draft=case.prompt.draft, max_new_tokens=400)
             edit = ours.engine.edit([request])[0]
-        assert edit.text == ours.engine._held.codec.decode(output[:-1])
+        assert edit.text == ours.engine.prompt_tokenizer.decode(output[:-1])
         assert edit.finish_reason == "stop"

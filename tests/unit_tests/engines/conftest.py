@@ -11,7 +11,7 @@ import torch
 from langchain_metaaligner.engines.local import engine as local
 from langchain_metaaligner.engines.local import placement as placing
 from langchain_metaaligner.engines.local.engine import LocalEngine
-from langchain_metaaligner.engines.local.loaded_model import Registry
+from langchain_metaaligner.engines.local.loaded_model import Leases
 from langchain_metaaligner.engines.registry import load_engine
 from tests.unit_tests.tiny import byte_level_tokenizer, save
 
@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _no_engine_of_another_test(monkeypatch) -> None:
     """An error that a test keeps also keeps the engine that raised it, for others to share."""
-    monkeypatch.setattr(local, "_shared", Registry())
+    monkeypatch.setattr(local, "_shared", Leases())
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from langchain_metaaligner.editing.objectives import parse_objectives
 from langchain_metaaligner.editing.prompts import HH_RLHF
-from langchain_metaaligner.engines.local.tokenizer import TextCodec
+from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 from langchain_metaaligner.errors import TrainingError
 from langchain_metaaligner.training import TrainingExample, TrainingSettings
 from langchain_metaaligner.training.run.encoder import IGNORED, Encoded, encode, to_dataset
@@ -32,7 +32,10 @@ def quietly() -> Iterator[None]:
 
 
 GOALS = parse_objectives(["harmlessness"])
-LLAMA, SMOLLM = TextCodec(spm_tokenizer(), "llama"), TextCodec(byte_level_tokenizer(), "smollm")
+LLAMA, SMOLLM = (
+    PromptTokenizer(spm_tokenizer(), "llama"),
+    PromptTokenizer(byte_level_tokenizer(), "smollm"),
+)
 
 
 @pytest.mark.parametrize("codec", [LLAMA, SMOLLM], ids=["llama", "byte-level"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from langchain_metaaligner.engines.base import Request
-from langchain_metaaligner.engines.local.packed_forward import PackedPasses
+from langchain_metaaligner.engines.local.packed_forward import PackedForward
 from langchain_metaaligner.engines.registry import load_engine
 from tests.unit_tests.tiny import WORDS
 
@@ -21,7 +21,7 @@ LENGTH = 24
 
 def generated(engine: Any, prompt: str) -> str:
     """What the model's own `generate` writes."""
-    ids = torch.tensor([engine._held.codec.encode(prompt)], device="cuda")
+    ids = torch.tensor([engine.prompt_tokenizer.encode(prompt)], device="cuda")
     made = engine.model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -30,7 +30,7 @@ def generated(engine: Any, prompt: str) -> str:
         use_cache=True,
         pad_token_id=0,
     )[0, ids.shape[1] :].tolist()
-    return engine._held.codec.decode(made)
+    return engine.prompt_tokenizer.decode(made)
 
 
 def edits(engine: Any, draft: str) -> list[str]:
@@ -52,7 +52,7 @@ def test_edits_in_float32_are_those_of_generate(checkpoint, draft):  # pragma: n
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_shorter_formats_share_passes_too(checkpoint, dtype):  # pragma: no cover
     engine = load_engine(str(checkpoint), dtype=dtype)
-    assert isinstance(engine._held.queue()._decoder.passes, PackedPasses)
+    assert isinstance(engine.scheduler.decoder.forward, PackedForward)
     assert edits(engine, "") == edits(engine, "")
 
 
@@ -62,7 +62,7 @@ def test_quantised_weights_share_passes_too(checkpoint, bits):  # pragma: no cov
     from transformers import BitsAndBytesConfig
 
     engine = load_engine(str(checkpoint), quantization_config=BitsAndBytesConfig(**{bits: True}))
-    assert isinstance(engine._held.queue()._decoder.passes, PackedPasses)
+    assert isinstance(engine.scheduler.decoder.forward, PackedForward)
     assert all(edits(engine, ""))
 
 
@@ -72,7 +72,7 @@ def test_flash_attention_is_the_models_own_and_rows_still_share_passes(
 ):  # pragma: no cover
     engine = load_engine(str(checkpoint), attn_implementation="flash_attention_2", dtype="float16")
     assert engine.model.config._attn_implementation == "flash_attention_2"
-    assert isinstance(engine._held.queue()._decoder.passes, PackedPasses)
+    assert isinstance(engine.scheduler.decoder.forward, PackedForward)
     assert all(edits(engine, ""))
 
 

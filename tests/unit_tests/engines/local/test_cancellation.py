@@ -22,7 +22,7 @@ SHORT = Request("the answer | Edit: ", max_new_tokens=4)
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind(engine):
     yield
-    queue = engine._held.queue()
+    queue = engine.scheduler
     deadline = time.monotonic() + 30
     while queue._calls or queue._running:
         assert time.monotonic() < deadline
@@ -202,7 +202,7 @@ def test_another_thread_may_close_a_stream_while_a_piece_is_made(engine, passes)
         reading = pool.submit(lambda: list(stream))
         assert passes.began.wait(30)
         closing = pool.submit(stream.close)
-        assert stream._watch._gone.wait(30)
+        assert stream._cancellation._cancelled.wait(30)
         passes.gate.set()
         closing.result(30)
         assert reading.result(30) == [] or passes.count == made + 1

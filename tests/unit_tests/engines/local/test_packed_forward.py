@@ -21,9 +21,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from langchain_metaaligner.engines.local.forward import Part
-from langchain_metaaligner.engines.local.packed_forward import PackedPasses, passes_for
-from langchain_metaaligner.engines.local.sequential_forward import SinglePasses
+from langchain_metaaligner.engines.local.forward import ForwardInput
+from langchain_metaaligner.engines.local.packed_forward import PackedForward, choose_forward
+from langchain_metaaligner.engines.local.sequential_forward import SequentialForward
 
 SHAPE = {
     "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -69,22 +69,22 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def test_rows_in_one_pass_get_the_logits_of_rows_alone(model):
-    passes = passes_for(model)
-    caches = [passes.cache(8) for _ in ROWS]
-    made = passes.forward(
-        [Part(cache, row, len(row)) for cache, row in zip(caches, ROWS, strict=True)]
+    forward = choose_forward(model)
+    caches = [forward.new_cache(8) for _ in ROWS]
+    made = forward.run(
+        [ForwardInput(cache, row, len(row)) for cache, row in zip(caches, ROWS, strict=True)]
     )
     assert close(made, torch.cat([whole(model, row) for row in ROWS]))
     assert [cache.length for cache in caches] == [len(row) for row in ROWS]
 
 
 def test_rows_go_on_by_any_number_of_tokens_and_keep_any_number_of_logits(model):
-    passes = passes_for(model)
-    caches = [passes.cache(0) for _ in ROWS]
-    passes.forward([Part(cache, row, 0) for cache, row in zip(caches, ROWS, strict=True)])
+    forward = choose_forward(model)
+    caches = [forward.new_cache(0) for _ in ROWS]
+    forward.run([ForwardInput(cache, row, 0) for cache, row in zip(caches, ROWS, strict=True)])
     more = [[40], [41, 42, 43], [44, 45], [46]]
     keep = [1, 2, 0, 1]
-    made = passes.forward([Part(c, m, k) for c, m, k in zip(caches, more, keep, strict=True)])
+    made = forward.run([ForwardInput(c, m, k) for c, m, k in zip(caches, more, keep, strict=True)])
     wanted = [
         whole(model, [*row, *m])[len(row) + len(m) - k :]
         for row, m, k in zip(ROWS, more, keep, strict=True)
@@ -93,32 +93,32 @@ def test_rows_go_on_by_any_number_of_tokens_and_keep_any_number_of_logits(model)
 
 
 def test_tokens_can_be_taken_back(model):
-    passes = passes_for(model)
-    if not passes.drafts:
+    forward = choose_forward(model)
+    if not forward.drafts:
         pytest.skip("this kind of model forgets what is out of its sight")
-    cache, other = passes.cache(0), passes.cache(0)
-    passes.forward([Part(cache, [5, 6, 7, 8, 9], 1), Part(other, [5], 1)])
+    cache, other = forward.new_cache(0), forward.new_cache(0)
+    forward.run([ForwardInput(cache, [5, 6, 7, 8, 9], 1), ForwardInput(other, [5], 1)])
     cache.length = 3
-    made = passes.forward([Part(cache, [10, 11], 2), Part(other, [6], 1)])
+    made = forward.run([ForwardInput(cache, [10, 11], 2), ForwardInput(other, [6], 1)])
     assert close(made, torch.cat([whole(model, [5, 6, 7, 10, 11])[-2:], whole(model, [5, 6])[-1:]]))
 
 
 def test_a_model_run_row_by_row_takes_tokens_back_too(llama):
-    passes = SinglePasses(llama)
-    cache, other = passes.cache(0), passes.cache(0)
-    passes.forward([Part(cache, [5, 6, 7, 8, 9], 1), Part(other, [5], 1)])
+    forward = SequentialForward(llama)
+    cache, other = forward.new_cache(0), forward.new_cache(0)
+    forward.run([ForwardInput(cache, [5, 6, 7, 8, 9], 1), ForwardInput(other, [5], 1)])
     cache.length = 3
-    made = passes.forward([Part(cache, [10, 11], 2), Part(other, [6], 1)])
+    made = forward.run([ForwardInput(cache, [10, 11], 2), ForwardInput(other, [6], 1)])
     assert close(made, torch.cat([whole(llama, [5, 6, 7, 10, 11])[-2:], whole(llama, [5, 6])[-1:]]))
 
 
 def test_a_row_may_grow_far_beyond_the_room_that_it_was_given(llama):
-    passes = PackedPasses(llama)
-    cache, ids = passes.cache(2), [5, 6]
-    passes.forward([Part(cache, ids, 1)])
+    forward = PackedForward(llama)
+    cache, ids = forward.new_cache(2), [5, 6]
+    forward.run([ForwardInput(cache, ids, 1)])
     for token in range(3, 53):
         ids = [*ids, token, 58]
-        made = passes.forward([Part(cache, [token, 58], 1)])
+        made = forward.run([ForwardInput(cache, [token, 58], 1)])
     assert close(made, whole(llama, ids)[-1:])
 
 
@@ -134,45 +134,45 @@ def test_a_row_may_grow_far_beyond_the_room_that_it_was_given(llama):
     ],
 )
 def test_models_are_packed_where_that_gives_the_same(kind, packs, drafts):
-    passes = passes_for(MODELS[kind]().eval())
-    assert (passes.packs, passes.drafts) == (packs, drafts)
+    forward = choose_forward(MODELS[kind]().eval())
+    assert (forward.packs, forward.drafts) == (packs, drafts)
 
 
 def test_a_model_that_ignores_the_attention_given_to_it_is_run_row_by_row(llama, monkeypatch):
     llama.config.model_type = "something new"
-    assert isinstance(passes_for(llama), PackedPasses)
+    assert isinstance(choose_forward(llama), PackedForward)
     monkeypatch.setattr(
         "langchain_metaaligner.engines.local.packed_forward._Pass.attend",
         lambda self, module, query, *_: query.transpose(1, 2),
     )
-    assert isinstance(passes_for(llama), SinglePasses)
+    assert isinstance(choose_forward(llama), SequentialForward)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_a_model_in_an_adapters_wrapper_is_packed_like_the_model_inside(llama):
     peft = pytest.importorskip("peft", reason="needs the extra 'embedded'")
     wrapped = peft.get_peft_model(llama, peft.LoraConfig(target_modules=["q_proj"]))
-    assert isinstance(passes_for(wrapped), PackedPasses)
+    assert isinstance(choose_forward(wrapped), PackedForward)
 
 
 def test_a_row_may_begin_with_what_another_has_computed(llama):
-    passes = PackedPasses(llama)
-    first, second = passes.cache(0), passes.cache(0)
-    passes.forward([Part(first, [5, 6, 7, 8, 9], 1)])
+    forward = PackedForward(llama)
+    first, second = forward.new_cache(0), forward.new_cache(0)
+    forward.run([ForwardInput(first, [5, 6, 7, 8, 9], 1)])
     second.begin_with([(first.copy(0, 3), 3), (first.copy(3, 5), 1)])
     assert second.length == 4
-    made = passes.forward([Part(second, [20, 21], 1)])
+    made = forward.run([ForwardInput(second, [20, 21], 1)])
     assert close(made, whole(llama, [5, 6, 7, 8, 20, 21])[-1:])
 
 
 def test_what_is_copied_does_not_change_with_its_row(llama):
-    passes = PackedPasses(llama)
-    row = passes.cache(0)
-    passes.forward([Part(row, [5, 6, 7], 1)])
+    forward = PackedForward(llama)
+    row = forward.new_cache(0)
+    forward.run([ForwardInput(row, [5, 6, 7], 1)])
     copied = row.copy(0, 3)
     before = {layer: keys.clone() for layer, (keys, _) in copied.items()}
     row.length = 0
-    passes.forward([Part(row, [30, 31, 32], 1)])
+    forward.run([ForwardInput(row, [30, 31, 32], 1)])
     assert all(torch.equal(before[layer], keys) for layer, (keys, _) in copied.items())
 
 
@@ -194,27 +194,27 @@ def test_others_may_run_the_model_during_a_pass(llama):
         thread.join()
 
     hook = layer.register_forward_pre_hook(meanwhile)
-    passes = PackedPasses(llama)
-    made = passes.forward([Part(passes.cache(0), [5, 6, 7], 1)])
+    forward = PackedForward(llama)
+    made = forward.run([ForwardInput(forward.new_cache(0), [5, 6, 7], 1)])
     assert close(during[0], before)
     assert close(made, whole(llama, [5, 6, 7])[-1:])
 
 
 def test_the_configuration_is_as_before_after_a_pass_and_after_a_failed_one(llama):
     before = llama.config._attn_implementation
-    passes = PackedPasses(llama)
-    passes.forward([Part(passes.cache(0), [5], 1)])
+    forward = PackedForward(llama)
+    forward.run([ForwardInput(forward.new_cache(0), [5], 1)])
     assert llama.config._attn_implementation == before
     with pytest.raises(IndexError):
-        passes.forward([Part(passes.cache(0), [1000], 1)])
+        forward.run([ForwardInput(forward.new_cache(0), [1000], 1)])
     assert llama.config._attn_implementation == before
 
 
 def test_no_logits_are_computed_that_nobody_wants(llama):
     shapes = []
     llama.lm_head.register_forward_hook(lambda *given: shapes.append(given[2].shape[1]))
-    passes = PackedPasses(llama)
-    one, two = passes.cache(0), passes.cache(0)
-    passes.forward([Part(one, [5, 6, 7], 0), Part(two, [8, 9], 0)])
-    passes.forward([Part(one, [5, 6, 7], 2), Part(two, [8, 9], 1)])
+    forward = PackedForward(llama)
+    one, two = forward.new_cache(0), forward.new_cache(0)
+    forward.run([ForwardInput(one, [5, 6, 7], 0), ForwardInput(two, [8, 9], 0)])
+    forward.run([ForwardInput(one, [5, 6, 7], 2), ForwardInput(two, [8, 9], 1)])
     assert shapes == [1, 3]

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from langchain_metaaligner.engines.local.tokenizer import OutputText, TextCodec
+from langchain_metaaligner.engines.local.tokenizer import OutputText, PromptTokenizer
 from langchain_metaaligner.errors import CheckpointError
 from tests.unit_tests.tiny import byte_level_tokenizer, spm_tokenizer
 
-SPM = TextCodec(spm_tokenizer(added=("<tool>", "  \t")), "tiny")
-BYTES = TextCodec(byte_level_tokenizer(), "tiny")
-CODECS = pytest.mark.parametrize("codec", [SPM, BYTES], ids=["spm", "byte-level"])
+SPM = PromptTokenizer(spm_tokenizer(added=("<tool>", "  \t")), "tiny")
+BYTES = PromptTokenizer(byte_level_tokenizer(), "tiny")
+TOKENIZERS = pytest.mark.parametrize("tokenizer", [SPM, BYTES], ids=["spm", "byte-level"])
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
-@CODECS
+@TOKENIZERS
 @given(text=TEXTS)
-def test_a_text_comes_back_as_it_was(codec, text):
-    assert codec.decode(codec.encode(text)) == text
+def test_a_text_comes_back_as_it_was(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @given(text=TEXTS)
@@ -39,22 +39,22 @@ def test_a_prompt_gets_no_bos_where_the_tokenizer_adds_none(text):
 
 
 @pytest.mark.parametrize("space", ["", " ", "  ", "\n"])
-@CODECS
-def test_the_end_of_a_prompt_is_kept(codec, space):
-    ids = codec.encode("Edit:" + space)
-    assert codec.decode(ids) == "Edit:" + space
+@TOKENIZERS
+def test_the_end_of_a_prompt_is_kept(tokenizer, space):
+    ids = tokenizer.encode("Edit:" + space)
+    assert tokenizer.decode(ids) == "Edit:" + space
     if space == " ":
-        assert codec.tokenizer.convert_ids_to_tokens(ids[-1]) in ("▁", "Ġ")
+        assert tokenizer.tokenizer.convert_ids_to_tokens(ids[-1]) in ("▁", "Ġ")
 
 
-@CODECS
-def test_a_control_token_in_plain_text_is_text(codec):
-    control = set(codec.tokenizer.convert_tokens_to_ids(list(codec.control_tokens)))
-    for token in codec.control_tokens:
+@TOKENIZERS
+def test_a_control_token_in_plain_text_is_text(tokenizer):
+    control = set(tokenizer.tokenizer.convert_tokens_to_ids(list(tokenizer.control_tokens)))
+    for token in tokenizer.control_tokens:
         for text in (token, f"x{token}y", f" {token} {token}"):
-            ids = codec.encode(text)[len(codec.start) :]
+            ids = tokenizer.encode(text)[len(tokenizer.start) :]
             assert not control & set(ids)
-            assert codec.decode(ids) == text
+            assert tokenizer.decode(ids) == text
 
 
 def test_added_tokens_that_are_not_special_are_text_too():
@@ -80,11 +80,11 @@ def test_in_a_templated_prompt_control_tokens_are_meant_and_none_is_added():
     assert 1 not in SPM.encode("hello", templated=True)
 
 
-@CODECS
-def test_control_tokens_in_an_output_are_left_out_without_spaces(codec):
-    end = codec.tokenizer.eos_token_id
-    ids = codec.encode("hello world")[len(codec.start) :]
-    assert codec.decode([end, *ids[:1], end, *ids[1:], end]) == "hello world"
+@TOKENIZERS
+def test_control_tokens_in_an_output_are_left_out_without_spaces(tokenizer):
+    end = tokenizer.tokenizer.eos_token_id
+    ids = tokenizer.encode("hello world")[len(tokenizer.start) :]
+    assert tokenizer.decode([end, *ids[:1], end, *ids[1:], end]) == "hello world"
 
 
 def test_a_word_start_that_only_the_tokenizer_adds_is_no_space():
@@ -102,8 +102,10 @@ def test_counting_counts_what_an_engine_would_send():
 def test_the_tokenizer_itself_is_never_switched():
     tokenizer = spm_tokenizer()
     before = (tokenizer.backend_tokenizer.to_str(), tokenizer.split_special_tokens)
-    codec = TextCodec(tokenizer, "tiny")
-    codec.decode(codec.encode("</s> x", templated=False) + codec.encode("</s>", templated=True))
+    prompts = PromptTokenizer(tokenizer, "tiny")
+    prompts.decode(
+        prompts.encode("</s> x", templated=False) + prompts.encode("</s>", templated=True)
+    )
     assert (tokenizer.backend_tokenizer.to_str(), tokenizer.split_special_tokens) == before
     assert tokenizer.pad_token is None
 
@@ -112,8 +114,39 @@ def test_truncation_and_padding_left_on_in_a_tokenizer_do_nothing():
     tokenizer = spm_tokenizer()
     tokenizer.backend_tokenizer.enable_truncation(4)
     tokenizer.backend_tokenizer.enable_padding(length=50)
-    codec = TextCodec(tokenizer, "tiny")
-    assert codec.encode("hello world hello world") == SPM.encode("hello world hello world")
+    tokenizer = PromptTokenizer(tokenizer, "tiny")
+    assert tokenizer.encode("hello world hello world") == SPM.encode("hello world hello world")
+
+
+@TOKENIZERS
+def test_tokens_before_a_place_are_those_that_any_text_may_follow(tokenizer):
+    for before, answer in [
+        ("the answer is ", "hello world"),
+        ("Edit: 漢字 ", "😀 hello"),
+        ("| ", "\n\n"),
+    ]:
+        count = tokenizer.tokens_before(before + answer, len(before))
+        whole = tokenizer.encode(before + answer)
+        assert whole[:count] == tokenizer.encode(before)[:count]
+        assert len(tokenizer.encode(before)) - count <= 2
+    assert tokenizer.tokens_before("hello", 5) == 0
+
+
+def test_tokens_before_a_place_in_a_template_count_its_control_tokens():
+    prompt = "<|im_start|>user hello<|im_end|>"
+    count = BYTES.tokens_before(prompt, prompt.index("hello"), templated=True)
+    assert count == len(BYTES.encode("<|im_start|>user", templated=True))
+
+
+def test_a_prompt_that_was_counted_is_not_split_again(monkeypatch):
+    tokenizer = PromptTokenizer(spm_tokenizer(), "tiny")
+    count = tokenizer.count("the answer is hello")
+    monkeypatch.setattr(tokenizer, "_plain", None)
+    ids = tokenizer.encode("the answer is hello")
+    assert len(ids) == count
+    ids.clear()  # whoever gets a list may do with it what they like
+    assert tokenizer.count("the answer is hello") == count
+    assert tokenizer.tokens_before("the answer is hello", 4) == 2
 
 
 def test_many_threads_may_use_one_codec():
@@ -130,20 +163,20 @@ def test_a_tokenizer_that_reads_control_tokens_in_text_is_refused():
         tokenizer_object=backend, unk_token="<unk>", eos_token="</s>"
     )
     with pytest.raises(CheckpointError, match="forge"):
-        TextCodec(tokenizer, "tiny")
+        PromptTokenizer(tokenizer, "tiny")
 
 
 def test_a_tokenizer_that_is_not_a_fast_one_is_refused():
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
-        TextCodec(object(), "tiny")
+        PromptTokenizer(object(), "tiny")
 
 
 def test_end_tokens_come_from_the_tokenizer_and_from_every_configuration():
     assert SPM.end_ids(None, 7, [8, 9]) == {2, 7, 8, 9}
 
 
-def stream(codec, ids, stop=()):
-    text = OutputText(codec, stop)
+def stream(tokenizer, ids, stop=()):
+    text = OutputText(tokenizer, stop)
     pieces = []
     for token in ids:
         pieces.append(text.push(token))
@@ -153,21 +186,21 @@ def stream(codec, ids, stop=()):
     return pieces, text
 
 
-@CODECS
+@TOKENIZERS
 @given(data=st.data())
-def test_pieces_of_any_tokens_join_to_the_text_of_all(codec, data):
-    ids = data.draw(st.lists(st.integers(0, len(codec.tokenizer) - 1), max_size=30))
-    pieces, text = stream(codec, ids)
-    assert "".join(pieces) == text.text == codec.decode(ids)
+def test_pieces_of_any_tokens_join_to_the_text_of_all(tokenizer, data):
+    ids = data.draw(st.lists(st.integers(0, len(tokenizer.tokenizer) - 1), max_size=30))
+    pieces, text = stream(tokenizer, ids)
+    assert "".join(pieces) == text.text == tokenizer.decode(ids)
 
 
-@CODECS
+@TOKENIZERS
 @given(written=TEXTS, data=st.data())
-def test_no_piece_holds_a_half_character_or_a_part_of_a_stop_text(codec, written, data):
+def test_no_piece_holds_a_half_character_or_a_part_of_a_stop_text(tokenizer, written, data):
     stop = data.draw(st.lists(st.text("ab\n:H", min_size=1, max_size=3), max_size=2))
-    ids = codec.encode(written.replace("\ufffd", ""))[len(codec.start) :]
-    pieces, text = stream(codec, ids, stop)
-    whole = codec.decode(ids)
+    ids = tokenizer.encode(written.replace("\ufffd", ""))[len(tokenizer.start) :]
+    pieces, text = stream(tokenizer, ids, stop)
+    whole = tokenizer.decode(ids)
     assert "".join(pieces) == text.text
     assert whole.startswith(text.text)
     assert not any(s in text.text for s in stop)
@@ -178,8 +211,8 @@ def test_no_piece_holds_a_half_character_or_a_part_of_a_stop_text(codec, written
 
 
 def test_a_character_of_many_tokens_comes_in_one_piece():
-    for codec in (SPM, BYTES):
-        pieces, _ = stream(codec, codec.encode("a😀漢b")[len(codec.start) :])
+    for tokenizer in (SPM, BYTES):
+        pieces, _ = stream(tokenizer, tokenizer.encode("a😀漢b")[len(tokenizer.start) :])
         assert "".join(pieces) == "a😀漢b"
         assert not any("\ufffd" in piece for piece in pieces)
 

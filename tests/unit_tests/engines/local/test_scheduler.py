@@ -10,13 +10,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 import torch
 
-from langchain_metaaligner.engines import deadlines as calling
+from langchain_metaaligner.engines import deadlines, threads
 from langchain_metaaligner.engines.base import Edit, Request
-from langchain_metaaligner.engines.cancellation import Watch
-from langchain_metaaligner.engines.local.loaded_model import Held
-from langchain_metaaligner.engines.local.scheduler import Limits, _Call
+from langchain_metaaligner.engines.cancellation import Cancellation, Cancelled
+from langchain_metaaligner.engines.local.loaded_model import LoadedModel
+from langchain_metaaligner.engines.local.scheduler import Limits
+from langchain_metaaligner.engines.local.sequence import SequenceState
 from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import EditTimeout, EngineError, OverloadedError
+from tests.unit_tests.engines.conftest import Passes
 from tests.unit_tests.tiny import WORDS
 
 LONG = Request("hello world | Edit: ", max_new_tokens=60)
@@ -34,14 +36,31 @@ def held_up(engine, passes):
     passes.began.clear()
 
     def release(callers: int) -> None:
-        queue = engine._held.queue()
-        deadline = time.monotonic() + 30
-        while len(queue._calls) < callers:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: engine.stats.calls >= callers)
         passes.gate.set()
 
     return release
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def limited(checkpoint):
+    """Makes engines with other limits."""
+    made = []
+
+    def make(**limits):
+        made.append(load_engine(str(checkpoint), limits=Limits(**limits)).__enter__())
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
 
 
 def test_sixteen_callers_share_passes_and_none_gets_anothers_edit(engine, passes, held_up):
@@ -81,42 +100,37 @@ def test_a_request_that_comes_during_a_pass_joins_at_the_next_and_waits_for_no_s
     assert passes.count == 60
 
 
-def test_one_call_with_many_requests_does_not_hold_up_a_small_one(engine, passes, held_up):
-    engine._held.queue()._limits = Limits(rows=2, prompts=1)
+def test_one_call_with_many_requests_does_not_hold_up_a_small_one(limited):
+    engine = limited(sequences=2, prefill=1)
+    passes = Passes(engine)
+    passes.gate.clear()
     with ThreadPoolExecutor(2) as pool:
         many = pool.submit(engine.edit, [request(n, tokens=4) for n in range(20)])
         assert passes.began.wait(30)
         one = pool.submit(engine.edit, [request(3, tokens=4)])
-        held_up(2)
+        until(lambda: engine.stats.calls == 2)
+        passes.gate.set()
         one.result(60)
         assert passes.count < 15
         many.result(60)
 
 
-def test_no_more_rows_than_allowed_keep_keys_and_values(engine):
-    queue = engine._held.queue()
-    queue._limits = Limits(rows=3)
-    most = 0
-    step = queue._decoder.step
-
-    def counted(rows, *given):
-        nonlocal most
-        most = max(most, sum(row.cache is not None for call in queue._calls for row in call.rows))
-        step(rows, *given)
-
-    queue._decoder.step = counted
+def test_no_more_sequences_than_allowed_keep_keys_and_values(limited):
+    engine = limited(sequences=3)
+    seen = []
+    engine.model.register_forward_pre_hook(lambda *_: seen.append(engine.stats))
     assert len(engine.edit([request(n) for n in range(12)])) == 12
-    assert most == 3
+    assert max(one.running for one in seen) == 3
+    assert max(one.waiting for one in seen) == 9
+    assert (engine.stats.calls, engine.stats.running, engine.stats.passes) == (0, 0, len(seen))
 
 
-def test_a_long_prompt_goes_in_pieces_and_others_go_on_meanwhile(engine, passes):
-    queue = engine._held.queue()
+def test_a_long_prompt_goes_in_chunks_and_others_go_on_meanwhile(engine, limited):
     long = Request("the answer is " * 20, max_new_tokens=5)
     alone = engine.edit([long, request(1)])
-    queue._prefixes.clear()
-    queue._limits = Limits(piece=16, prompts=16)
-    passes.prompts.clear()
-    assert [edit.text for edit in engine.edit([long, request(1)])] == [edit.text for edit in alone]
+    chunked = limited(chunk=16, prefill=16)
+    passes = Passes(chunked)
+    assert [edit.text for edit in chunked.edit([long, request(1)])] == [edit.text for edit in alone]
     assert max(tokens for _, tokens in passes.prompts) <= 32 + 16
 
 
@@ -129,13 +143,11 @@ def test_a_full_queue_turns_further_callers_away_and_takes_them_on_again(checkpo
         assert gate.wait(30)
 
     engine.model.register_forward_pre_hook(wait)
-    queue = engine._held.queue()
     with ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(engine.edit, [LONG])]
         assert began.wait(30)
         jobs += [pool.submit(engine.edit, [request(n)]) for n in range(2)]
-        while len(queue._calls) < 3:
-            time.sleep(0.001)
+        until(lambda: engine.stats.calls == 3)
         with pytest.raises(OverloadedError, match="max_queue") as raised:
             engine.edit([request(5)])
         assert raised.value.retryable
@@ -160,7 +172,7 @@ def fail_on(engine, token: int) -> None:
 
 
 def test_a_request_that_makes_the_model_fail_fails_alone(engine):
-    bad = engine._held.codec.encode("~")[-1]
+    bad = engine.prompt_tokenizer.encode("~")[-1]
     alone = [engine.edit([request(n)])[0].text for n in range(5)]
     fail_on(engine, bad)
     requests = [*(request(n) for n in range(3)), Request("~ | Edit: "), request(3), request(4)]
@@ -170,11 +182,11 @@ def test_a_request_that_makes_the_model_fail_fails_alone(engine):
     assert [edit.text for n, edit in enumerate(made) if n != 3] == alone
     with pytest.raises(EngineError, match="a bad one"):
         engine.edit(requests)
-    assert calling.edit(engine, requests)[4] == made[4]
+    assert deadlines.edit(engine, requests)[4] == made[4]
 
 
 def test_a_strangers_failure_is_not_ours(engine, passes, held_up):
-    bad = engine._held.codec.encode("~")[-1]
+    bad = engine.prompt_tokenizer.encode("~")[-1]
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(engine.edit, [LONG])
         assert passes.began.wait(30)
@@ -229,8 +241,7 @@ async def test_a_cancelled_task_takes_only_its_own_row_along(engine, passes):
     while not passes.began.is_set():
         await asyncio.sleep(0)
     staying = asyncio.create_task(engine.aedit([request(1)]))
-    queue = engine._held.queue()
-    while len(queue._calls) < 2:
+    while engine.stats.calls < 2:
         await asyncio.sleep(0)
     going.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -241,42 +252,51 @@ async def test_a_cancelled_task_takes_only_its_own_row_along(engine, passes):
     assert edit.text == engine.edit([request(1)])[0].text
 
 
-def test_callers_take_turns_where_a_pass_is_for_one_row_only(engine, monkeypatch):
-    queue = engine._held.queue()
-    monkeypatch.setattr(type(queue._decoder.passes), "packs", False)
-    rows = [engine._row(request(n)) for n in range(3)]
-    for row in rows:
-        queue._calls.append(_Call([row], Watch(), lambda row: row.finish is not None))
-    chosen = [queue._choose() for _ in range(6)]
-    assert [len(one) for one in chosen] == [1] * 6
-    assert {id(row) for (row,) in chosen[:3]} == {id(row) for row in rows}
-    queue._calls.clear()
+class Endless:
+    """A caller who waits for a long edit, in a thread."""
+
+    def __init__(self, engine, asked: Request, cancellation: Cancellation) -> None:
+        self.sequence = engine._sequence(asked)
+        self._run = threads.start(
+            lambda: engine.scheduler.run([self.sequence], cancellation), "test"
+        )
+
+    def end(self) -> BaseException | None:
+        return self._run.exception(30)
 
 
-def idle(queue) -> None:
-    deadline = time.monotonic() + 30
-    while queue._running or queue._choose():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+def test_callers_take_turns_where_a_pass_is_for_one_sequence_only(engine, passes, monkeypatch):
+    monkeypatch.setattr(type(engine.scheduler.decoder.forward), "packs", False)
+    passes.gate.clear()
+    calls = [Endless(engine, request(n, tokens=8), Cancellation()) for n in range(3)]
+    until(lambda: engine.stats.calls == 3)
+    seen = []
+    engine.model.register_forward_hook(
+        lambda *_: seen.append([one.sequence.passes for one in calls])
+    )
+    passes.gate.set()
+    assert [one.end() for one in calls] == [None] * 3
+    assert {width for _, width in passes.prompts[3:]} <= {1, *range(1, 32)}
+    # While all three wait nobody is more than one turn ahead, whoever was first.
+    together = [one for one in seen if max(one) < 3]
+    assert all(max(one) - min(one) <= 1 for one in together)
 
 
-def test_rows_whose_callers_have_gone_are_left_out(engine):
-    queue = engine._held.queue()
-    gone = Watch()
-    row = engine._row(LONG)
-    queue._calls.append(_Call([row], gone, lambda row: row.finish is not None))
+def test_what_nobody_waits_for_is_left_out(engine, passes):
+    cancellation = Cancellation()
+    left = Endless(engine, LONG, cancellation)
+    until(lambda: left.sequence.passes >= 3)
+    passes.gate.clear()
+    cancellation.cancel()
+    passes.gate.set()
+    assert isinstance(left.end(), Cancelled)
+    made = left.sequence.passes
     engine.edit([request(1, tokens=3)])
-    assert row.passes >= 3
-    gone.cancel()
-    idle(queue)
-    passes = row.passes
-    engine.edit([request(1, tokens=3)])
-    assert row.passes == passes < 60
-    late = engine._row(Request("hello | Edit: ", deadline=time.monotonic() - 1))
-    queue._calls[0] = _Call([late], Watch(), lambda row: row.finish is not None)
-    engine.edit([request(1, tokens=3)])
-    assert late.passes == 0
-    queue._calls.clear()
+    assert left.sequence.passes == made < 60
+    late = Endless(engine, Request("hello | Edit: ", deadline=time.monotonic() - 1), Cancellation())
+    assert late.end() is None
+    assert isinstance(late.sequence.error, EditTimeout)
+    assert late.sequence.passes == 0
 
 
 def test_a_caller_whose_time_is_up_in_the_middle_of_a_pass_holds_up_nobody(engine, passes, held_up):
@@ -307,8 +327,8 @@ def test_a_caller_who_leaves_in_the_middle_of_a_pass_waits_for_its_end(engine, p
             job.result(30)
 
 
-def test_whoever_waits_is_told_and_does_not_have_to_look(engine, monkeypatch):
-    monkeypatch.setattr("langchain_metaaligner.engines.local.scheduler._GLANCE", 60)
+def test_whoever_waits_is_told_and_does_not_have_to_look(limited):
+    engine = limited(glance=60.0)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(engine.edit, [request(1)]).result(30)
         assert pool.submit(lambda: list(engine.stream(request(2)))).result(30)
@@ -328,18 +348,11 @@ async def test_one_thread_runs_the_model_whoever_asks(engine):
     assert threading.current_thread() not in seen
 
 
-def test_the_thread_ends_when_it_is_idle_and_starts_again(engine, monkeypatch):
-    monkeypatch.setattr("langchain_metaaligner.engines.local.scheduler._IDLE", 0.01)
-    queue = engine._held.queue()
-    threads = set()
+def test_the_thread_ends_when_it_is_idle_and_starts_again(limited):
+    engine = limited(idle=0.01)
     for n in range(3):
-        engine.edit([request(n)])
-        thread = queue._thread
-        if thread is not None:
-            threads.add(thread)
-            thread.join(30)
-        assert queue._thread is None
-    assert not any(thread.is_alive() for thread in threads)
+        assert engine.edit([request(n)])
+        until(lambda: not engine.stats.has_thread)
 
 
 def test_closing_ends_the_thread_and_loading_leaves_none(checkpoint):
@@ -359,13 +372,13 @@ def test_closing_ends_the_thread_and_loading_leaves_none(checkpoint):
 
 def test_loading_runs_in_a_thread_that_ends(checkpoint, monkeypatch):
     seen = []
-    read = Held._read_model
+    read = LoadedModel._read_model
 
     def noted(held):
         seen.append(threading.current_thread())
         return read(held)
 
-    monkeypatch.setattr(Held, "_read_model", noted)
+    monkeypatch.setattr(LoadedModel, "_read_model", noted)
     with load_engine(str(checkpoint)) as engine:
         engine.load()
     (thread,) = seen
@@ -385,16 +398,30 @@ def test_what_stops_a_pass_for_good_is_raised_where_it_is_waited_for(engine):
     assert engine.edit([request(1)])
 
 
-def test_rows_that_ended_keep_no_keys_and_values(engine):
-    rows = []
-    queue = engine._held.queue()
-    run = queue.run
-    queue.run = lambda given, *more: (rows.extend(given), run(given, *more))
-    engine.edit([request(n) for n in range(3)])
-    assert [row.cache for row in rows] == [None] * 3
+def test_sequences_that_ended_keep_no_keys_and_values(engine):
+    call = Endless(engine, request(1), Cancellation())
+    assert call.end() is None
+    assert call.sequence.state is SequenceState.FINISHED
+    assert call.sequence.cache is None
 
 
-def test_a_model_that_cannot_be_packed_edits_row_by_row_with_drafts(tmp_path):
+def test_a_sequence_goes_through_its_states_in_order(engine):
+    seen = []
+    call = None
+    engine.model.register_forward_pre_hook(lambda *_: call and seen.append(call.sequence.state))
+    sequence = engine._sequence(LONG)
+    assert sequence.state is SequenceState.WAITING
+    call = type("Call", (), {"sequence": sequence})
+    engine.scheduler.run([sequence], Cancellation())
+    assert seen[0] is SequenceState.PREFILLING
+    assert set(seen[1:]) == {SequenceState.DECODING}
+    assert sequence.state is SequenceState.FINISHED
+    sequence.fail(EditTimeout("late"))
+    sequence.finish("stop")
+    assert sequence.state is SequenceState.FAILED
+
+
+def test_a_model_that_cannot_be_packed_edits_one_by_one_with_drafts(tmp_path, monkeypatch):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     from tests.unit_tests.tiny import save, spm_tokenizer
@@ -407,9 +434,13 @@ def test_a_model_that_cannot_be_packed_edits_row_by_row_with_drafts(tmp_path):
         max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     engine = load_engine(str(save(tmp_path, tokenizer=tokenizer, model=Gemma2ForCausalLM(config))))
-    assert not engine._held.queue()._decoder.passes.packs
-    requests = [request(n) for n in range(6)]
+    assert not engine.scheduler.decoder.forward.packs
+    made = [request(n) for n in range(6)]
+    requests = [Request(f"hello world {one.prompt}", one.draft, max_new_tokens=12) for one in made]
+    failed = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
     assert [edit.text for edit in engine.edit(requests)] == [
         engine.edit([one])[0].text for one in requests
     ]
+    assert not failed
     engine.close()

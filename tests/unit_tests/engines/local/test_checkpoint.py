@@ -341,13 +341,13 @@ def test_quantisations_are_told_apart_by_what_they_say(checkpoint):
         load_engine(str(checkpoint), quantization_config=BitsAndBytesConfig(**settings))
         for settings in ({"load_in_4bit": True}, {"load_in_4bit": True}, {"load_in_8bit": True})
     ]
-    assert engines[0]._held is engines[1]._held
-    assert engines[0]._held is not engines[2]._held
+    assert engines[0]._loaded is engines[1]._loaded
+    assert engines[0]._loaded is not engines[2]._loaded
 
 
 def test_the_last_owner_frees_the_weights(checkpoint):
     first, second = load_engine(str(checkpoint)), load_engine(str(checkpoint))
-    held = first._held
+    held = first._loaded
     first.load()
     first.close()
     assert second.edit(REQUESTS)[0].passes == 6
@@ -373,7 +373,7 @@ def test_a_closed_engine_says_so(checkpoint):
 
 def test_an_owner_that_is_forgotten_no_longer_counts(checkpoint):
     kept, forgotten = load_engine(str(checkpoint)), load_engine(str(checkpoint))
-    held = kept._held
+    held = kept._loaded
     kept.load()
     del forgotten
     kept.close()

@@ -221,7 +221,7 @@ def test_llama_2_prompts_get_the_ids_that_sentencepiece_gives(llama2, prompt, id
 def test_a_real_prompt_has_one_beginning_and_keeps_its_closing_space(llama2):
     file = LLAMA2_TOKENIZER.parent / "model_card_example.json"
     prompt = json.loads(file.read_text())["prompt"] if file.is_file() else PROMPT
-    ids = llama2._held.codec.encode(prompt)
+    ids = llama2.prompt_tokenizer.encode(prompt)
     assert ids[0] == 1
     assert ids.count(1) == 1
     assert ids[-1] == 29871
@@ -231,7 +231,7 @@ def test_a_real_prompt_has_one_beginning_and_keeps_its_closing_space(llama2):
 @needs_llama2
 @pytest.mark.parametrize("text", ["Sure.", " two spaces", "Ünï 漢字 😀", "a\n\n  b ", "x</s>y"])
 def test_llama_2_outputs_are_text_to_the_letter(llama2, text):
-    codec = llama2._held.codec
+    codec = llama2.prompt_tokenizer
     word_start = codec.encode(text)[1:]
     assert codec.decode(word_start) == text
     assert codec.decode([*word_start, 2]) == text
