@@ -17,14 +17,14 @@ from langchain_metaaligner import (
     MissingContextError,
     UnknownObjectiveError,
 )
-from tests.unit_tests.streams.compositions import (
+from tests.unit_tests.integrations.streams.compositions import (
     called_with_ainvoke,
     called_with_astream,
     called_with_invoke,
     called_with_stream,
     graph_of,
 )
-from tests.unit_tests.streams.scripted import (
+from tests.unit_tests.integrations.streams.scripted import (
     EDITED,
     QUESTION,
     RAW,
@@ -33,7 +33,7 @@ from tests.unit_tests.streams.scripted import (
     collect,
     seen_raw,
 )
-from tests.unit_tests.streams.surfaces import ASKED, GRAPH_SURFACES, streamed_texts
+from tests.unit_tests.integrations.streams.surfaces import ASKED, GRAPH_SURFACES, streamed_texts
 
 pytestmark = [pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")]
 

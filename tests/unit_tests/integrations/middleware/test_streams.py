@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langchain_metaaligner import MetaAlignerMiddleware, hushed
-from tests.unit_tests.agents.consumers import (
+from tests.unit_tests.integrations.middleware.consumers import (
     MODES,
     STREAMS_OF_MESSAGES,
     WAYS,
@@ -22,7 +22,7 @@ from tests.unit_tests.agents.consumers import (
     streamed,
     texts_by_id,
 )
-from tests.unit_tests.agents.parts import (
+from tests.unit_tests.integrations.middleware.parts import (
     ASKED,
     EDITED,
     RAW,

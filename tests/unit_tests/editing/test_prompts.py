@@ -23,7 +23,7 @@ from langchain_metaaligner.editing.prompts import (
     render_conversation,
 )
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
+DATA = Path(__file__).parents[3].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="needs the data sets beside the repository"
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.unit_tests.streams.compositions import COMPOSITIONS, Composition
-from tests.unit_tests.streams.surfaces import CHAIN_SURFACES, GRAPH_SURFACES, Surface
+from tests.unit_tests.integrations.streams.compositions import COMPOSITIONS, Composition
+from tests.unit_tests.integrations.streams.surfaces import CHAIN_SURFACES, GRAPH_SURFACES, Surface
 
 CLEAN = "clean"
 HUSHED = "clean with `hushed`"

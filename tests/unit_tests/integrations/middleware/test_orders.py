@@ -25,8 +25,13 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from langchain_metaaligner import EngineError
-from tests.unit_tests.agents.consumers import STREAMS_OF_MESSAGES, WAYS, Way, texts_by_id
-from tests.unit_tests.agents.parts import (
+from tests.unit_tests.integrations.middleware.consumers import (
+    STREAMS_OF_MESSAGES,
+    WAYS,
+    Way,
+    texts_by_id,
+)
+from tests.unit_tests.integrations.middleware.parts import (
     ASKED,
     EDITED,
     RAW,

@@ -36,8 +36,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_metaaligner import Edit, LeakError, MetaAlignerRunnable, hushed
 from langchain_metaaligner.integrations import leaks
-from tests.unit_tests.scripted import Seen
-from tests.unit_tests.streams.compositions import (
+from tests.unit_tests.integrations.streams.compositions import (
     PROMPT,
     called_with_astream,
     called_with_invoke,
@@ -46,7 +45,7 @@ from tests.unit_tests.streams.compositions import (
     node,
     two_nodes,
 )
-from tests.unit_tests.streams.scripted import (
+from tests.unit_tests.integrations.streams.scripted import (
     EDITED,
     QUESTION,
     RAW,
@@ -55,7 +54,8 @@ from tests.unit_tests.streams.scripted import (
     collect,
     seen_raw,
 )
-from tests.unit_tests.streams.surfaces import ASKED, streamed_texts
+from tests.unit_tests.integrations.streams.surfaces import ASKED, streamed_texts
+from tests.unit_tests.scripted import Seen
 
 ALIGNER = MetaAlignerRunnable(engine=Engine())
 EDIT_ONCE = [EDITED]

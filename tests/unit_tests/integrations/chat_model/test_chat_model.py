@@ -27,7 +27,7 @@ from langchain_metaaligner import (
     UnknownObjectiveError,
     hushed,
 )
-from tests.unit_tests.agents.parts import (
+from tests.unit_tests.integrations.middleware.parts import (
     EDITED,
     RAW,
     USAGE,
@@ -37,7 +37,7 @@ from tests.unit_tests.agents.parts import (
     final,
     weather,
 )
-from tests.unit_tests.agents.test_traces import Tracer
+from tests.unit_tests.integrations.middleware.test_traces import Tracer
 
 BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 HOW = pytest.mark.parametrize("how", ["invoke", "ainvoke", "stream", "astream", "batch", "abatch"])

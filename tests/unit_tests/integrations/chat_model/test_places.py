@@ -20,14 +20,14 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel
 
 from langchain_metaaligner import ChatMetaAligner, MetaAlignerMiddleware
-from tests.unit_tests.agents.consumers import (
+from tests.unit_tests.integrations.middleware.consumers import (
     STREAMS_OF_MESSAGES,
     WAYS,
     Way,
     events,
     texts_by_id,
 )
-from tests.unit_tests.agents.parts import (
+from tests.unit_tests.integrations.middleware.parts import (
     ASKED,
     EDITED,
     RAW,
@@ -37,7 +37,7 @@ from tests.unit_tests.agents.parts import (
     final,
     weather,
 )
-from tests.unit_tests.agents.test_stopping import WAIT, Endless
+from tests.unit_tests.integrations.middleware.test_stopping import WAIT, Endless
 
 EVERY_WAY = [*WAYS, events("v1"), events("v2")]
 

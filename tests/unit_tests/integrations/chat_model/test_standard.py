@@ -22,7 +22,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_metaaligner import Aligner, ChatMetaAligner
-from tests.unit_tests.chat_model.standard import ToolCallingPolicy
+from tests.unit_tests.integrations.chat_model.standard import ToolCallingPolicy
 from tests.unit_tests.scripted import ScriptedEngine
 
 

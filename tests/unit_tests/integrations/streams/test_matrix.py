@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from langchain_metaaligner import LeakError, MetaAlignerRunnable
-from tests.unit_tests.streams import table
-from tests.unit_tests.streams.compositions import (
+from tests.unit_tests.integrations.streams import table
+from tests.unit_tests.integrations.streams.compositions import (
     ASYNC_STYLES,
     COMPOSITIONS,
     SYNC_STYLES,
@@ -18,8 +18,8 @@ from tests.unit_tests.streams.compositions import (
     Composition,
     graph_of,
 )
-from tests.unit_tests.streams.scripted import Engine, Policy, seen_raw
-from tests.unit_tests.streams.surfaces import (
+from tests.unit_tests.integrations.streams.scripted import Engine, Policy, seen_raw
+from tests.unit_tests.integrations.streams.surfaces import (
     CHAIN_SURFACES,
     GRAPH_SURFACES,
     Surface,
