@@ -77,9 +77,10 @@ def table() -> str:
 
 
 _LEGEND = """\
-The tests run every cell, synchronously and asynchronously where both exist. Chains also run inside
-a node: one that calls them with `invoke`, `stream`, `batch`, `ainvoke`, `astream` or `abatch`, and
-one that is the chain itself.
+The tests read every row in all modes of a graph at once, and one row of each kind on every column,
+synchronously and asynchronously where both exist. Chains also run inside a node: one that calls
+them with `invoke`, `stream`, `batch`, `ainvoke`, `astream` or `abatch`, and one that is the chain
+itself.
 
 - **clean**: no word of the unedited reply, and the edit exactly once.
 - **clean with `hushed`**: clean if `hushed` wraps what calls the model. Without it, the aligner
