@@ -45,7 +45,7 @@ TELLING = [
         "`….assign(x=llm)",
         "a node that calls `llm`",
         "in two nodes",
-        "`llm | aligner | StrOutputParser()`",
+        "a `@chain` that calls `llm`",
         "a subgraph with `llm | aligner`",
     )
 ]
