@@ -408,22 +408,38 @@ async def test_what_took_the_place_of_a_failed_edit_is_not_cached(how: str, on_e
     assert (await asked(model, how)).text == EDITED
 
 
-def test_models_with_other_settings_do_not_answer_from_each_others_cache():
-    cache = InMemoryCache()
-    models = [
-        model_of(cache=cache, **options)
-        for options in (
-            {},
-            {"objectives": ["honesty"]},
-            {"max_new_tokens": 9},
-            {"keep_original": True},
-            {"apply": False},
-            {"max_tokens": 5},
-        )
-    ]
-    keys = {model._get_llm_string() for model in models}
+SETTINGS = [
+    {"objectives": ["honesty"]},
+    {"max_new_tokens": 9},
+    {"keep_above": -0.5},
+    {"dtype": "bfloat16"},
+    {"quantization_config": {"load_in_8bit": True}},
+    {"on_error": "pass"},
+    {"allow_objectives": ["honesty"]},
+    {"keep_original": True},
+    {"apply": False},
+    {"max_tokens": 5},
+    {"engine": Engine("another")},
+]
 
-    assert len(keys) == len(models)
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda one: next(iter(one)))
+async def test_models_with_other_settings_do_not_answer_from_each_others_cache(settings: Any):
+    cache, engine = InMemoryCache(), Engine()
+    first = Policy()
+    assert model_of(policy=first, engine=engine, cache=cache).invoke("?").text == EDITED
+    alike, other = Policy(), Policy()
+    await model_of(policy=alike, engine=engine, cache=cache).ainvoke("?")
+    model_of(policy=other, cache=cache, **{"engine": engine, **settings}).invoke("?")
+
+    assert [len(one.asked) for one in (first, alike, other)] == [1, 0, 1]
+
+
+def test_a_cached_edit_is_no_way_around_an_allow_list():
+    cache, engine, asked = InMemoryCache(), Engine(), {"configurable": {"objectives": ["honesty"]}}
+    model_of(engine=engine, cache=cache).invoke("?", asked)
+    with pytest.raises(UnknownObjectiveError, match="allow"):
+        model_of(engine=engine, cache=cache, allow_objectives=["length"]).invoke("?", asked)
 
 
 def test_one_run_stands_for_both_and_usage_counts_once():
