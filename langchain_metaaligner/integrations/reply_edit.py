@@ -305,7 +305,8 @@ def until_closed(pieces: UntilStopped, edited: Generator[Any, None, None]) -> It
         edited: What it gives.
     """
     try:
-        yield from edited
+        for piece in edited:  # noqa: UP028 - closed from inside, the run would end first
+            yield piece
     finally:
         pieces.stop()
         edited.close()

@@ -29,7 +29,7 @@ from langchain_metaaligner.editing.prompts import FAMILIES
 from langchain_metaaligner.options import AlignerOptions, LoadOptions, ReplyOptions, effect_of
 from tests.benchmarks import table as speed
 from tests.pages import PAGES, README, ROOT, SLOW_PAGES, TABLE, Block, blocks_of, with_tables
-from tests.unit_tests.streams import table as streams
+from tests.unit_tests.integrations.streams import table as streams
 
 INDEX = ROOT / "docs" / "index.md"
 DOCUMENTS = [

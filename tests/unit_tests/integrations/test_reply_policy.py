@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+from functools import partial
 
 import pytest
 from langchain_core.language_models import FakeListChatModel
@@ -24,7 +25,8 @@ from langchain_metaaligner import (
     UnknownObjectiveError,
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
-from tests.unit_tests.scripted import ScriptedEngine
+from langchain_metaaligner.testing import ScriptedEngine
+from tests.unit_tests.integrations.ways import by_turns
 
 EDITED = Alignment(original="old", text="new", objectives=("humour",), model="m", family="f")
 
@@ -170,3 +172,31 @@ def test_loading_and_closing_reach_the_aligner(face):
     mine.close()
     mine.load()
     assert engine.loaded == 2
+
+
+NOT_TO_BE_HAD = {
+    "an object": {"engine": object()},
+    "a chat model": {"engine": FakeListChatModel(responses=["a"])},
+    "a file": {"model": "x.gguf"},
+    "a server": {"model": "http://localhost:8000/v1"},
+    "a folder": {"model": "./not-there"},
+    "an adapter": {"adapter": "./not-there"},
+}
+CHAT = partial(ChatMetaAligner, FakeListChatModel(responses=["a"]))
+FACES = [MetaAlignerRunnable, MetaAlignerMiddleware, CHAT, Aligner]
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_model_that_cannot_be_had_is_refused_by_the_constructor_of_each_face(face):
+    for options in NOT_TO_BE_HAD.values():
+        with pytest.raises(CheckpointError):
+            face(**options)
+
+
+@pytest.mark.parametrize(
+    ("what", "on_error", "apply"),
+    by_turns(NOT_TO_BE_HAD, ["raise", "pass", "block"], [True, False]),
+)
+def test_no_policy_lets_it_pass(what, on_error, apply):
+    with pytest.raises(CheckpointError):
+        MetaAlignerRunnable(**NOT_TO_BE_HAD[what], on_error=on_error, apply=apply)

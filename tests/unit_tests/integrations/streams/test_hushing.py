@@ -36,8 +36,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_metaaligner import Edit, LeakError, MetaAlignerRunnable, hushed
 from langchain_metaaligner.integrations import leaks
-from tests.unit_tests.scripted import Seen
-from tests.unit_tests.streams.compositions import (
+from tests.unit_tests.integrations.streams.compositions import (
     PROMPT,
     called_with_astream,
     called_with_invoke,
@@ -46,7 +45,7 @@ from tests.unit_tests.streams.compositions import (
     node,
     two_nodes,
 )
-from tests.unit_tests.streams.scripted import (
+from tests.unit_tests.integrations.streams.scripted import (
     EDITED,
     QUESTION,
     RAW,
@@ -55,7 +54,9 @@ from tests.unit_tests.streams.scripted import (
     collect,
     seen_raw,
 )
-from tests.unit_tests.streams.surfaces import ASKED, streamed_texts
+from tests.unit_tests.integrations.streams.surfaces import ASKED, streamed_texts
+from tests.unit_tests.integrations.ways import by_turns
+from tests.unit_tests.scripted import Seen
 
 ALIGNER = MetaAlignerRunnable(engine=Engine())
 EDIT_ONCE = [EDITED]
@@ -274,10 +275,13 @@ Orders = {
 }
 
 
-@pytest.mark.parametrize("make", Orders.values(), ids=Orders.keys())
-@pytest.mark.parametrize("style", [called_with_invoke, called_with_stream, called_with_astream])
-async def test_only_the_edit_streams_for(make: Any, style: Any) -> None:
-    graph = graph_of(style(make(aligner())))
+@pytest.mark.parametrize(
+    ("order", "style"),
+    by_turns(Orders, [called_with_invoke, called_with_stream, called_with_astream]),
+    ids=lambda one: one if isinstance(one, str) else one.__name__,
+)
+async def test_only_the_edit_streams_for(order: str, style: Any) -> None:
+    graph = graph_of(style(Orders[order](aligner())))
     parts = await collect(graph.astream(ASKED, stream_mode="messages"))
     assert not seen_raw(parts)
     assert list(streamed_texts(parts).values()) == EDIT_ONCE
@@ -604,7 +608,7 @@ assert hasattr(chain.first, "config") != {off}
 """
 
 
-@pytest.mark.parametrize(("value", "off"), [("0", True), ("1", False), (None, False)])
+@pytest.mark.parametrize(("value", "off"), [("0", True), (None, False)])
 def test_the_wrap_comes_with_the_first_aligner_and_can_be_switched_off(
     value: str | None, off: bool
 ) -> None:
@@ -673,11 +677,13 @@ Configured = {
 }
 
 
-@pytest.mark.parametrize("configured", Configured.values(), ids=Configured.keys())
-@pytest.mark.parametrize("quiet", ["in a pipe", "hushed()"])
-def test_a_policy_keeps_its_own_tags_and_metadata(configured: Any, quiet: str) -> None:
+@pytest.mark.parametrize(
+    ("configured", "quiet"),
+    [*by_turns(Configured, ["in a pipe"]), ("with_config", "hushed()"), ("inside", "hushed()")],
+)
+def test_a_policy_keeps_its_own_tags_and_metadata(configured: str, quiet: str) -> None:
     started = Started()
-    policy = configured(Policy())
+    policy = Configured[configured](Policy())
     chain = policy | aligner() if quiet == "in a pipe" else hushed(policy)
     chain.invoke("What now?", {"callbacks": [started], "tags": ["call"]})
     assert started.tags >= {"mine", "call", "nostream"}

@@ -25,8 +25,8 @@ from langchain_metaaligner import (
     Objective,
     UnknownObjectiveError,
 )
-from tests.unit_tests.agents.consumers import STREAMS_OF_MESSAGES, texts_by_id
-from tests.unit_tests.agents.parts import (
+from tests.unit_tests.integrations.middleware.consumers import STREAMS_OF_MESSAGES, texts_by_id
+from tests.unit_tests.integrations.middleware.parts import (
     ASKED,
     EDITED,
     RAW,

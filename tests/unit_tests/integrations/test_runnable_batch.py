@@ -17,6 +17,7 @@ from langchain_metaaligner import (
     MissingContextError,
     UnknownObjectiveError,
 )
+from tests.unit_tests.integrations.ways import by_turns
 from tests.unit_tests.scripted import Policy, ScriptedEngine, Seen, echo, question_of
 
 CONFIG = {"configurable": {"context": Context("a context")}}
@@ -170,9 +171,9 @@ def picky(request):
     return f"{request.draft} (edited)"
 
 
-@both
-@pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("piped", [False, True], ids=["alone", "in a pipe"])
+@pytest.mark.parametrize(
+    ("bad", "call", "piped"), by_turns(BAD, [batch, abatch], [False, True, True])
+)
 def test_one_bad_item_takes_no_other_with_it(call, bad, piped):
     given, config, error = BAD[bad]
     records = []

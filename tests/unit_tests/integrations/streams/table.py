@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.unit_tests.streams.compositions import COMPOSITIONS, Composition
-from tests.unit_tests.streams.surfaces import CHAIN_SURFACES, GRAPH_SURFACES, Surface
+from tests.unit_tests.integrations.streams.compositions import COMPOSITIONS, Composition
+from tests.unit_tests.integrations.streams.surfaces import CHAIN_SURFACES, GRAPH_SURFACES, Surface
 
 CLEAN = "clean"
 HUSHED = "clean with `hushed`"
@@ -77,9 +77,10 @@ def table() -> str:
 
 
 _LEGEND = """\
-The tests run every cell, synchronously and asynchronously where both exist. Chains also run inside
-a node: one that calls them with `invoke`, `stream`, `batch`, `ainvoke`, `astream` or `abatch`, and
-one that is the chain itself.
+The tests read every row in all modes of a graph at once, and one row of each kind on every column,
+synchronously and asynchronously where both exist. Chains also run inside a node: one that calls
+them with `invoke`, `stream`, `batch`, `ainvoke`, `astream` or `abatch`, and one that is the chain
+itself.
 
 - **clean**: no word of the unedited reply, and the edit exactly once.
 - **clean with `hushed`**: clean if `hushed` wraps what calls the model. Without it, the aligner

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
-from tests.unit_tests.agents.parts import ASKED, Engine, agent_of, final
+from tests.unit_tests.integrations.middleware.parts import ASKED, Engine, agent_of, final
 
 CONFIG = {"configurable": {"thread_id": "1"}}
 WAIT = 30

@@ -30,6 +30,7 @@ from langgraph.graph.message import add_messages
 
 from langchain_metaaligner import Context, MetaAlignerRunnable
 from langchain_metaaligner.integrations.capture import capture
+from tests.unit_tests.integrations.ways import by_turns, merged
 from tests.unit_tests.scripted import (
     Completion,
     Policy,
@@ -257,13 +258,6 @@ def in_threads(runnable):
     return [made[i] for i in range(len(QUESTIONS))]
 
 
-def gathered(pieces):
-    whole = pieces[0]
-    for piece in pieces[1:]:
-        whole = whole + piece
-    return whole
-
-
 async def ainvoke(runnable):
     return [await runnable.ainvoke(q) for q in QUESTIONS]
 
@@ -278,7 +272,7 @@ async def as_completed(runnable):
 
 
 async def astream(runnable):
-    return [gathered([piece async for piece in runnable.astream(q)]) for q in QUESTIONS]
+    return [merged([piece async for piece in runnable.astream(q)]) for q in QUESTIONS]
 
 
 async def abatch(runnable):
@@ -289,7 +283,7 @@ WAYS = {
     "invoke": lambda r: [r.invoke(q) for q in QUESTIONS],
     "batch": lambda r: r.batch(QUESTIONS),
     "batch_as_completed": lambda r: [one for _, one in sorted(r.batch_as_completed(QUESTIONS))],
-    "stream": lambda r: [gathered(list(r.stream(q))) for q in QUESTIONS],
+    "stream": lambda r: [merged(list(r.stream(q))) for q in QUESTIONS],
     "threads": in_threads,
     "ainvoke": lambda r: asyncio.run(ainvoke(r)),
     "gather": lambda r: asyncio.run(gather(r)),
@@ -299,12 +293,12 @@ WAYS = {
 }
 
 
+# LangChain repeats no stream.
+REPEATED = "llm with retry | a"
 COMBINATIONS = [
-    (composition, way)
-    for composition in COMPOSITIONS
-    for way in WAYS
-    # LangChain repeats no stream.
-    if not (composition == "llm with retry | a" and way in ("stream", "astream"))
+    *[(one, "invoke") for one in COMPOSITIONS],
+    *[pair for pair in by_turns(COMPOSITIONS, list(WAYS)[1:]) if pair[0] != REPEATED],
+    *[("two models, one output", way) for way in WAYS],
 ]
 
 
@@ -312,7 +306,7 @@ def text_of(output):
     return output if isinstance(output, str) else output.text
 
 
-@pytest.mark.parametrize(("composition", "way"), COMBINATIONS)
+@pytest.mark.parametrize(("composition", "way"), dict.fromkeys(COMBINATIONS))
 def test_the_context_is_what_the_answering_model_was_sent(composition, way):
     engine = ScriptedEngine()
     aligner = MetaAlignerRunnable(engine=engine)
@@ -325,7 +319,7 @@ def test_the_context_is_what_the_answering_model_was_sent(composition, way):
     assert capture.kept() == 0
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["invoke", "abatch"])
 def test_the_context_of_a_completion_model_is_its_prompt_as_one_human_turn(way):
     engine = ScriptedEngine()
     template = PromptTemplate.from_template("Answer: {q}")
@@ -644,14 +638,17 @@ def runnable_node(llm, aligner):
     )
 
 
-@pytest.mark.parametrize("call", ["invoke", "ainvoke"])
 @pytest.mark.parametrize(
-    "node",
-    [sync_node, sync_node_with_config, async_node, async_node_with_config, runnable_node],
+    ("node", "call"),
+    [
+        (sync_node, "ainvoke"),
+        (sync_node_with_config, "invoke"),
+        (async_node, "ainvoke"),
+        (async_node_with_config, "ainvoke"),
+        (runnable_node, "invoke"),
+    ],
 )
 def test_in_a_graphs_node_the_context_is_what_the_model_was_sent(node, call):
-    if call == "invoke" and node in (async_node, async_node_with_config):
-        pytest.skip("an async node needs an async call")
     engine = ScriptedEngine()
     graph = graph_of(node(Policy(reply=echo), MetaAlignerRunnable(engine=engine)))
     given = {"messages": [HumanMessage("one"), AIMessage("two"), HumanMessage("q")]}
@@ -665,7 +662,7 @@ def test_in_a_graphs_node_the_context_is_what_the_model_was_sent(node, call):
     assert capture.kept() == 0
 
 
-@pytest.mark.parametrize("way", ["batch", "abatch", "threads", "gather"])
+@pytest.mark.parametrize("way", ["threads", "gather"])
 def test_graphs_that_run_side_by_side_swap_no_context(way):
     engine = ScriptedEngine()
     graph = graph_of(sync_node(Policy(reply="same"), MetaAlignerRunnable(engine=engine)))
@@ -695,17 +692,18 @@ def test_an_aligner_in_a_node_of_its_own_edits_the_states_last_message_by_the_st
 GIVEN = [HumanMessage("given")]
 
 
+FORMS = [
+    (GIVEN, "\n\nHuman: given \n\nAssistant:"),
+    (Context("as it is"), "as it is"),
+    ([("human", "given")], "\n\nHuman: given \n\nAssistant:"),
+]
+
+
 @pytest.mark.parametrize(
-    ("given", "rendered"),
-    [
-        (GIVEN, "\n\nHuman: given \n\nAssistant:"),
-        (Context("as it is"), "as it is"),
-        ([("human", "given")], "\n\nHuman: given \n\nAssistant:"),
-    ],
+    ("way", "form"), by_turns(["config", "with_config", "bind", "argument"], FORMS)
 )
-@pytest.mark.parametrize("way", ["config", "with_config", "bind", "argument"])
-def test_a_context_that_is_given_wins(way, given, rendered):
-    engine = ScriptedEngine()
+def test_a_context_that_is_given_wins(way, form):
+    engine, (given, rendered) = ScriptedEngine(), form
     aligner = MetaAlignerRunnable(engine=engine)
     llm = Policy(reply=echo)
     config = {"configurable": {"context": given}}

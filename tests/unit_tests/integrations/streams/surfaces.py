@@ -8,7 +8,7 @@ from typing import Any
 
 from langgraph.checkpoint.memory import InMemorySaver
 
-from tests.unit_tests.streams.scripted import QUESTION
+from tests.unit_tests.integrations.streams.scripted import QUESTION
 
 ASKED = {"messages": QUESTION}
 MODES = ["values", "updates", "messages", "custom", "tasks", "debug", "checkpoints"]

@@ -16,14 +16,14 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_metaaligner import Aligner, Context, Edit, EditTimeout, MetaAlignerRunnable
 from langchain_metaaligner.integrations.capture import capture
-from tests.unit_tests.streams.compositions import (
+from tests.unit_tests.integrations.streams.compositions import (
     called_with_ainvoke,
     called_with_astream,
     called_with_invoke,
     called_with_stream,
     graph_of,
 )
-from tests.unit_tests.streams.scripted import EDITED, QUESTION, Engine, Policy
+from tests.unit_tests.integrations.streams.scripted import EDITED, QUESTION, Engine, Policy
 
 ASKED: Any = {"messages": QUESTION}
 

@@ -13,7 +13,7 @@ from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from langchain_metaaligner import MetaAlignerMiddleware
-from tests.unit_tests.streams.scripted import EDITED, RAW, USAGE, Engine
+from tests.unit_tests.integrations.streams.scripted import EDITED, RAW, USAGE, Engine
 
 ASKED = {"messages": [HumanMessage("What now?", id="asked")]}
 TOOL_TEXT = "toolword00 toolword01"

@@ -15,8 +15,8 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import Runnable, RunnableLambda
 
 from langchain_metaaligner import Aligner, Context, MetaAlignerRunnable
-from tests.unit_tests.streams.compositions import whole
-from tests.unit_tests.streams.scripted import (
+from tests.unit_tests.integrations.streams.compositions import whole
+from tests.unit_tests.integrations.streams.scripted import (
     EDITED,
     QUESTION,
     RAW,

@@ -11,7 +11,7 @@ import pytest
 from langchain_metaaligner import Aligner
 from tests.unit_tests.scripted import ScriptedEngine
 
-COOKBOOK = Path(__file__).parents[3] / "cookbook"
+COOKBOOK = Path(__file__).parents[4] / "cookbook"
 NEEDS = {"agent_executor": "langchain_classic", "deep_agent": "deepagents"}
 
 

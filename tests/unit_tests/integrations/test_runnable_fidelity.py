@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,26 +27,13 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel
 
 from langchain_metaaligner import Context, Edit, InputTypeError, MetaAlignerRunnable
+from tests.unit_tests.integrations.ways import WAYS, by_turns
+from tests.unit_tests.integrations.ways import run as run_by
 from tests.unit_tests.scripted import Policy, ScriptedEngine
 
 CONFIG = {"configurable": {"context": Context("a context")}}
-WAYS = ["invoke", "ainvoke", "batch", "abatch", "stream"]
-
-
-def run(aligner, given, way="invoke", config=CONFIG):
-    if way == "invoke":
-        return aligner.invoke(given, config)
-    if way == "ainvoke":
-        return asyncio.run(aligner.ainvoke(given, config))
-    if way == "batch":
-        return aligner.batch([given], config)[0]
-    if way == "abatch":
-        return asyncio.run(aligner.abatch([given], config))[0]
-    pieces = list(aligner.stream(given, config))
-    whole = pieces[0]
-    for piece in pieces[1:]:
-        whole = whole + piece
-    return whole
+WHOLE = WAYS[:4]
+run = partial(run_by, config=CONFIG)
 
 
 def aligner_with(engine=None, **options):
@@ -83,8 +70,7 @@ def without_provenance(message):
     return fields
 
 
-@pytest.mark.parametrize("way", WAYS[:4])
-@pytest.mark.parametrize("kind", [AIMessage, AIMessageChunk])
+@pytest.mark.parametrize(("kind", "way"), by_turns([AIMessage, AIMessageChunk], WHOLE))
 def test_a_message_keeps_everything_but_its_text(kind, way):
     message = kind(content="the text", **RICH)
     before = copy.deepcopy(message)
@@ -162,7 +148,7 @@ BLOCKS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS[:4])
+@pytest.mark.parametrize("way", ["invoke", "abatch"])
 def test_blocks_that_are_no_text_keep_value_type_and_order(way):
     text = {"type": "text", "text": "the text", "annotations": [{"type": "citation", "url": "u"}]}
     content = [*BLOCKS[:3], text, *BLOCKS[3:]]
@@ -273,26 +259,25 @@ def test_text_comes_out_as_text(way):
     assert run(aligner_with(), "some text", way) == "some text (edited)"
 
 
-@pytest.mark.parametrize("way", WAYS[:4])
-@pytest.mark.parametrize(
-    "reply",
-    [
-        AIMessage(""),
-        AIMessage(" \n\t"),
-        AIMessage(content=[]),
-        AIMessage(content=[{"type": "reasoning", "reasoning": "hm"}]),
-        AIMessage(content=[{"type": "text", "text": ""}]),
-        AIMessage("", tool_calls=RICH["tool_calls"]),
-        AIMessageChunk(content="", tool_calls=RICH["tool_calls"]),
-        "",
-        "  ",
-    ],
-)
+WITHOUT_TEXT = [
+    AIMessage(""),
+    AIMessage(" \n\t"),
+    AIMessage(content=[]),
+    AIMessage(content=[{"type": "reasoning", "reasoning": "hm"}]),
+    AIMessage(content=[{"type": "text", "text": ""}]),
+    AIMessage("", tool_calls=RICH["tool_calls"]),
+    AIMessageChunk(content="", tool_calls=RICH["tool_calls"]),
+    "",
+    "  ",
+]
+
+
+@pytest.mark.parametrize(("reply", "way"), by_turns(WITHOUT_TEXT, WHOLE))
 def test_a_reply_without_text_is_the_same_object_and_no_request(reply, way):
     engine, records = ScriptedEngine(), []
     aligner = aligner_with(engine, on_edit=records.append)
     assert run(aligner, reply, way) is reply
-    assert run(aligner, reply, way, {}) is reply
+    assert run(aligner, reply, way, config={}) is reply
     assert not engine.requests
     assert not records
 
@@ -316,13 +301,12 @@ STATES = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", STATES)
+@pytest.mark.parametrize(("kind", "way"), by_turns(STATES, WAYS))
 def test_a_state_comes_out_as_its_edited_message_alone(kind, way):
     engine = ScriptedEngine()
     state = STATES[kind](list(TALK))
     before = copy.deepcopy(state)
-    out = run(aligner_with(engine), state, way, {})
+    out = run(aligner_with(engine), state, way, config={})
     assert list(out) == ["messages"]
     (edited,) = out["messages"]
     assert type(edited) is AIMessage
@@ -373,12 +357,12 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("given", WRONG, ids=lambda one: type(one).__name__)
-def test_anything_else_is_refused_by_the_name_of_its_type(given, way):
-    for policy in ("raise", "pass", "block"):
-        with pytest.raises(InputTypeError, match=type(given).__name__):
-            run(aligner_with(on_error=policy), given, way)
+@pytest.mark.parametrize(
+    ("given", "way", "policy"), by_turns(WRONG, WAYS, ["raise", "pass", "block"])
+)
+def test_anything_else_is_refused_by_the_name_of_its_type(given, way, policy):
+    with pytest.raises(InputTypeError, match=type(given).__name__):
+        run(aligner_with(on_error=policy), given, way)
 
 
 @pytest.mark.parametrize(

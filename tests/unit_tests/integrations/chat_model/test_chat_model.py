@@ -27,7 +27,7 @@ from langchain_metaaligner import (
     UnknownObjectiveError,
     hushed,
 )
-from tests.unit_tests.agents.parts import (
+from tests.unit_tests.integrations.middleware.parts import (
     EDITED,
     RAW,
     USAGE,
@@ -37,10 +37,14 @@ from tests.unit_tests.agents.parts import (
     final,
     weather,
 )
-from tests.unit_tests.agents.test_traces import Tracer
+from tests.unit_tests.integrations.middleware.test_traces import Tracer
+from tests.unit_tests.integrations.ways import WAYS, by_turns, merged
 
 BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-HOW = pytest.mark.parametrize("how", ["invoke", "ainvoke", "stream", "astream", "batch", "abatch"])
+HOW = pytest.mark.parametrize("how", WAYS)
+# One of them is whole and synchronous, the other neither.
+TWO = pytest.mark.parametrize("how", ["invoke", "astream"])
+OTHER_TWO = pytest.mark.parametrize("how", ["abatch", "stream"])
 
 
 def model_of(*replies: Any, engine: Any = None, policy: Any = None, **options: Any) -> Any:
@@ -63,13 +67,8 @@ async def asked(model: Any, how: str, given: Any = "What now?", **options: Any) 
     if how == "abatch":
         return (await model.abatch([given], **options))[0]
     if how == "stream":
-        chunks = list(model.stream(given, **options))
-    else:
-        chunks = [chunk async for chunk in model.astream(given, **options)]
-    whole = chunks[0]
-    for chunk in chunks[1:]:
-        whole += chunk
-    return whole
+        return merged(list(model.stream(given, **options)))
+    return merged([chunk async for chunk in model.astream(given, **options)])
 
 
 def said(reply: Any) -> Any:
@@ -100,7 +99,7 @@ async def test_a_reply_that_calls_tools_is_the_policys_own(how: str):
     assert engine.requests == []
 
 
-@HOW
+@TWO
 async def test_text_beside_tool_calls_is_edited_where_that_is_asked_for(how: str):
     reply = await asked(model_of(calls_tool(), edit_tool_text=True), how)
 
@@ -123,15 +122,14 @@ async def test_objectives_and_context_come_by_config_and_by_argument(how: str):
     assert said(await asked(model, how))["objectives"] == ["harmlessness"]
 
 
-@HOW
-@pytest.mark.parametrize("place", ["config", "argument"])
+@pytest.mark.parametrize(("how", "place"), by_turns(WAYS, ["config", "argument"]))
 async def test_objectives_that_can_be_read_only_once_are_read_once(how: str, place: str):
     given = {"objectives": (one for one in ["honesty"])}
     options: Any = given if place == "argument" else {"config": {"configurable": given}}
     assert said(await asked(model_of(), how, **options))["objectives"] == ["honesty"]
 
 
-@HOW
+@TWO
 async def test_inside_a_chain_with_objectives_of_its_own_the_models_own_config_wins(how: str):
     inner = {"configurable": {"objectives": ["honesty"], "context": Context("Inner?")}}
     outer = {"configurable": {"objectives": ["fairness"], "context": Context("Outer?")}}
@@ -143,7 +141,7 @@ async def test_inside_a_chain_with_objectives_of_its_own_the_models_own_config_w
     assert "Inner?" in engine.requests[-1].prompt
 
 
-@HOW
+@OTHER_TWO
 async def test_a_chains_objectives_reach_a_model_that_is_given_none(how: str):
     chain = ChatPromptTemplate.from_messages([("human", "{question}")]) | model_of()
     config = {"configurable": {"objectives": ["fairness"]}}
@@ -152,28 +150,25 @@ async def test_a_chains_objectives_reach_a_model_that_is_given_none(how: str):
     assert said(reply)["objectives"] == ["fairness"]
 
 
-@pytest.mark.parametrize(
-    "derive",
-    [
-        lambda model: model.with_config(configurable={"objectives": ["honesty"]}),
-        lambda model: model.bind(objectives=["honesty"]),
-        lambda model: model.bind(objectives=[Objective("honesty", "tell the truth")]),
-        lambda model: model.bind_tools([weather]).bind(objectives=["honesty"]),
-        lambda model: model.bind_tools([weather]).with_config(
-            configurable={"objectives": ["honesty"]}
-        ),
-        lambda model: model.with_config(configurable={"objectives": ["honesty"]}).with_retry(),
-        lambda model: model.with_fallbacks([model]).with_config(
-            configurable={"objectives": ["honesty"]}
-        ),
-    ],
-)
-@HOW
+DERIVED = [
+    lambda model: model.with_config(configurable={"objectives": ["honesty"]}),
+    lambda model: model.bind(objectives=["honesty"]),
+    lambda model: model.bind(objectives=[Objective("honesty", "tell the truth")]),
+    lambda model: model.bind_tools([weather]).bind(objectives=["honesty"]),
+    lambda model: model.bind_tools([weather]).with_config(configurable={"objectives": ["honesty"]}),
+    lambda model: model.with_config(configurable={"objectives": ["honesty"]}).with_retry(),
+    lambda model: model.with_fallbacks([model]).with_config(
+        configurable={"objectives": ["honesty"]}
+    ),
+]
+
+
+@pytest.mark.parametrize(("derive", "how"), by_turns(DERIVED, WAYS))
 async def test_objectives_stay_through_what_people_make_of_a_model(derive: Any, how: str):
     assert said(await asked(derive(model_of()), how))["objectives"] == ["honesty"]
 
 
-@HOW
+@OTHER_TWO
 async def test_unknown_objectives_are_told_before_the_policy_runs(how: str):
     policy = Policy()
     model = model_of(policy=policy, on_error="pass")
@@ -205,7 +200,7 @@ async def test_an_edit_that_fails_after_its_first_word_was_read_raises(how: str)
         await asked(model_of(engine=Engine(fail_at=3), on_error="pass"), how)
 
 
-@HOW
+@OTHER_TWO
 async def test_shadow_mode_returns_the_original_and_reports_the_edit(how: str):
     seen: list[Any] = []
     reply = await asked(model_of(apply=False, on_edit=seen.append), how)
@@ -216,7 +211,7 @@ async def test_shadow_mode_returns_the_original_and_reports_the_edit(how: str):
     assert [(one.original, one.text) for one in seen] == [(RAW, EDITED)]
 
 
-@HOW
+@TWO
 async def test_shadow_mode_hides_every_failure(how: str):
     reply = await asked(model_of(apply=False, engine=Engine(fail_at=0)), how)
     assert reply.text == RAW
@@ -266,7 +261,7 @@ async def test_what_is_streamed_merges_to_what_invoke_returns(how: str):
         assert kinds[0] == kinds[1]
 
 
-@HOW
+@OTHER_TWO
 async def test_a_policy_that_cannot_stream_is_asked_whole_and_its_edit_streamed(how: str):
     class Whole(FakeListChatModel):
         _stream = FakeListChatModel.__mro__[1]._stream
@@ -326,7 +321,7 @@ def test_tracing_parameters_are_the_policys():
     assert model_of()._get_ls_params()["ls_model_name"] == "scripted-agent-policy"
 
 
-@HOW
+@OTHER_TWO
 async def test_options_for_the_policy_reach_it_and_the_calls_own_come_first(how: str):
     policy = Policy()
     model = model_of(policy=policy, max_tokens=9, stop=["a"], policy_options={"seed": 1})
@@ -340,7 +335,7 @@ async def test_options_for_the_policy_reach_it_and_the_calls_own_come_first(how:
     ]
 
 
-@HOW
+@OTHER_TWO
 async def test_the_policys_rate_limiter_is_asked_once_for_each_call(how: str):
     class Counts(BaseRateLimiter):
         asked = 0
@@ -403,8 +398,7 @@ async def test_a_global_cache_is_used_as_for_any_chat_model(how: str):
     assert len(policy.asked) == len(engine.requests) == 1
 
 
-@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
-@pytest.mark.parametrize("on_error", ["pass", "block"])
+@pytest.mark.parametrize(("how", "on_error"), [("invoke", "pass"), ("ainvoke", "block")])
 async def test_what_took_the_place_of_a_failed_edit_is_not_cached(how: str, on_error: str):
     engine = Engine(fail_at=0)
     model = model_of(engine=engine, on_error=on_error, cache=InMemoryCache())
@@ -414,22 +408,38 @@ async def test_what_took_the_place_of_a_failed_edit_is_not_cached(how: str, on_e
     assert (await asked(model, how)).text == EDITED
 
 
-def test_models_with_other_settings_do_not_answer_from_each_others_cache():
-    cache = InMemoryCache()
-    models = [
-        model_of(cache=cache, **options)
-        for options in (
-            {},
-            {"objectives": ["honesty"]},
-            {"max_new_tokens": 9},
-            {"keep_original": True},
-            {"apply": False},
-            {"max_tokens": 5},
-        )
-    ]
-    keys = {model._get_llm_string() for model in models}
+SETTINGS = [
+    {"objectives": ["honesty"]},
+    {"max_new_tokens": 9},
+    {"keep_above": -0.5},
+    {"dtype": "bfloat16"},
+    {"quantization_config": {"load_in_8bit": True}},
+    {"on_error": "pass"},
+    {"allow_objectives": ["honesty"]},
+    {"keep_original": True},
+    {"apply": False},
+    {"max_tokens": 5},
+    {"engine": Engine("another")},
+]
 
-    assert len(keys) == len(models)
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda one: next(iter(one)))
+async def test_models_with_other_settings_do_not_answer_from_each_others_cache(settings: Any):
+    cache, engine = InMemoryCache(), Engine()
+    first = Policy()
+    assert model_of(policy=first, engine=engine, cache=cache).invoke("?").text == EDITED
+    alike, other = Policy(), Policy()
+    await model_of(policy=alike, engine=engine, cache=cache).ainvoke("?")
+    model_of(policy=other, cache=cache, **{"engine": engine, **settings}).invoke("?")
+
+    assert [len(one.asked) for one in (first, alike, other)] == [1, 0, 1]
+
+
+def test_a_cached_edit_is_no_way_around_an_allow_list():
+    cache, engine, asked = InMemoryCache(), Engine(), {"configurable": {"objectives": ["honesty"]}}
+    model_of(engine=engine, cache=cache).invoke("?", asked)
+    with pytest.raises(UnknownObjectiveError, match="allow"):
+        model_of(engine=engine, cache=cache, allow_objectives=["length"]).invoke("?", asked)
 
 
 def test_one_run_stands_for_both_and_usage_counts_once():
@@ -533,17 +543,17 @@ class Joke(BaseModel):
     setup: str
 
 
-@HOW
-@pytest.mark.parametrize("include_raw", [False, True])
+@pytest.mark.parametrize(
+    ("how", "include_raw"),
+    [("invoke", False), ("ainvoke", True), ("batch", True), ("abatch", False), ("stream", False)],
+)
 async def test_structured_output_is_the_policys_own(how: str, include_raw: bool):
-    if include_raw and how in ("stream", "astream"):
-        return
     engine = Engine()
     reply = AIMessage("", tool_calls=[{"name": "Joke", "args": {"setup": "Why?"}, "id": "c"}])
     structured = model_of(reply, engine=engine).with_structured_output(
         Joke, include_raw=include_raw
     )
-    if how in ("stream", "astream"):
+    if how == "stream":
         made = list(structured.stream("?"))[-1]
     else:
         made = await asked(structured, how)
@@ -552,17 +562,16 @@ async def test_structured_output_is_the_policys_own(how: str, include_raw: bool)
     assert engine.requests == []
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"response_format": {"type": "json_object"}},
-        {"response_format": {"type": "json_schema", "json_schema": {}}},
-        {"response_mime_type": "application/json"},
-        {"format": "json"},
-        {"output_config": {"format": {"type": "json_schema"}}},
-    ],
-)
-@HOW
+DATA_FORMS = [
+    {"response_format": {"type": "json_object"}},
+    {"response_format": {"type": "json_schema", "json_schema": {}}},
+    {"response_mime_type": "application/json"},
+    {"format": "json"},
+    {"output_config": {"format": {"type": "json_schema"}}},
+]
+
+
+@pytest.mark.parametrize(("options", "how"), by_turns(DATA_FORMS, WAYS))
 async def test_data_in_a_form_that_was_asked_for_is_not_edited(options: Any, how: str):
     engine = Engine()
     reply = await asked(model_of(final('{"a": 1}'), engine=engine).bind(**options), how)
@@ -571,7 +580,7 @@ async def test_data_in_a_form_that_was_asked_for_is_not_edited(options: Any, how
     assert engine.requests == []
 
 
-@HOW
+@TWO
 async def test_prose_asked_for_by_name_is_edited(how: str):
     model = model_of().bind(response_format={"type": "text"})
 

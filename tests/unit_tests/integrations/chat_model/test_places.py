@@ -20,14 +20,16 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel
 
 from langchain_metaaligner import ChatMetaAligner, MetaAlignerMiddleware
-from tests.unit_tests.agents.consumers import (
-    STREAMS_OF_MESSAGES,
+from tests.unit_tests.integrations.middleware.consumers import (
+    MODES,
     WAYS,
     Way,
     events,
+    messages_v3,
+    streamed,
     texts_by_id,
 )
-from tests.unit_tests.agents.parts import (
+from tests.unit_tests.integrations.middleware.parts import (
     ASKED,
     EDITED,
     RAW,
@@ -37,9 +39,15 @@ from tests.unit_tests.agents.parts import (
     final,
     weather,
 )
-from tests.unit_tests.agents.test_stopping import WAIT, Endless
+from tests.unit_tests.integrations.middleware.test_stopping import WAIT, Endless
 
 EVERY_WAY = [*WAYS, events("v1"), events("v2")]
+TELLING_WAYS = [
+    streamed(MODES, is_async=False),
+    streamed(MODES, is_async=True, version="v2"),
+    events("v2"),
+    messages_v3(is_async=True),
+]
 
 
 def model_of(*replies: Any, engine: Any = None, **options: Any) -> ChatMetaAligner:
@@ -89,8 +97,12 @@ def node_that_streams(**options: Any) -> Any:
     return graph.compile()
 
 
-@pytest.mark.parametrize("place", [agent, prebuilt, node], ids=lambda one: one.__name__)
-@pytest.mark.parametrize("way", EVERY_WAY, ids=lambda way: way.name)
+@pytest.mark.parametrize(
+    ("place", "way"),
+    [(agent, way) for way in EVERY_WAY]
+    + [(place, way) for place in (prebuilt, node) for way in TELLING_WAYS],
+    ids=lambda one: getattr(one, "name", None) or one.__name__,
+)
 def test_no_way_of_reading_shows_a_word_of_the_policys_answer(place: Any, way: Way):
     parts = way.seen(place(), ASKED)
 
@@ -101,9 +113,7 @@ def test_no_way_of_reading_shows_a_word_of_the_policys_answer(place: Any, way: W
         assert len(edits[0]) >= len(EDITED.split())
 
 
-@pytest.mark.parametrize(
-    "way", [one for one in EVERY_WAY if one.name.startswith("a")], ids=lambda way: way.name
-)
+@pytest.mark.parametrize("way", TELLING_WAYS[1:], ids=lambda way: way.name)
 def test_a_node_that_streams_the_model_shows_none_either(way: Way):
     assert "rawword" not in repr(way.seen(node_that_streams(), ASKED))
 
@@ -196,7 +206,7 @@ def test_an_agent_with_memory_reads_what_the_user_read():
 
 def test_middleware_around_an_agent_of_the_model_edits_its_edit():
     inner = model_of(engine=Engine("innerword00 innerword01"))
-    for way in STREAMS_OF_MESSAGES:
+    for way in TELLING_WAYS[:2]:
         outer = create_agent(inner, middleware=[MetaAlignerMiddleware(engine=Engine())])
         parts = way.seen(outer, ASKED)
         assert "rawword" not in repr(parts), way.name

@@ -17,14 +17,14 @@ from langchain_metaaligner import (
     MissingContextError,
     UnknownObjectiveError,
 )
-from tests.unit_tests.streams.compositions import (
+from tests.unit_tests.integrations.streams.compositions import (
     called_with_ainvoke,
     called_with_astream,
     called_with_invoke,
     called_with_stream,
     graph_of,
 )
-from tests.unit_tests.streams.scripted import (
+from tests.unit_tests.integrations.streams.scripted import (
     EDITED,
     QUESTION,
     RAW,
@@ -33,7 +33,8 @@ from tests.unit_tests.streams.scripted import (
     collect,
     seen_raw,
 )
-from tests.unit_tests.streams.surfaces import ASKED, GRAPH_SURFACES, streamed_texts
+from tests.unit_tests.integrations.streams.surfaces import ASKED, GRAPH_SURFACES, streamed_texts
+from tests.unit_tests.integrations.ways import by_turns
 
 pytestmark = [pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")]
 
@@ -41,6 +42,7 @@ BLOCKED = "This answer can't be shown."
 INVOKED = [called_with_invoke, called_with_ainvoke]
 STREAMED = [called_with_stream, called_with_astream]
 MESSAGES = [surface for surface in GRAPH_SURFACES if surface.messages]
+MESSAGES_BY_STYLE = by_turns(MESSAGES, [*INVOKED, *STREAMED])
 BY_NAME = {"ids": lambda one: getattr(one, "name", None) or one.__name__}
 
 
@@ -165,8 +167,7 @@ async def test_before_the_first_word_the_policy_s_result_comes_whole(
         assert piece.usage_metadata == invoked.usage_metadata
 
 
-@pytest.mark.parametrize("surface", MESSAGES, **BY_NAME)
-@pytest.mark.parametrize("style", [*INVOKED, *STREAMED], **BY_NAME)
+@pytest.mark.parametrize(("surface", "style"), MESSAGES_BY_STYLE, **BY_NAME)
 @pytest.mark.parametrize(("on_error", "text"), [("pass", RAW), ("block", BLOCKED)])
 async def test_streams_of_messages_show_that_result_once(
     surface: Any, style: Any, on_error: Any, text: str
@@ -177,9 +178,11 @@ async def test_streams_of_messages_show_that_result_once(
     assert seen_raw(parts) == (on_error == "pass")
 
 
-@pytest.mark.parametrize("surface", MESSAGES, **BY_NAME)
-@pytest.mark.parametrize("style", [*INVOKED, *STREAMED], **BY_NAME)
-@pytest.mark.parametrize("on_error", ["raise", "pass", "block"])
+@pytest.mark.parametrize(
+    ("surface", "style", "on_error"),
+    by_turns(MESSAGES, [*INVOKED, *STREAMED], ["raise", "pass", "block"]),
+    ids=lambda one: getattr(one, "name", None) or getattr(one, "__name__", one),
+)
 async def test_streams_of_messages_end_with_an_error_after_the_first_word(
     surface: Any, style: Any, on_error: Any
 ) -> None:
@@ -190,8 +193,7 @@ async def test_streams_of_messages_end_with_an_error_after_the_first_word(
     assert BLOCKED not in repr(got)
 
 
-@pytest.mark.parametrize("surface", MESSAGES, **BY_NAME)
-@pytest.mark.parametrize("style", [*INVOKED, *STREAMED], **BY_NAME)
+@pytest.mark.parametrize(("surface", "style"), MESSAGES_BY_STYLE, **BY_NAME)
 async def test_streams_of_messages_end_with_an_error_before_it(surface: Any, style: Any) -> None:
     graph = graph_of(style(pipe(Engine(fail_at=0))))
     got, error = await aread_until_error(surface.aread(graph))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
@@ -7,11 +9,18 @@ from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
 from langchain_metaaligner import (
     AnswerTooLongError,
     Context,
+    Edit,
+    EditTimeout,
+    EngineError,
     InputTypeError,
     MissingContextError,
+    Request,
 )
-from langchain_metaaligner.editing.pending_edit import read_context
-from langchain_metaaligner.engines.base import Engine, as_engine
+from langchain_metaaligner.editing.aligner import AlignmentStream
+from langchain_metaaligner.editing.objectives import parse_objectives
+from langchain_metaaligner.editing.pending_edit import Part, PendingEdit, finish_all, read_context
+from langchain_metaaligner.editing.prompts import HH_RLHF
+from langchain_metaaligner.engines.base import Engine, TokenAgreement, as_engine
 from tests.unit_tests.scripted import ScriptedEngine, aligner_of
 
 TALK = [
@@ -192,3 +201,86 @@ def test_a_query_given_as_text_that_does_not_fit_loses_its_oldest_words_alone():
     assert request.prompt.split(" | Query: ")[1].startswith("old ")
     assert "the newest words" in request.prompt
     assert alignment.dropped.keys() == {"words"}
+
+
+# An answer in several requests.
+
+
+def part(text, before=""):
+    prompt = HH_RLHF.render("c", text, parse_objectives("humour"))
+    return Part(Request(prompt.text, prompt.draft, max_new_tokens=9), prompt, text, before)
+
+
+def in_parts(*parts, after=""):
+    return PendingEdit(
+        parts=parts,
+        original="".join(one.before + one.original for one in parts) + after,
+        objectives=("humour",),
+        model="m",
+        family="HH-RLHF",
+        dropped={},
+        started=time.monotonic(),
+        after=after,
+    )
+
+
+TWO = in_parts(part("one", "# A\n"), part("of nine..", "\n```x```\n"), after="\nend")
+
+
+def edit(text, agreement=-1.0, **told):
+    usage = {"input_tokens": 5, "output_tokens": 2}
+    return Edit(text, **{"usage": usage, "passes": 2, "agreement": agreement, **told})
+
+
+def test_an_edit_made_of_two_requests_keeps_what_stands_around_them_and_adds_up():
+    last = edit("of ten....", -4.0, usage={"input_tokens": 7, "total_tokens": 9})
+    made = TWO.finish([edit("ONE", 0.0), last])
+    assert made.original == "# A\none\n```x```\nof nine..\nend"
+    assert made.text == "# A\nONE\n```x```\nof ten....\nend"
+    assert made.status == "edited"
+    assert made.usage == {"input_tokens": 12, "output_tokens": 2, "total_tokens": 9}
+    assert made.passes == 4
+    assert made.agreement == -3.0  # 3 characters of 12 agree fully
+    assert TWO.finish([edit("one"), edit("of nine..")]).status == "unchanged"
+
+
+@pytest.mark.parametrize("name", ["usage", "passes", "agreement"])
+def test_what_one_of_two_edits_does_not_tell_is_not_known_of_both(name):
+    made = TWO.finish([edit("ONE"), edit("TWO", **{name: None})])
+    assert getattr(made, name) is None
+
+
+def test_the_agreement_of_each_token_has_its_place_in_the_whole_answer():
+    parts = in_parts(part("one", "# A\n"), part("| Edit: two", " "), after="\nend")
+    tokens = [
+        tuple(TokenAgreement(i, i + 1, -1.0) for i in range(len(one.request.draft)))
+        for one in parts.parts
+    ]
+    made = parts.finish([edit("x", token_agreement=odds) for odds in tokens])
+    stretches = "".join(made.original[a:b] for a, b, _ in made.token_agreement)
+    assert stretches == "one| Edit: two"
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (EditTimeout("late"), EditTimeout),
+        (edit("cut", finish_reason="length"), EngineError),
+        (edit(" "), EngineError),
+    ],
+)
+def test_an_error_in_one_part_fails_the_edit_and_no_other(bad, error):
+    first, second, refused, last = finish_all(
+        [in_parts(part("1"), part("2")), TWO, ValueError("x"), in_parts(part("3"))],
+        [edit("a"), edit("b"), edit("good"), bad, edit("last")],
+    )
+    assert (first.text, last.text) == ("ab", "last")
+    assert type(second) is error
+    assert type(refused) is ValueError
+
+
+def test_an_edit_made_of_two_requests_streams_what_stands_around_them_too():
+    engine = ScriptedEngine(lambda request: request.draft.upper())
+    stream = AlignmentStream(lambda: (TWO, as_engine(engine)))
+    assert "".join(stream) == "# A\nONE\n```x```\nOF NINE..\nend" == stream.alignment.text
+    assert [one.draft for one in engine.streamed] == ["one", "of nine.."]

@@ -22,7 +22,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from langchain_metaaligner import Aligner, ChatMetaAligner
-from tests.unit_tests.chat_model.standard import ToolCallingPolicy
+from tests.unit_tests.integrations.chat_model.standard import ToolCallingPolicy
 from tests.unit_tests.scripted import ScriptedEngine
 
 
@@ -46,28 +46,16 @@ class TestUnit(_OverAScriptedPolicy, ChatModelUnitTests):
 
 # None of them opens a connection here; those that would are left out above.
 class TestIntegration(_OverAScriptedPolicy, ChatModelIntegrationTests):
-    """The standard integration tests."""
-
-    @property
-    def standard_chat_model_params(self) -> dict[str, Any]:
-        return {"temperature": 0, "max_tokens": 100, "timeout": 60, "max_retries": 2}
-
-
-class TestWithAnEngineOfItsOwn(_OverAScriptedPolicy, ChatModelIntegrationTests):
-    """The same where the aligner's options are the model's own."""
-
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"policy": ToolCallingPolicy(), "engine": ScriptedEngine(), "timeout": 60}
-
-
-class TestOverBoundPolicies(_OverAScriptedPolicy, ChatModelIntegrationTests):
-    """The same over a policy with options of its own."""
+    """The standard integration tests, over a policy and an aligner with options of their own."""
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
         policy = ToolCallingPolicy().bind(seed=7).with_config(tags=["mine"])
         return {"policy": policy, "engine": ScriptedEngine()}
+
+    @property
+    def standard_chat_model_params(self) -> dict[str, Any]:
+        return {"temperature": 0, "max_tokens": 100, "timeout": 60, "max_retries": 2}
 
 
 @pytest.fixture

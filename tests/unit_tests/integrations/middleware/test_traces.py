@@ -9,7 +9,15 @@ from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.tracers.schemas import Run
 
-from tests.unit_tests.agents.parts import ASKED, EDITED, RAW, Engine, agent_of, calls_tool, final
+from tests.unit_tests.integrations.middleware.parts import (
+    ASKED,
+    EDITED,
+    RAW,
+    Engine,
+    agent_of,
+    calls_tool,
+    final,
+)
 
 
 class Tracer(BaseTracer):

@@ -32,6 +32,7 @@ from langchain_metaaligner import (
     Objective,
     UnknownObjectiveError,
 )
+from tests.unit_tests.integrations.ways import WAYS, by_turns, run
 from tests.unit_tests.scripted import Policy, ScriptedEngine, Seen, echo, question_of
 
 CONTEXT = {"context": Context("a context")}
@@ -59,10 +60,8 @@ FORMS = [
     ([RHYME, "honesty", {"name": "length"}], ["Rhyme", "Honesty", "Length"]),
     (("humour",), ["Humour"]),
 ]
-forms = pytest.mark.parametrize(("given", "worded"), FORMS)
 
-
-WAYS = {
+PLACES = {
     "constructor": lambda a, given: MetaAlignerRunnable(given, engine=a.engine),
     "keyword": lambda a, given: MetaAlignerRunnable(objectives=given, engine=a.engine),
     "with_config": lambda a, given: a.with_config(configurable={"objectives": given}),
@@ -78,23 +77,19 @@ WAYS = {
 }
 
 
-@forms
+@pytest.mark.parametrize(("place", "form", "way"), by_turns(PLACES, FORMS, WAYS))
+def test_objectives_come_in_any_form_by_any_way(place, form, way):
+    engine, (given, worded) = ScriptedEngine(), form
+    run(Policy() | PLACES[place](aligner_with(engine), given), "q", way)
+    assert [aspects(one) for one in engine.requests] == [worded]
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_objectives_come_in_any_form_by_any_way(way, given, worded):
+def test_objectives_come_by_the_chains_config(way):
     engine = ScriptedEngine()
-    runnable = Policy() | WAYS[way](aligner_with(engine), given)
-    runnable.invoke("q")
-    asyncio.run(runnable.ainvoke("q"))
-    runnable.batch(["q"])
-    list(runnable.stream("q"))
-    assert [aspects(one) for one in engine.requests] == [worded] * 4
-
-
-@forms
-def test_objectives_come_by_the_chains_config(given, worded):
-    engine = ScriptedEngine()
-    (Policy() | aligner_with(engine)).invoke("q", {"configurable": {"objectives": given}})
-    assert aspects(engine.requests[0]) == worded
+    given = {"configurable": {"objectives": RHYME}}
+    run(Policy() | aligner_with(engine), "q", way, given)
+    assert aspects(engine.requests[0]) == ["Rhyme"]
 
 
 def test_without_any_the_objectives_are_harmlessness_and_helpfulness():
@@ -143,21 +138,15 @@ def test_an_empty_allow_list_is_no_allow_list_anybody_means():
         aligner_with(allow_objectives=[])
 
 
-@pytest.mark.parametrize(
-    "options", [{"objective": "humour"}, {"stop": ["x"]}, {"temperature": 1}, {"contxt": []}]
-)
-def test_an_argument_that_a_call_does_not_take_raises(options):
-    aligner = aligner_with()
-    for call in (
-        lambda: aligner.invoke("x", CONFIG, **options),
-        lambda: asyncio.run(aligner.ainvoke("x", CONFIG, **options)),
-        lambda: aligner.batch(["x"], CONFIG, **options),
-        lambda: asyncio.run(aligner.abatch(["x"], CONFIG, **options)),
-        lambda: list(aligner.stream("x", CONFIG, **options)),
-        lambda: (Policy() | aligner.bind(**options)).invoke("x"),
-    ):
-        with pytest.raises(TypeError, match=next(iter(options))):
-            call()
+ARGUMENTS = [{"objective": "humour"}, {"stop": ["x"]}, {"temperature": 1}, {"contxt": []}]
+
+
+@pytest.mark.parametrize(("options", "way"), by_turns(ARGUMENTS, WAYS))
+def test_an_argument_that_a_call_does_not_take_raises(options, way):
+    with pytest.raises(TypeError, match=next(iter(options))):
+        run(aligner_with(), "x", way, CONFIG, **options)
+    with pytest.raises(TypeError, match=next(iter(options))):
+        (Policy() | aligner_with().bind(**options)).invoke("x")
 
 
 def test_an_unknown_family_is_refused_when_the_runnable_is_made():
@@ -318,65 +307,38 @@ class Recorder(BaseTracer):
 
 
 def flat(runs):
-    for run in runs:
-        yield run
-        yield from flat(run.child_runs)
+    for one in runs:
+        yield one
+        yield from flat(one.child_runs)
 
 
-@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch", "abatch", "stream", "astream"])
+@pytest.mark.parametrize("way", WAYS)
 def test_the_run_in_traces_has_its_own_name_objectives_and_model(way):
     recorder = Recorder()
     runnable = Policy() | aligner_with(objectives=["humor", RHYME])
-    config = {"callbacks": [recorder]}
-
-    async def astream():
-        return [one async for one in runnable.astream("q", config)]
-
-    if way == "invoke":
-        runnable.invoke("q", config)
-    elif way == "ainvoke":
-        asyncio.run(runnable.ainvoke("q", config))
-    elif way == "batch":
-        runnable.batch(["q"], config)
-    elif way == "abatch":
-        asyncio.run(runnable.abatch(["q"], config))
-    elif way == "stream":
-        list(runnable.stream("q", config))
-    else:
-        asyncio.run(astream())
+    run(runnable, "q", way, {"callbacks": [recorder]})
     (root,) = recorder.roots
-    (run,) = [one for one in flat([root]) if one.name == "MetaAlignerRunnable"]
-    assert run.run_type == "chain"
-    assert run.error is None
-    assert run.extra["metadata"]["metaaligner_objectives"] == ["humour", "rhyme"]
-    assert run.extra["metadata"]["metaaligner_model"] == "scripted"
+    (traced,) = [one for one in flat([root]) if one.name == "MetaAlignerRunnable"]
+    assert traced.run_type == "chain"
+    assert traced.error is None
+    assert traced.extra["metadata"]["metaaligner_objectives"] == ["humour", "rhyme"]
+    assert traced.extra["metadata"]["metaaligner_model"] == "scripted"
     assert "metaaligner_model" not in (root.extra.get("metadata") or {})
 
 
-@pytest.mark.parametrize("place", ["config", "argument"])
-@pytest.mark.parametrize("way", ["invoke", "ainvoke", "batch", "abatch", "stream", "astream"])
+@pytest.mark.parametrize(("place", "way"), by_turns(["config", "argument"], WAYS))
 def test_objectives_that_can_be_read_only_once_reach_both_the_trace_and_every_edit(way, place):
     seen, engine = Seen(), ScriptedEngine()
     given = {"objectives": (one for one in ["humor", RHYME])}
     in_config, arguments = (given, {}) if place == "config" else ({}, given)
     config = {"configurable": {**CONTEXT, **in_config}, "callbacks": [seen]}
     aligner = aligner_with(engine)
-
-    async def astream():
-        return [one async for one in aligner.astream("x", config, **arguments)]
-
-    if way == "invoke":
-        aligner.invoke("x", config, **arguments)
-    elif way == "ainvoke":
-        asyncio.run(aligner.ainvoke("x", config, **arguments))
-    elif way == "batch":
+    if way == "batch":
         aligner.batch(["x", "y"], config, **arguments)
     elif way == "abatch":
         asyncio.run(aligner.abatch(["x", "y"], config, **arguments))
-    elif way == "stream":
-        list(aligner.stream("x", config, **arguments))
     else:
-        asyncio.run(astream())
+        run(aligner, "x", way, config, **arguments)
     runs = seen.named("MetaAlignerRunnable")
     assert len(runs) == len(engine.requests) == (2 if "batch" in way else 1)
     assert [one["metadata"]["metaaligner_objectives"] for one in runs] == [
@@ -397,10 +359,10 @@ def test_a_run_can_be_given_another_name_and_more_metadata():
     seen = Seen()
     aligner = aligner_with().with_config(run_name="mine", tags=["t"], metadata={"a": 1})
     aligner.invoke("x", {**CONFIG, "callbacks": [seen]})
-    (run,) = seen.named("mine")
-    assert "t" in run["tags"]
-    assert run["metadata"]["a"] == 1
-    assert run["metadata"]["metaaligner_objectives"] == ["harmlessness", "helpfulness"]
+    (named,) = seen.named("mine")
+    assert "t" in named["tags"]
+    assert named["metadata"]["a"] == 1
+    assert named["metadata"]["metaaligner_objectives"] == ["harmlessness", "helpfulness"]
 
 
 def test_the_metadata_tell_what_the_call_asked_for():
@@ -428,37 +390,34 @@ SECRET = "the secret of the user"
 SECRETS = [Context(SECRET), [HumanMessage(SECRET)], [("human", SECRET)]]
 
 
-def shown_of(run):
-    return repr({key: value for key, value in run.items() if key != "input"})
+def shown_of(traced):
+    return repr({key: value for key, value in traced.items() if key != "input"})
 
 
-@pytest.mark.parametrize("secret", SECRETS, ids=["Context", "messages", "tuples"])
-@pytest.mark.parametrize("on_error", ["raise", "pass"])
-def test_a_context_given_by_config_shows_in_no_metadata_tag_or_log_line(secret, on_error, caplog):
+@pytest.mark.parametrize(
+    ("secret", "way", "on_error"), by_turns(SECRETS, WAYS, ["raise", "pass", "pass", "raise"])
+)
+def test_a_context_given_by_config_shows_in_no_metadata_tag_or_log_line(
+    secret, way, on_error, caplog
+):
     seen, recorder = Seen(), Recorder()
     caplog.set_level(logging.DEBUG)
     config = {"configurable": {"context": secret}, "callbacks": [seen, recorder]}
     failing = ScriptedEngine(RuntimeError("down"))
     for engine in (ScriptedEngine(), failing):
         runnable = Policy() | aligner_with(engine, on_error=on_error) | StrOutputParser()
-        for call in (
-            lambda runnable=runnable: runnable.invoke("q", config),
-            lambda runnable=runnable: asyncio.run(runnable.ainvoke("q", config)),
-            lambda runnable=runnable: runnable.batch(["q"], config),
-            lambda runnable=runnable: list(runnable.stream("q", config)),
-        ):
-            with suppress(EngineError):
-                call()
+        with suppress(EngineError):
+            run(runnable, "q", way, config)
     assert seen.runs
-    for run in seen.runs:
-        assert SECRET not in shown_of(run)
-    for run in flat(recorder.roots):
-        assert SECRET not in repr(run.extra)
-        assert SECRET not in repr(run.tags)
-        assert SECRET not in repr(run.serialized)
-        assert SECRET not in repr(run.inputs)
-        assert SECRET not in repr(run.outputs)
-        assert SECRET not in (run.error or "")
+    for one in seen.runs:
+        assert SECRET not in shown_of(one)
+    for one in flat(recorder.roots):
+        assert SECRET not in repr(one.extra)
+        assert SECRET not in repr(one.tags)
+        assert SECRET not in repr(one.serialized)
+        assert SECRET not in repr(one.inputs)
+        assert SECRET not in repr(one.outputs)
+        assert SECRET not in (one.error or "")
     assert SECRET not in caplog.text
 
 
@@ -478,20 +437,13 @@ def test_a_context_given_by_config_shows_in_no_checkpoints_metadata():
         assert SECRET not in repr(kept.metadata)
 
 
-@pytest.mark.parametrize("call", ["invoke", "batch", "ainvoke", "stream"])
-def test_a_bare_string_as_context_works_and_warns(call):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_bare_string_as_context_works_and_warns(way):
     engine = ScriptedEngine()
     runnable = Policy() | aligner_with(engine)
     config = {"configurable": {"context": "a bare text"}}
     with pytest.warns(UserWarning, match=r"Context\(text\)"):
-        if call == "invoke":
-            runnable.invoke("q", config)
-        elif call == "batch":
-            runnable.batch(["q"], config)
-        elif call == "ainvoke":
-            asyncio.run(runnable.ainvoke("q", config))
-        else:
-            list(runnable.stream("q", config))
+        run(runnable, "q", way, config)
     assert " | Context: a bare text | Answer: " in engine.prompts[0]
 
 

@@ -11,7 +11,14 @@ import pytest
 
 from langchain_metaaligner import ChatMetaAligner, Context, MetaAlignerRunnable
 from langchain_metaaligner.editing import telemetry
-from tests.unit_tests.agents.parts import ASKED, RAW, Engine, Policy, agent_of, final
+from tests.unit_tests.integrations.middleware.parts import (
+    ASKED,
+    RAW,
+    Engine,
+    Policy,
+    agent_of,
+    final,
+)
 
 metrics_sdk = pytest.importorskip("opentelemetry.sdk.metrics")
 trace_sdk = pytest.importorskip("opentelemetry.sdk.trace")

@@ -23,7 +23,7 @@ from langchain_metaaligner.editing.prompts import (
     render_conversation,
 )
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
+DATA = Path(__file__).parents[3].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="needs the data sets beside the repository"
 )
@@ -165,6 +165,47 @@ def test_a_description_of_ones_own_goes_into_the_prompt_word_for_word():
     mine = Objective("rhyme", "Rhyme: the response should rhyme. Always!")
     for family in (HH_RLHF, ULTRAFEEDBACK, IMHI, INSTRUCT):
         assert mine.description in render(family, mine)
+
+
+def test_a_description_that_does_not_name_itself_gets_its_name_in_front():
+    worded = render(HH_RLHF, Objective("brevity", "The response should be short"))
+    assert "these aspects: Brevity: The response should be short | " in worded
+    spaced = Objective("plain_words", "It should avoid jargon: none at all, ever")
+    assert "Plain words: It should avoid jargon: none at all, ever" in render(IMHI, spaced)
+
+
+@pytest.mark.parametrize(
+    ("name", "description"),
+    [
+        ("brevity", "Brevity: the response should be short"),
+        ("brevity", "brevity: be short"),
+        ("plain words", "Plain words: no jargon"),
+        ("x", "Use of jargon: there should be none"),
+    ],
+)
+def test_a_description_that_names_itself_stays_as_it_is(name, description):
+    worded = render(HH_RLHF, Objective(name, description))
+    assert f"these aspects: {description} | " in worded
+
+
+plain_words = (
+    st.text("abc déß", min_size=1).filter(str.strip).map(lambda one: " ".join(one.split()))
+)
+
+
+@given(name=plain_words, rest=plain_words)
+def test_a_name_stands_in_front_exactly_once(name, rest):
+    # A word of its own keeps the description from being the name alone.
+    headed = f"{name[:1].upper()}{name[1:]}: The {rest}"
+    assert HH_RLHF.word(Objective(name, f"The {rest}")) == headed
+    assert HH_RLHF.word(Objective(name, headed)) == headed
+
+
+@given(words=st.lists(plain_words, min_size=3))
+def test_a_sentence_stays_a_sentence(words):
+    sentence = " ".join(words)
+    (objective,) = parse_objectives(sentence)
+    assert HH_RLHF.word(objective) == sentence
 
 
 def test_a_known_name_with_a_description_of_ones_own_keeps_that_description():

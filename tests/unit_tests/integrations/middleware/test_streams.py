@@ -13,16 +13,17 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from langchain_metaaligner import MetaAlignerMiddleware, hushed
-from tests.unit_tests.agents.consumers import (
+from tests.unit_tests.integrations.middleware.consumers import (
     MODES,
     STREAMS_OF_MESSAGES,
     WAYS,
     Way,
     events,
+    messages_v3,
     streamed,
     texts_by_id,
 )
-from tests.unit_tests.agents.parts import (
+from tests.unit_tests.integrations.middleware.parts import (
     ASKED,
     EDITED,
     RAW,
@@ -34,6 +35,12 @@ from tests.unit_tests.agents.parts import (
     final,
     weather,
 )
+
+TELLING_WAYS = [
+    streamed(MODES, is_async=False, subgraphs=True),
+    streamed(MODES, is_async=True, version="v2"),
+    messages_v3(is_async=True),
+]
 
 
 def in_graph(agent):
@@ -55,7 +62,7 @@ def test_no_way_of_reading_an_agent_shows_a_word_of_the_unedited_answer(way: Way
     assert "rawword" not in repr(way.seen(agent_of(calls_tool(), final()), ASKED))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+@pytest.mark.parametrize("way", TELLING_WAYS, ids=lambda way: way.name)
 def test_no_way_of_reading_a_graph_around_an_agent_shows_a_word_of_it(way: Way):
     assert "rawword" not in repr(way.seen(in_graph(agent_of(calls_tool(), final())), ASKED))
 
@@ -67,7 +74,7 @@ def test_every_stream_of_messages_shows_the_edit_once_and_word_by_word(way: Way)
     assert shows_edit_once(parts)
 
 
-@pytest.mark.parametrize("way", STREAMS_OF_MESSAGES, ids=lambda way: way.name)
+@pytest.mark.parametrize("way", TELLING_WAYS, ids=lambda way: way.name)
 def test_text_beside_tool_calls_arrives_whole_and_once(way: Way):
     texts = texts_by_id(way.seen(agent_of(calls_tool(), final()), ASKED)).values()
 
@@ -121,26 +128,26 @@ def test_unfiltered_events_show_the_policys_own_run_and_say_so_in_its_tags(versi
 def test_marks_of_a_models_own_config_do_not_bring_its_words_back():
     quiet = Policy(replies=[final()]).with_config(tags=["mine"], metadata={"a": 1})
 
-    for way in STREAMS_OF_MESSAGES:
+    for way in TELLING_WAYS:
         agent = agent_of(policy=quiet, tools=())
         assert "rawword" not in repr(way.seen(agent, ASKED)), way.name
 
 
 def test_marks_of_the_model_itself_do_not_bring_its_words_back():
-    for way in STREAMS_OF_MESSAGES:
+    for way in TELLING_WAYS:
         policy = Policy(replies=[calls_tool(), final()], tags=["mine"], metadata={"a": 1})
         assert "rawword" not in repr(way.seen(agent_of(policy=policy), ASKED)), way.name
 
 
 def test_tags_given_with_the_run_do_not_bring_its_words_back():
-    for way in STREAMS_OF_MESSAGES:
+    for way in TELLING_WAYS:
         parts = way.seen(agent_of(calls_tool(), final()), ASKED, {"tags": ["mine"]})
         assert "rawword" not in repr(parts), way.name
         assert shows_edit_once(parts), way.name
 
 
 def test_an_agent_that_its_user_hushed_still_shows_the_edit():
-    for way in STREAMS_OF_MESSAGES:
+    for way in TELLING_WAYS:
         if "v3" in way.name:
             continue
         parts = way.seen(hushed(agent_of(calls_tool(), final())), ASKED)
@@ -153,7 +160,7 @@ def test_two_aligners_in_one_agent_show_the_outer_edit_alone():
         pass
 
     inner = Inner(["readability"], engine=Engine("innerword00 innerword01"))
-    for way in STREAMS_OF_MESSAGES:
+    for way in TELLING_WAYS:
         parts = way.seen(agent_of(final(), after=[inner]), ASKED)
         assert "rawword" not in repr(parts), way.name
         assert "innerword" not in repr(parts), way.name
@@ -168,13 +175,13 @@ def test_a_message_without_an_id_is_streamed_and_kept_under_one_id():
         async def awrap_model_call(self, request, handler):
             return ModelResponse(result=[AIMessage(RAW)])
 
-    for way in STREAMS_OF_MESSAGES:
+    for way in TELLING_WAYS:
         parts = way.seen(agent_of(after=[Canned()]), ASKED)
         assert "rawword" not in repr(parts), way.name
         assert shows_edit_once(parts), way.name
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+@pytest.mark.parametrize("way", TELLING_WAYS, ids=lambda way: way.name)
 def test_the_answer_of_a_subagent_is_left_to_the_tool_and_the_outer_answer_edited(way: Way):
     from langchain_core.tools import tool
 

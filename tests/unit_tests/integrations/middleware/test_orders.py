@@ -25,8 +25,13 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from langchain_metaaligner import EngineError
-from tests.unit_tests.agents.consumers import STREAMS_OF_MESSAGES, WAYS, Way, texts_by_id
-from tests.unit_tests.agents.parts import (
+from tests.unit_tests.integrations.middleware.consumers import (
+    MODES,
+    Way,
+    streamed,
+    texts_by_id,
+)
+from tests.unit_tests.integrations.middleware.parts import (
     ASKED,
     EDITED,
     RAW,
@@ -38,6 +43,10 @@ from tests.unit_tests.agents.parts import (
 )
 
 PLACES = pytest.mark.parametrize("place", ["before", "after"])
+ALL_MODES = [
+    streamed(MODES, is_async=False, subgraphs=True),
+    streamed(MODES, is_async=True, version="v2"),
+]
 
 
 class Custom(AgentMiddleware):
@@ -75,14 +84,14 @@ def others() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+@pytest.mark.parametrize("way", ALL_MODES, ids=lambda way: way.name)
 def test_with_everything_before_it_nothing_leaks(way: Way):
     parts = way.seen(agent_of(calls_tool(), final(), before=list(others().values())), ASKED)
 
     assert "rawword" not in repr(parts)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+@pytest.mark.parametrize("way", ALL_MODES, ids=lambda way: way.name)
 def test_with_everything_behind_it_nothing_leaks(way: Way):
     # The custom one copies what it sees into the state, on purpose.
     rest = {name: one for name, one in others().items() if name != "custom"}
@@ -92,17 +101,15 @@ def test_with_everything_behind_it_nothing_leaks(way: Way):
 
 
 @pytest.mark.parametrize("name", list(others()))
-@PLACES
-def test_each_other_middleware_leaves_the_edit_whole_in_state_and_stream(name: str, place: str):
-    for way in STREAMS_OF_MESSAGES:
+def test_each_other_middleware_leaves_the_edit_whole_in_state_and_stream(name: str):
+    for place, way in zip(("before", "after"), ALL_MODES, strict=True):
         agent = agent_of(calls_tool(), final(), **{place: [others()[name]]})
         parts = way.seen(agent, ASKED)
         texts = ["".join(pieces) for pieces in texts_by_id(parts).values()]
-        assert texts.count(EDITED) == 1, way.name
-        assert RAW not in texts, way.name
-
-    agent = agent_of(calls_tool(), final(), **{place: [others()[name]]})
-    assert agent.invoke(ASKED)["messages"][-1].text == EDITED
+        assert texts.count(EDITED) == 1, place
+        assert RAW not in texts, place
+        agent = agent_of(calls_tool(), final(), **{place: [others()[name]]})
+        assert agent.invoke(ASKED)["messages"][-1].text == EDITED, place
 
 
 @PLACES
@@ -172,7 +179,7 @@ def test_a_retry_inside_the_aligner_leaves_a_failed_edit_to_the_error_policy():
 
 @PLACES
 def test_the_reply_of_a_fallback_model_is_edited_and_hushed_too(place: str):
-    for way in STREAMS_OF_MESSAGES:
+    for way in ALL_MODES:
         fallback = ModelFallbackMiddleware(Policy(replies=[final("rawword90 rawword91")]))
         agent = agent_of(OSError("gone"), **{place: [fallback]})
         parts = way.seen(agent, ASKED)
