@@ -151,6 +151,8 @@ class Aligner:
 
     Attributes:
         options: All options, as they were read.
+        model_name: The checkpoint, or the name of the engine that was given.
+        prefills: Whether `warm` may make a later edit quicker.
 
     Raises:
         CheckpointError: The family is unknown, or an option would run a checkpoint's own code.
@@ -167,9 +169,12 @@ class Aligner:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         if self.options.engine is None:
-            check_model(self.options.model, load_options(self.options))
+            self.model_name = check_model(self.options.model, load_options(self.options))
+            self.prefills = True
         else:
             self._engine = as_engine(self.options.engine)
+            self.model_name = self._engine.name
+            self.prefills = self._engine.prefills
 
     __reduce_ex__ = reduce_at_root
 
@@ -193,19 +198,9 @@ class Aligner:
             with self._lock:
                 engine = self._engine
                 if engine is None:
-                    engine = load_engine(self.options.model, **load_options(self.options))
+                    engine = load_engine(self.model_name, **load_options(self.options))
                     self._engine = engine
         return engine
-
-    @property
-    def prefills(self) -> bool:
-        """Whether `warm` makes a later edit quicker; an engine not yet found may do so."""
-        return self._engine is None or self._engine.prefills
-
-    @property
-    def model_name(self) -> str:
-        """The name of the engine's model; finding it reads no weights."""
-        return self._contract.name
 
     @property
     def family(self) -> PromptFamily:

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from langchain_metaaligner.engines import threads
@@ -61,8 +62,7 @@ class Request:
         templated: The prompt was written by the model's chat template, so its control tokens
             are meant as such and no beginning-of-text token is to be added. Otherwise the
             prompt is plain text in which nothing counts as a control token.
-        draft_at: Offset of the draft's first character in the prompt; left out, it is where the
-            draft stands last, and `None` where it does not stand in the prompt.
+        draft_at: Offset of the draft's first character in the prompt; `None` where it is unknown.
     """
 
     prompt: str = field(repr=False)
@@ -75,11 +75,6 @@ class Request:
     token_agreement: bool = False
     templated: bool = False
     draft_at: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.draft_at is None and self.draft:
-            place = self.prompt.rfind(self.draft)
-            object.__setattr__(self, "draft_at", place if place >= 0 else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,34 +317,24 @@ def as_engine(engine: Any) -> Engine:
             f" edit(requests) -> list[Edit], best a subclass of Engine. See {DOCS}."
         )
         raise CheckpointError(message)
-    return _Adapted(engine)
+    return _adapted(engine)
 
 
 class _Adapted(Engine):
     """An engine around an object that has some of what an engine has.
 
     Args:
-        inner: The object. Its attributes are read when they are asked for, not before. Its
-            `window` counts only where it has a `count_tokens` of its own.
+        inner: The object.
     """
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self.name = type(inner).__name__
-        self.prefills = hasattr(inner, "warm")
 
-    def __getattribute__(self, name: str) -> Any:
-        if name in _CONTRACT:
-            inner = super().__getattribute__("_inner")
-            if name == "window" and not hasattr(inner, "count_tokens"):
-                return None
-            found = getattr(inner, name, None)
-            if found is not None and found != "":
-                return found
-        return super().__getattribute__(name)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return as_engine, (self._inner,)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_inner":  # copies and pickles ask before there is one
+        if name.startswith("__"):  # Python's own questions are about this object
             raise AttributeError(name)
         return getattr(self._inner, name)
 
@@ -380,12 +365,28 @@ class _Adapted(Engine):
         return repr(self._inner)
 
 
-# `warm` is missing: it is adapted.
+# What an object may have of an engine; `warm` is missing, since it is adapted.
 _CONTRACT = {
     *(name for name in Engine.__annotations__ if not name.startswith("_")),
     *("edit", "aedit", "edit_each", "aedit_each", "stream"),
     *("load", "close", "count_tokens", "apply_chat_template"),
 }
+
+
+def _adapted(inner: Any) -> Engine:
+    """An engine that reads what an object has of an engine anew each time; the rest is filled in.
+
+    What the object has is found out now; a `window` counts only beside a `count_tokens` of its own.
+    """
+    has = {name for name in _CONTRACT if getattr(inner, name, None) not in (None, "")}
+    has |= {name for name in _CONTRACT & {"window", "family_hint"} if hasattr(inner, name)}
+    if "count_tokens" not in has:
+        has.discard("window")
+    own: dict[str, Any] = {name: property(attrgetter(f"_inner.{name}")) for name in has}
+    own.setdefault("name", type(inner).__name__)
+    own.setdefault("prefills", hasattr(inner, "warm"))
+    kind = cast("type[_Adapted]", type(_Adapted.__name__, (_Adapted,), own))
+    return kind(inner)
 
 
 def as_many(edits: Sequence[T], count: int) -> Sequence[T]:
@@ -422,12 +423,35 @@ class errors_of_ours:  # noqa: N801 - used like a function, but no generator: ev
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, MetaAlignerError | KeyboardInterrupt):
+        if error is None:
             return
-        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
-            return
-        # Anything outside Exception would take the place of every item of LangChain's batch.
-        raise failed(error) from error
+        ours = as_ours(error)
+        if ours is not error:
+            raise ours from error
+
+
+def as_ours(error: BaseException) -> MetaAlignerError:
+    """Make an error of this package of any other.
+
+    Args:
+        error: What an engine raised.
+
+    Returns:
+        The error, or one that has it as its cause.
+
+    Raises:
+        KeyboardInterrupt: It is one.
+        asyncio.CancelledError: It is one, and the task that we are in is being cancelled.
+    """
+    if isinstance(error, MetaAlignerError):
+        return error
+    cancelled = isinstance(error, asyncio.CancelledError) and _is_being_cancelled()
+    if cancelled or isinstance(error, KeyboardInterrupt):
+        raise error
+    # Anything outside Exception would take the place of every item of LangChain's batch.
+    ours = failed(error)
+    ours.__cause__ = error
+    return ours
 
 
 def failed(error: BaseException) -> EngineError:

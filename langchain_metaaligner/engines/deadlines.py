@@ -22,6 +22,7 @@ from langchain_metaaligner.engines.base import (
     Request,
     TokenAgreement,
     as_many,
+    as_ours,
     errors_of_ours,
     failed,
     is_late,
@@ -46,20 +47,20 @@ def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAligner
         soonest of the requests' deadlines counts for all of them.
     """
     try:
-        with errors_of_ours():
-            made = _in_time(engine, requests, lambda: engine.edit_each(requests))
-            return checked_each(made, requests)
-    except MetaAlignerError as error:
-        return [error] * len(requests)
+        # One request has no others to keep its error from.
+        plain = len(requests) == 1 and type(engine).edit_each is Engine.edit_each
+        edit_all = engine.edit if plain else engine.edit_each
+        return checked_each(_in_time(engine, requests, lambda: edit_all(requests)), requests)
+    except BaseException as error:  # noqa: BLE001 - what is not ours is made so
+        return [as_ours(error)] * len(requests)
 
 
 async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
     """Make edits without blocking the event loop; as `edit`."""
     try:
-        with errors_of_ours():
-            return checked_each(await _aedit_in_time(engine, requests), requests)
-    except MetaAlignerError as error:
-        return [error] * len(requests)
+        return checked_each(await _aedit_in_time(engine, requests), requests)
+    except BaseException as error:  # noqa: BLE001 - what is not ours is made so
+        return [as_ours(error)] * len(requests)
 
 
 def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
@@ -81,37 +82,46 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
         EngineError: The engine failed.
     """
     texts: list[str] = []
-    pieces: Iterator[str]
-    with errors_of_ours():
+    pieces: Iterator[str] = iter(())
+    try:
         if request.deadline is None or engine.keeps_deadlines:
             pieces = iter(engine.stream(request))
         else:
             pieces = _PiecesInTime(lambda: engine.stream(request), request.deadline)
-    try:
         while True:
-            with errors_of_ours():
-                try:
-                    piece = next(pieces)
-                except StopIteration as end:
-                    made = Edit("".join(texts)) if end.value is None else end.value
-                    return _checked(made, request)
-                if not isinstance(piece, str):
-                    message = f"The engine streamed a {type(piece).__name__}, but pieces are texts."
-                    raise EngineError(message)
-            if is_late(request):
+            try:
+                piece = next(pieces)
+            except StopIteration as end:
+                made = Edit("".join(texts)) if end.value is None else end.value
+                return _checked(made, request)
+            if not isinstance(piece, str):
+                message = f"The engine streamed a {type(piece).__name__}, but pieces are texts."
+                raise EngineError(message)
+            if request.deadline is not None and is_late(request):
                 raise too_late()
             if piece:
                 texts.append(piece)
                 yield piece
+    except GeneratorExit:  # the consumer has left
+        raise
+    except BaseException as error:
+        ours = as_ours(error)
+        if ours is error:
+            raise
+        raise ours from error
     finally:
         _close(pieces)
 
 
 def _close(pieces: Any) -> None:
     close = getattr(pieces, "close", None)  # an iterator that is no generator may have none
-    if close is not None:
-        with errors_of_ours():
-            close()
+    if close is None:
+        return
+    try:
+        close()
+    except BaseException as error:  # noqa: BLE001 - what is not ours is made so
+        ours = as_ours(error)
+        raise ours from (None if ours is error else error)
 
 
 class _PiecesInTime(Iterator[str]):
@@ -224,7 +234,9 @@ def checked_each(made: Any, requests: Sequence[Request]) -> list[Edit | MetaAlig
         EngineError: There are not as many as requests.
     """
     found: list[Edit | MetaAlignerError] = []
-    for one, request in zip(as_many(made, len(requests)), requests, strict=True):
+    if type(made) is not list or len(made) != len(requests):
+        made = as_many(made, len(requests))
+    for one, request in zip(made, requests, strict=True):
         try:
             if isinstance(one, MetaAlignerError):
                 found.append(one)

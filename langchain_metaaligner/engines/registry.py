@@ -12,6 +12,7 @@ from typing import Any
 from langchain_metaaligner.checkpoints import EMBEDDED
 from langchain_metaaligner.engines.base import DOCS, Engine
 from langchain_metaaligner.errors import CheckpointError
+from langchain_metaaligner.options import normal_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def load_engine(model: str | None = None, **options: Any) -> Engine:
     return make(name, **options)
 
 
-def check_model(model: str | None, options: Mapping[str, Any]) -> None:
+def check_model(model: str | None, options: Mapping[str, Any]) -> str:
     """Find out what is wrong with a model and its options before anything large is read.
 
     It is quick enough for a constructor: no network, no weights, no torch where nobody has
@@ -98,6 +99,9 @@ def check_model(model: str | None, options: Mapping[str, Any]) -> None:
         model: As for `load_engine`.
         options: As for `load_engine`.
 
+    Returns:
+        The name by which the engine knows the model.
+
     Raises:
         CheckpointError: No engine of this version runs such a model, or not with these options.
         TypeError: An option is unknown.
@@ -106,6 +110,7 @@ def check_model(model: str | None, options: Mapping[str, Any]) -> None:
     kind, _ = _kind(name)
     if kind.check is not None:
         kind.check(name, options)
+    return normal_name(name)
 
 
 def _name(model: str | None) -> str:

@@ -402,7 +402,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
             **params,
             "policy_type": kind,
             "metaaligner_objectives": [one.name for one in self._policy.wanted(None)],
-            "metaaligner_model": self._policy.model_label(),
+            "metaaligner_model": self._policy.aligner.model_name,
         }
 
     def _resolve_model_profile(self) -> Any:
@@ -463,7 +463,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
             **(cache_key(self.aligner.options) if self.aligner is not None else {}),
             "objectives": [(one.name, one.description) for one in self._known(asked)],
             "context": None if context is None else _digest(context),
-            "model": self._policy.model_label(),
+            "model": self._policy.aligner.model_name,
         }
         # `aligner` is told apart by its options, which other processes can have too.
         ours.pop("aligner")

@@ -1,45 +1,15 @@
-"""Gathers a reply that arrives in chunks, and writes an edited one in chunks again."""
+"""Writes an edited reply in chunks, as its consumer reads it."""
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.runnables.utils import AddableDict
 
 from langchain_metaaligner.editing.conversation import block_text
 
 # LangChain merges blocks of one index; this one is nobody else's.
 _TEXT_INDEX = "lc_metaaligner_text"
-_ADDED = (str, AIMessageChunk, AddableDict)
-
-
-def gather(pieces: Sequence[Any]) -> Any:
-    """The whole of what has arrived.
-
-    Pieces are joined once: chunk by chunk, a long reply's text would be copied for every chunk.
-
-    Args:
-        pieces: What has arrived, in order; at least one piece.
-
-    Returns:
-        Chunks of one message merged, text joined, a dict's keys gathered; else the newest.
-    """
-    kind = next((one for one in _ADDED if isinstance(pieces[-1], one)), None)
-    if kind is None:
-        return pieces[-1]
-    start = len(pieces)
-    while start and isinstance(pieces[start - 1], kind):
-        start -= 1
-    first, *rest = pieces[start:]
-    if kind is str:
-        return "".join(pieces[start:])
-    if kind is AddableDict:
-        return functools.reduce(operator.add, rest, first)
-    return first + rest if rest else first
 
 
 class TextWriter:

@@ -6,7 +6,9 @@ go out to a consumer; it neither waits nor awaits itself, so that both ways of c
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -24,6 +26,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.utils import AddableDict
 
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
@@ -45,7 +48,6 @@ from langchain_metaaligner.integrations.message_chunks import (
     MessageWriter,
     TextWriter,
     as_chunk,
-    gather,
     writer_of,
 )
 from langchain_metaaligner.integrations.prefetch import Prefetch, What
@@ -54,6 +56,9 @@ from langchain_metaaligner.integrations.reply_policy import FaceOptions, Reply, 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+# What is joined where it arrives in pieces.
+_ADDED = (str, AIMessageChunk, AddableDict)
 
 END = object()
 """What the next input is where there is none."""
@@ -500,6 +505,36 @@ def edit_inputs(
     return results
 
 
+def edit_pieces(
+    options: FaceOptions,
+    inputs: Iterator[Any],
+    run_manager: Any,
+    config: RunnableConfig,
+    **given: Any,
+) -> Iterator[Any]:
+    """Edit a reply that arrives in pieces, and yield the edit as it is made.
+
+    Args:
+        options: The step's options.
+        inputs: The pieces.
+        run_manager: The step's run.
+        config: Its config.
+        **given: The arguments of the call.
+    """
+    return stream(edit_stream(options, inputs, Call(run_manager, config, given), Sync))
+
+
+def aedit_pieces(
+    options: FaceOptions,
+    inputs: AsyncIterator[Any],
+    run_manager: Any,
+    config: RunnableConfig,
+    **given: Any,
+) -> AsyncGenerator[Any, None]:
+    """Edit a reply that arrives in pieces without blocking the event loop; as `edit_pieces`."""
+    return astream(edit_stream(options, inputs, Call(run_manager, config, given), Async))
+
+
 def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Flow[None]:
     """Edit a reply that arrives in pieces, and send the edit out as it is made.
 
@@ -523,7 +558,7 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
             prefetch.stop()
     if not arrived:
         return
-    edit, in_state = _read(options, gather(arrived), call)
+    edit, in_state = _read(options, _gather(arrived), call)
     _show(edit, call)
     writer = None
     if edit.item is not None and options.apply and not in_state:
@@ -641,6 +676,31 @@ def _show(edit: ReplyEdit, call: Call) -> None:
 def _out(edit: ReplyEdit, in_state: bool) -> Any:
     reply = edit.settled()
     return {"messages": [reply]} if in_state else reply
+
+
+def _gather(pieces: Sequence[Any]) -> Any:
+    """The whole of what has arrived.
+
+    Pieces are joined once: chunk by chunk, a long reply's text would be copied for every chunk.
+
+    Args:
+        pieces: What has arrived, in order; at least one piece.
+
+    Returns:
+        Chunks of one message merged, text joined, a dict's keys gathered; else the newest.
+    """
+    kind = next((one for one in _ADDED if isinstance(pieces[-1], one)), None)
+    if kind is None:
+        return pieces[-1]
+    start = len(pieces)
+    while start and isinstance(pieces[start - 1], kind):
+        start -= 1
+    first, *rest = pieces[start:]
+    if kind is str:
+        return "".join(pieces[start:])
+    if kind is AddableDict:
+        return functools.reduce(operator.add, rest, first)
+    return first + rest if rest else first
 
 
 def read_reply(given: Any) -> tuple[Reply, list[BaseMessage] | None]:

@@ -290,14 +290,7 @@ class ReplyPolicy(NamedTuple):
         except MetaAlignerError:
             # Raised where it counts: inside the run, under the error policy.
             names = []
-        return {"metaaligner_objectives": names, "metaaligner_model": self.model_label()}
-
-    def model_label(self) -> str:
-        """The name of the model, as far as it is known without loading anything."""
-        try:
-            return self.aligner.model_name
-        except MetaAlignerError:
-            return self.options.model or "embedded"
+        return {"metaaligner_objectives": names, "metaaligner_model": self.aligner.model_name}
 
     def _failure(
         self, reply: Reply, error: Exception, asked: Objectives | None, *, begun: bool
@@ -343,7 +336,7 @@ class ReplyPolicy(NamedTuple):
             objectives=names,
             status=status,
             error=error,
-            model=self.model_label(),
+            model=self.aligner.model_name,
             family=family,
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -37,13 +38,12 @@ from langchain_metaaligner.integrations.reply_edit import (
     Call,
     Sync,
     UntilStopped,
+    aedit_pieces,
     arun,
-    astream,
     edit_input,
     edit_inputs,
-    edit_stream,
+    edit_pieces,
     run,
-    stream,
     until_closed,
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
@@ -332,10 +332,10 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
     ) -> Iterator[Any]:
         """Edit a reply that arrives in pieces; as `stream`."""
         _read_arguments(kwargs)
+        config = self._traced(config, kwargs)
         pieces = UntilStopped(input)
-        edited: Any = self._transform_stream_with_config(
-            pieces, self._edit_stream, self._traced(config, kwargs), **kwargs
-        )
+        transform = partial(edit_pieces, self)
+        edited: Any = self._transform_stream_with_config(pieces, transform, config, **kwargs)
         return until_closed(pieces, edited)
 
     async def atransform(
@@ -344,7 +344,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         """Edit a reply that arrives in pieces without blocking the event loop; as `stream`."""
         _read_arguments(kwargs)
         edited: Any = self._atransform_stream_with_config(
-            input, self._aedit_stream, self._traced(config, kwargs), **kwargs
+            input, partial(aedit_pieces, self), self._traced(config, kwargs), **kwargs
         )
         async with aclosing(edited):
             async for piece in edited:
@@ -400,16 +400,6 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         self, inputs: list[Any], run_manager: Any, config: list[RunnableConfig], **given: Any
     ) -> list[Any]:
         return await arun(edit_inputs(self, inputs, _calls(run_manager, config, given), Async))
-
-    def _edit_stream(
-        self, inputs: Iterator[Any], run_manager: Any, config: RunnableConfig, **given: Any
-    ) -> Iterator[Any]:
-        return stream(edit_stream(self, inputs, Call(run_manager, config, given), Sync))
-
-    def _aedit_stream(
-        self, inputs: AsyncIterator[Any], run_manager: Any, config: RunnableConfig, **given: Any
-    ) -> AsyncGenerator[Any, None]:
-        return astream(edit_stream(self, inputs, Call(run_manager, config, given), Async))
 
 
 def _calls(

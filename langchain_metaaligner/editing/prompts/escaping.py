@@ -66,13 +66,15 @@ class _Swaps:
 
     def disarm(self, text: str, marks: Iterable[Mark]) -> str:
         """Swap the one character of each mark that a text holds."""
-        at: set[int] = set()
-        for one in marks:
-            if one.char in text:
-                at.update(found.start(1) for found in one.pattern.finditer(text))
-        if not at:
-            return text
-        return "".join(self._swap(char) if i in at else char for i, char in enumerate(text))
+        while True:
+            at: set[int] = set()
+            for one in marks:
+                if one.char in text:
+                    at.update(found.start(1) for found in one.pattern.finditer(text))
+            if not at:
+                return text
+            # With one mark gone, what stood around it may read as another.
+            text = "".join(self._swap(char) if i in at else char for i, char in enumerate(text))
 
     def undo(self) -> dict[int, str]:
         """The way back: look-alike, as a code point, to the character that it stands for."""

@@ -375,9 +375,12 @@ class LocalEngine(Engine):
                 getattr(self.config, "eos_token_id", None), getattr(own, "eos_token_id", None)
             ),
         )
-        if request.draft_at:  # a later prompt may begin with all that comes before the answer
+        draft_at = request.draft_at
+        if draft_at is None and draft:  # a request that was written by hand
+            draft_at = max(0, request.prompt.rfind(draft))
+        if draft_at:  # a later prompt may begin with all that comes before the answer
             sequence.shareable = tokenizer.tokens_before(
-                request.prompt, request.draft_at, templated=request.templated
+                request.prompt, draft_at, templated=request.templated
             )
         return sequence
 
