@@ -291,3 +291,21 @@ def test_every_make_target_that_a_document_names_exists(document: str) -> None:
     named = re.findall(r"`make ([a-z-]+)", (ROOT / document).read_text(encoding="utf-8"))
     assert named
     assert set(named) <= targets
+
+
+def test_the_changelog_s_table_of_moves_leads_to_what_there_is() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*`) \| (`.*`) \|$", text, re.MULTILINE)
+    old, new = ({one for row in rows for one in re.findall("`(.*?)`", row[i])} for i in (0, 1))
+    assert len(rows) > 60
+    package = ROOT / "langchain_metaaligner"
+    assert [one for one in new if not ((package / one).exists() or (ROOT / one).exists())] == []
+    # What pickles of 0.1 can name is among the old ones.
+    assert {one.name for one in (package / "_moved_0_1").glob("*.py")} <= old
+
+
+def test_the_changelog_s_newest_entry_is_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\S+)", text, re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == PROJECT["project"]["version"]
