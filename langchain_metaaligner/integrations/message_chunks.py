@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
-from langchain_core.runnables.utils import AddableDict
+from langchain_core.runnables import AddableDict
 
 from langchain_metaaligner.editing.conversation import block_text
 

@@ -285,6 +285,26 @@ def test_no_library_is_imported_at_the_top_of_a_module_that_is_not_a_core_depend
     assert found == []
 
 
+def test_one_module_alone_knows_what_langchain_keeps_private() -> None:
+    public = re.compile(r"langchain_core\.[a-z]\w*|langchain\.(agents\.middleware|chat_models)")
+    found = []
+    for path in sorted((ROOT / "langchain_metaaligner").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                used = [(alias.name, "") for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                used = [(node.module or "", alias.name) for alias in node.names]
+            else:
+                continue
+            found += [
+                path.name
+                for module, name in used
+                if module.partition(".")[0] in {"langchain", "langchain_core", "langgraph"}
+                and (not public.fullmatch(module) or name.startswith("_"))
+            ]
+    assert set(found) == {"_langchain.py"}
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_every_make_target_that_a_document_names_exists(document: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
