@@ -124,7 +124,7 @@ def _imports(lines: list[str]) -> str:
         made = [
             f"{head} import {', '.join(sorted(names))}" if names != [""] else head
             for head, names in sorted(
-                joined.items(), key=lambda one: not one[0].startswith("import")
+                joined.items(), key=lambda one: (not one[0].startswith("import"), one[0])
             )
         ]
         if made:

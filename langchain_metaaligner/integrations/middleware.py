@@ -49,7 +49,7 @@ except ImportError as error:  # pragma: no cover - run where langchain is missin
     raise ImportError(msg) from error
 
 if TYPE_CHECKING:
-    from langchain.agents.middleware.types import ModelRequest, ModelResponse
+    from langchain.agents.middleware import ModelRequest, ModelResponse
 
     from langchain_metaaligner.integrations.reply_arguments import ReplyArguments
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import (
+    ConfigurableField,
+    ConfigurableFieldSpec,
     Runnable,
     RunnableConfig,
     RunnableSerializable,
     ensure_config,
     patch_config,
 )
-from langchain_core.runnables.utils import ConfigurableField, ConfigurableFieldSpec
 from pydantic import ConfigDict
 
 from langchain_metaaligner.editing.objectives import Objectives

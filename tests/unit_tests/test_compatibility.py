@@ -14,6 +14,7 @@ import pytest
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import load
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from pydantic import PrivateAttr
 
 import langchain_metaaligner
 from langchain_metaaligner import (
@@ -69,6 +70,7 @@ def test_a_runnable_of_0_1_has_its_options_and_today_s_defaults():
         keep_original=True,
     )
     assert found.model_dump() == today.model_dump()
+    assert found.model_fields_set <= today.model_fields_set
 
 
 @pytest.mark.parametrize("name", ["pipe", "pipe with retry"])
@@ -167,12 +169,27 @@ class Mine(MetaAlignerRunnable):
     """A user's own kind of aligner."""
 
     house: str = "ours"
+    _count: int = PrivateAttr(default=0)
 
 
-def test_a_subclass_has_its_own_id_and_pickle():
+class MyMiddleware(MetaAlignerMiddleware):
+    """A user's own kind of middleware."""
+
+    count = 0
+
+
+def test_a_subclass_has_its_own_id_and_all_its_state_in_a_pickle():
     assert Mine.lc_id() == [*Mine.__module__.split("."), "Mine"]
-    again = pickle.loads(pickle.dumps(Mine(["readability"], house="theirs")))
-    assert (type(again), again.house, again.objectives) == (Mine, "theirs", ("readability",))
+    mine = Mine(["readability"], house="theirs")
+    mine._count = 3
+    again = pickle.loads(pickle.dumps(mine))
+    assert (type(again), again.objectives) == (Mine, ("readability",))
+    assert (again.house, again._count) == ("theirs", 3)
+    middleware = MyMiddleware(["readability"])
+    middleware.count = 3
+    again = pickle.loads(pickle.dumps(middleware))
+    assert (type(again), again.options.objectives) == (MyMiddleware, ("readability",))
+    assert again.count == 3
 
 
 PUBLIC = {

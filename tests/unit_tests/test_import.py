@@ -1,3 +1,5 @@
+"""What importing and first using the package does to a process, and what it leaves alone."""
+
 from __future__ import annotations
 
 import subprocess
@@ -8,7 +10,7 @@ import pytest
 import langchain_metaaligner
 
 
-def run(code):
+def run(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
     )
@@ -43,7 +45,7 @@ def test_using_a_runnable_with_an_engine_of_ones_own_loads_no_torch():
     )
 
 
-def test_importing_the_names_patches_and_registers_nothing_before_the_first_runnable():
+def test_the_first_runnable_registers_one_hook_and_nothing_before_it_does():
     assert (
         run(
             "from langchain_core.runnables import RunnableSequence\n"
@@ -53,10 +55,10 @@ def test_importing_the_names_patches_and_registers_nothing_before_the_first_runn
             "for name in langchain_metaaligner.__all__: getattr(langchain_metaaligner, name)\n"
             "import langchain_metaaligner.integrations.capture\n"
             "import langchain_metaaligner.integrations.reply_edit\n"
+            "from langchain_metaaligner.testing import ScriptedEngine\n"
             "assert RunnableSequence.__init__ is init\n"
             "assert len(context._configure_hooks) == hooks\n"
-            "from langchain_metaaligner.testing import ScriptedEngine\n"
-            "langchain_metaaligner.MetaAlignerRunnable(engine=ScriptedEngine())\n"
+            "for _ in 'ab': langchain_metaaligner.MetaAlignerRunnable(engine=ScriptedEngine())\n"
             "assert len(context._configure_hooks) == hooks + 1\n"
             "print('good')"
         )
@@ -81,36 +83,6 @@ def test_a_running_loop_is_left_as_it_is():
         )
         == "good\n"
     )
-
-
-@pytest.mark.parametrize("name", langchain_metaaligner.__all__)
-def test_every_public_name_is_there(name):
-    assert getattr(langchain_metaaligner, name) is not None
-    assert name in dir(langchain_metaaligner)
-
-
-def test_the_names_of_the_design_are_public():
-    assert {
-        "Aligner",
-        "Alignment",
-        "AnswerTooLongError",
-        "CheckpointError",
-        "Context",
-        "Edit",
-        "EditTimeout",
-        "Engine",
-        "EngineError",
-        "InputTypeError",
-        "LeakError",
-        "MetaAlignerError",
-        "MetaAlignerRunnable",
-        "MissingContextError",
-        "Objective",
-        "OverloadedError",
-        "Request",
-        "UnknownObjectiveError",
-        "load_engine",
-    } <= set(langchain_metaaligner.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -16,7 +16,6 @@ from langchain_metaaligner import (
     MetaAlignerMiddleware,
     MetaAlignerRunnable,
 )
-from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.options import (
     AlignerOptions,
     Effect,
@@ -28,6 +27,7 @@ from langchain_metaaligner.options import (
     load_options,
     parse_load_options,
 )
+from langchain_metaaligner.testing import ScriptedEngine
 
 ROOT = Path(__file__).parents[2]
 
@@ -162,7 +162,7 @@ def test_a_wrong_value_is_not_quoted():
         ("allow_objectives", ["humour"]),
         ("edit_tool_text", True),
         ("when", lambda reply, context: True),
-        ("engine", load_engine("some/where")),
+        ("engine", ScriptedEngine()),
         ("system", "first_turn"),
     ],
 )

@@ -10,7 +10,6 @@ import pytest
 from langchain_metaaligner import Edit, Engine, load_engine
 from langchain_metaaligner.testing import EngineConformance, ScriptedEngine
 from tests.unit_tests import scripted
-from tests.unit_tests.tiny import save
 
 
 class TestScriptedEngine(EngineConformance):
@@ -43,9 +42,12 @@ class TestAnObjectThatIsNoEngineByClass(EngineConformance):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
+    from tests.unit_tests.tiny import save  # loads torch
+
     return save(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
+@pytest.mark.torch
 class TestLocalEngine(EngineConformance):
     @pytest.fixture
     def engine(self, checkpoint):

@@ -13,6 +13,8 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
+# Kept, so that what does not change is read once.
+CACHE = ROOT / ".mypy_cache" / "user"
 CORRECT, MISTAKES = FILES = (HERE / "correct.py", HERE / "mistakes.py")
 
 
@@ -26,7 +28,7 @@ def mypy(place: Path) -> dict[str, dict[int, str]]:
     """Run mypy as a user may: strictly, and with no plugin.
 
     Args:
-        place: A folder for its cache.
+        place: A folder for its settings.
 
     Returns:
         By file and line, what it found.
@@ -40,7 +42,7 @@ def mypy(place: Path) -> dict[str, dict[int, str]]:
     )
     options = [f"--config-file={settings}", "--no-error-summary"]
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, f"--cache-dir={place}", *map(str, FILES)],
+        [sys.executable, "-m", "mypy", *options, f"--cache-dir={CACHE}", *map(str, FILES)],
         cwd=place,
         env={**os.environ, "MYPYPATH": str(ROOT)},
         capture_output=True,
