@@ -25,8 +25,8 @@ from langchain_metaaligner import (
     UnknownObjectiveError,
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
-from langchain_metaaligner.testing import ScriptedEngine
 from tests.unit_tests.integrations.ways import by_turns
+from tests.unit_tests.scripted import ScriptedEngine
 
 EDITED = Alignment(original="old", text="new", objectives=("humour",), model="m", family="f")
 
