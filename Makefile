@@ -61,13 +61,15 @@ test-versions: ## what needs no torch, on the lowest and newest releases and on 
 	@.ci/versions $(VERSIONS) 3.12 newest $(ARGS)
 	@.ci/versions $(VERSIONS) 3.13 newest $(ARGS)
 
-lint: $(ready) ## style, docstrings, formatting, types, and who imports whom
+lint: $(ready) ## style, docstrings, formatting, signatures, types, and who imports whom
 	@.ci/step 'style (ruff check)' $(bin)/ruff check
 	@.ci/step 'formatting (ruff format)' $(bin)/ruff format --check
+	@.ci/step 'signatures (options.py)' $(bin)/python docs/signatures.py --check
 	@.ci/step 'types (mypy --strict)' $(bin)/mypy
 	@.ci/step 'who imports whom (import-linter)' $(bin)/lint-imports
 
-format: $(ready) ## mend what can be mended by itself, the tables in the README too
+format: $(ready) ## mend what can be mended by itself: style, signatures, tables in README and docs
+	@$(bin)/python docs/signatures.py
 	@$(bin)/ruff check --fix-only --quiet
 	@$(bin)/ruff format
 	@UPDATE_README=1 $(pytest) tests/unit_tests/test_readme.py -k table

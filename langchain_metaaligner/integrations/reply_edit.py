@@ -25,8 +25,7 @@ from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_messages
-from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables import AddableDict
+from langchain_core.runnables import AddableDict, RunnableConfig
 
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
