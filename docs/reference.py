@@ -17,7 +17,12 @@ import pdoc.render
 from langchain_metaaligner.options import AlignerOptions
 
 PACKAGE = "langchain_metaaligner"
-MODULES = (PACKAGE, f"{PACKAGE}.engines.generation", f"{PACKAGE}.training")
+MODULES = (
+    PACKAGE,
+    f"{PACKAGE}.engines.generation",
+    f"{PACKAGE}.testing",
+    f"{PACKAGE}.training",
+)
 HERE = Path(__file__).parent
 
 
