@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import re
 import threading
 
 import pytest
@@ -21,6 +22,8 @@ from langchain_metaaligner import (
     Objective,
     UnknownObjectiveError,
 )
+from langchain_metaaligner.editing import prompts
+from langchain_metaaligner.editing.prompts import PromptFamily
 from langchain_metaaligner.engines.base import TokenAgreement
 from tests.unit_tests.scripted import ScriptedEngine, StuckEngine, aligner_of, hh
 
@@ -283,6 +286,27 @@ async def test_closing_an_async_stream_stops_the_engine():
     assert engine.closed_streams == 1
 
 
+async def test_aclose_returns_when_the_engine_has_stopped_and_holds_nobody_up_meanwhile():
+    class SlowToClose(ScriptedEngine):
+        closing, let_go = threading.Event(), threading.Event()
+
+        def stream(self, request):
+            try:
+                yield "a piece"
+            finally:
+                self.closing.set()
+                assert self.let_go.wait(30)
+
+    engine = SlowToClose()
+    stream = aligner_of(engine).astream("c", "a", "humour")
+    await anext(stream)
+    closed = asyncio.create_task(stream.aclose())
+    assert await asyncio.to_thread(engine.closing.wait, 30)
+    assert not closed.done()
+    engine.let_go.set()
+    await closed
+
+
 async def test_cancelling_the_reader_of_a_stream_stops_the_engine():
     engine = StuckEngine()
     stream = aligner_of(engine).astream("c", "a", "humour")
@@ -328,6 +352,16 @@ def test_the_family_is_the_one_given_else_the_engines_hint_else_hh_rlhf():
     engine.family_hint = "ultrafeedback"
     assert aligner_of(engine).family.name == "UltraFeedback"
     assert aligner_of(engine, family="imhi").family.name == "IMHI"
+
+
+def test_a_new_family_is_one_record_that_finds_its_checkpoints_by_their_names(monkeypatch):
+    template = "Make it {aspects}. Q: {question} A: {answer} E: "
+    mine = PromptFamily("Mine", template, False, checkpoints=re.compile("mine-[0-9]+b"))
+    monkeypatch.setattr(prompts, "FAMILIES", (*prompts.FAMILIES, mine))
+    engine = ScriptedEngine()
+    engine.name = "owner/mine-7b"
+    aligner_of(engine).align(hh("why?"), "because", Objective("brevity", "Be short"))
+    assert engine.prompts == ["Make it Brevity: Be short. Q: why? A: because E: "]
 
 
 def test_a_chat_family_is_asked_through_the_models_own_template():

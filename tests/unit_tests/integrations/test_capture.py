@@ -192,8 +192,8 @@ def test_a_long_agent_keeps_a_bounded_number_of_its_models_runs(told):
         told.ask(f"q{i}", root, f"r{i}")
     assert told.found(root, "r2999") == "q2999"
     assert told.found(root, "r2500") == "q2500"
-    (run,) = told.capture._runs.values()
-    assert len(run.models) <= 1024
+    # The first ones are forgotten, so the newest is the best guess.
+    assert told.found(root, "r0") == told.found(root, "r1900") == "q2999"
     assert told.capture.kept() == 1
 
 

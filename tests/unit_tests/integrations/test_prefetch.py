@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 
@@ -30,14 +29,22 @@ class Warmed:
         self.wanted: list[threading.Event] = []
         self.edited: list[Request] = []
         self.error: Exception | None = None
-        self.came = threading.Event()
+        self.asked = threading.Condition()
 
-    def warm(self, prompt, *, templated=False, gone=None) -> None:
-        self.prefilled.append(prompt)
-        self.wanted.append(gone or threading.Event())
-        self.came.set()
+    def warm(self, prompt, *, templated=False, cancelled=None) -> None:
+        with self.asked:
+            self.prefilled.append(prompt)
+            self.wanted.append(cancelled or threading.Event())
+            self.asked.notify_all()
         if self.error is not None:
             raise self.error
+
+    def wait_for_a_prompt(self, count=1) -> None:
+        with self.asked:
+            assert self.asked.wait_for(lambda: len(self.prefilled) >= count, 30)
+
+    def wait_until_cancelled(self) -> None:
+        assert all(one.wait(30) for one in self.wanted)
 
     def edit(self, requests):
         self.edited += requests
@@ -56,13 +63,6 @@ def engine():
     return Warmed()
 
 
-def until(condition) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 class Slow(GenericFakeChatModel):
     """Waits in the middle of its reply until the engine has prefilled what came so far."""
 
@@ -71,12 +71,10 @@ class Slow(GenericFakeChatModel):
     def _stream(self, *args, **kwargs):
         for number, chunk in enumerate(super()._stream(*args, **kwargs)):
             yield chunk
-            if number in (2, 100):
-                seen = len(self.engine.prefilled)
-                if number == 100:
-                    until(lambda seen=seen: len(self.engine.prefilled) >= min(2, seen + 1))
-                else:
-                    until(lambda: self.engine.prefilled)
+            if number == 2:
+                self.engine.wait_for_a_prompt()
+            elif number == 100:
+                self.engine.wait_for_a_prompt(min(2, len(self.engine.prefilled) + 1))
 
 
 def chain(engine, **options):
@@ -88,7 +86,7 @@ def joined(chunks) -> str:
     return "".join(chunk.content for chunk in chunks)
 
 
-def gone(engine) -> bool:
+def cancelled(engine) -> bool:
     return all(event.is_set() for event in engine.wanted)
 
 
@@ -98,14 +96,14 @@ def test_context_and_answer_are_prefilled_while_the_policy_writes(engine):
     assert all(request.prompt.startswith(one) for one in engine.prefilled)
     assert "how are you?" in engine.prefilled[0]
     assert len(engine.prefilled[-1]) > request.prompt.index(WORDS) + 100
-    assert gone(engine)
+    assert cancelled(engine)
 
 
 async def test_so_they_are_in_asynchronous_streams(engine):
     pieces = [chunk async for chunk in chain(engine).astream("how are you?")]
     assert joined(pieces) == WORDS
     assert engine.edited[0].prompt.startswith(engine.prefilled[-1])
-    assert gone(engine)
+    assert cancelled(engine)
 
 
 def test_it_can_be_switched_off(engine):
@@ -126,9 +124,9 @@ def test_a_tool_call_stops_it(engine):
 
     def write(_):
         yield AIMessageChunk(content="Let me look that up.")
-        until(lambda: engine.prefilled)
+        engine.wait_for_a_prompt()
         yield AIMessageChunk(content="", tool_call_chunks=[call])
-        until(lambda: gone(engine))
+        engine.wait_until_cancelled()
         yield AIMessageChunk(content=WORDS)
 
     aligner = MetaAlignerRunnable(engine=engine)
@@ -140,7 +138,7 @@ def test_a_tool_call_stops_it(engine):
 def test_a_policy_that_fails_stops_it(engine):
     def write(_):
         yield AIMessageChunk(content="Let me see.")
-        until(lambda: engine.prefilled)
+        engine.wait_for_a_prompt()
         message = "the line is dead"
         raise ConnectionError(message)
 
@@ -148,7 +146,7 @@ def test_a_policy_that_fails_stops_it(engine):
     given = {"configurable": {"context": [("human", "hi")]}}
     with pytest.raises(ConnectionError):
         list((RunnableLambda(write) | aligner).stream("hi", given))
-    assert gone(engine)
+    assert cancelled(engine)
     assert engine.edited == []
 
 
@@ -168,13 +166,13 @@ def test_the_chat_model_prefills_the_context_before_its_policy_has_said_a_word(e
     assert said == WORDS
     assert engine.edited[0].prompt.startswith(engine.prefilled[-1])
     assert engine.prefilled[0].rstrip().endswith("Answer:")
-    assert gone(engine)
+    assert cancelled(engine)
 
 
 async def test_so_it_does_in_asynchronous_streams(engine):
     assert joined([chunk async for chunk in chat_model(engine).astream("how are you?")]) == WORDS
     assert engine.edited[0].prompt.startswith(engine.prefilled[-1])
-    assert gone(engine)
+    assert cancelled(engine)
 
 
 def test_the_chat_model_prefills_nothing_where_tools_are_bound_or_it_is_switched_off(engine):
@@ -190,17 +188,17 @@ def test_where_it_is_asked_for_the_chat_model_prefills_beside_tools_and_without_
     policy = GenericFakeChatModel(messages=iter([AIMessage(WORDS)] * 2))
     model = ChatMetaAligner(policy=policy, engine=engine, eager=True)
     assert joined(model.bind(tools=[{"name": "look"}]).stream("hi")) == WORDS
-    until(lambda: engine.prefilled)
+    engine.wait_for_a_prompt()
     engine.prefilled.clear()
 
     def write(messages):
-        until(lambda: engine.prefilled)
+        engine.wait_for_a_prompt()
         return WORDS
 
     whole = ChatMetaAligner(policy=Policy(reply=write), engine=engine, eager=True)
     assert whole.invoke("how are you?").content == WORDS
     assert engine.prefilled[0].rstrip().endswith("Answer:")
-    assert gone(engine)
+    assert cancelled(engine)
 
 
 # -- in an agent ------------------------------------------------------------------------------
@@ -238,7 +236,7 @@ def test_an_agent_prefills_the_context_at_once_and_the_answer_as_it_grows(engine
     assert engine.prefilled[0].rstrip().endswith("Answer:")
     assert all(request.prompt.startswith(one) for one in engine.prefilled)
     assert len(engine.prefilled[-1]) > request.prompt.index(WORDS) + 100
-    assert gone(engine)
+    assert cancelled(engine)
 
 
 async def test_so_does_an_agent_in_asynchronous_streams(engine):
@@ -246,7 +244,7 @@ async def test_so_does_an_agent_in_asynchronous_streams(engine):
     pieces = [chunk async for chunk, _ in made.astream(HOW, stream_mode="messages")]
     assert joined(pieces) == WORDS
     assert len(engine.prefilled[-1]) > engine.edited[0].prompt.index(WORDS) + 100
-    assert gone(engine)
+    assert cancelled(engine)
 
 
 def test_an_agent_in_shadow_mode_prefills_too_and_its_policy_streams_for_itself(engine):
@@ -292,10 +290,10 @@ def test_an_agent_with_tools_prefills_nothing_unless_it_is_asked_for(engine):
     assert read(agent(engine, policy, tools=[look])) == WORDS
     assert engine.prefilled == []
 
-    policy = Tooled(reply=WORDS, wait=lambda: until(lambda: engine.prefilled))
+    policy = Tooled(reply=WORDS, wait=engine.wait_for_a_prompt)
     assert read(agent(engine, policy, tools=[look], eager=True)) == WORDS
     assert engine.prefilled
-    assert gone(engine)
+    assert cancelled(engine)
 
 
 @pytest.mark.parametrize("events", [False, True], ids=["messages", "events"])
@@ -317,24 +315,24 @@ def test_a_tool_call_stops_an_agents_prefilling(engine, events):
                 if run_manager is not None:
                     run_manager.on_llm_new_token(message.text, chunk=chunk)
                 yield chunk
-                until(lambda: engine.prefilled)
-            until(lambda: gone(engine))
+                engine.wait_for_a_prompt()
+            engine.wait_until_cancelled()
 
     policy = Calls(reply="Well.", wait=lambda: None)
     assert "Well." in read(agent(engine, policy, tools=[look], eager=True), events=events)
     assert len(asked) == 2
-    assert gone(engine)
+    assert cancelled(engine)
 
 
 def test_a_policy_that_fails_stops_an_agents_prefilling_and_another_goes_on(engine):
     def fail():
-        until(lambda: engine.prefilled)
+        engine.wait_for_a_prompt()
         message = "the line is dead"
         raise ConnectionError(message)
 
     with pytest.raises(ConnectionError):
         read(agent(engine, Tooled(reply="Let me see.", wait=fail)))
-    assert gone(engine)
+    assert cancelled(engine)
     assert engine.edited == []
 
     from langchain.agents.middleware import ModelFallbackMiddleware

@@ -101,9 +101,14 @@ def test_without_any_the_objectives_are_harmlessness_and_helpfulness():
 def test_what_a_call_asks_for_goes_before_the_instances_own():
     engine = ScriptedEngine()
     runnable = Policy() | aligner_with(engine, objectives=["honesty"])
-    runnable.invoke("q", {"configurable": {"objectives": ["humour"]}})
+    asked = {"configurable": {"objectives": ["humour"]}}
+    runnable.invoke("q", asked)
     runnable.invoke("q")
     assert [aspects(one) for one in engine.requests] == [["Humour"], ["Honesty"]]
+    asked["configurable"] |= CONTEXT
+    aligner_with(engine).invoke("x", asked, objectives="length", context=Context("the argument"))
+    assert aspects(engine.requests[-1]) == ["Length"]
+    assert " | Context: the argument | " in engine.prompts[-1]
 
 
 @pytest.mark.parametrize("given", ["humuor", ["humour", "hnesty"], [], 5, [5], [None], [[]]])

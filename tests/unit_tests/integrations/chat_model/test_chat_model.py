@@ -261,7 +261,7 @@ async def test_what_is_streamed_merges_to_what_invoke_returns(how: str):
         assert kinds[0] == kinds[1]
 
 
-@OTHER_TWO
+@pytest.mark.parametrize("how", ["stream", "astream"])
 async def test_a_policy_that_cannot_stream_is_asked_whole_and_its_edit_streamed(how: str):
     class Whole(FakeListChatModel):
         _stream = FakeListChatModel.__mro__[1]._stream
@@ -335,7 +335,7 @@ async def test_options_for_the_policy_reach_it_and_the_calls_own_come_first(how:
     ]
 
 
-@OTHER_TWO
+@HOW
 async def test_the_policys_rate_limiter_is_asked_once_for_each_call(how: str):
     class Counts(BaseRateLimiter):
         asked = 0

@@ -115,6 +115,12 @@ WAYS = [
     messages_v3(is_async=True),
 ]
 STREAMS_OF_MESSAGES = [way for way in WAYS if way.messages]
+# One of each kind, for what does not hang on the way of reading.
+TELLING_WAYS = [
+    streamed(MODES, is_async=False, subgraphs=True),
+    streamed(MODES, is_async=True, version="v2"),
+    messages_v3(is_async=True),
+]
 
 
 def texts_by_id(parts: list[Any]) -> dict[str, list[str]]:

@@ -25,7 +25,7 @@ from langchain_metaaligner import (
     Objective,
     UnknownObjectiveError,
 )
-from tests.unit_tests.integrations.middleware.consumers import STREAMS_OF_MESSAGES, texts_by_id
+from tests.unit_tests.integrations.middleware.consumers import TELLING_WAYS, streamed, texts_by_id
 from tests.unit_tests.integrations.middleware.parts import (
     ASKED,
     EDITED,
@@ -93,7 +93,7 @@ async def test_text_beside_tool_calls_is_edited_where_that_is_asked_for(is_async
 
 
 def test_edited_text_beside_tool_calls_is_streamed_together_with_them():
-    for way in STREAMS_OF_MESSAGES:
+    for way in (streamed("messages", is_async=False), *TELLING_WAYS):
         agent = agent_of(calls_tool(), final(), options={"edit_tool_text": True})
         parts = way.seen(agent, ASKED)
         assert "toolword" not in repr(parts), way.name
@@ -331,7 +331,7 @@ def test_a_blocked_answer_ends_the_run_after_one_call_of_the_engine():
 
 
 def test_a_blocked_answer_is_streamed_whole_and_nothing_of_the_original():
-    for way in STREAMS_OF_MESSAGES:
+    for way in TELLING_WAYS:
         blocking = {"on_error": "block", "block_message": "Not now."}
         parts = way.seen(agent_of(final(), engine=Engine(fail_at=0), options=blocking), ASKED)
         assert "rawword" not in repr(parts), way.name

@@ -26,9 +26,8 @@ from langgraph.types import Command
 
 from langchain_metaaligner import EngineError
 from tests.unit_tests.integrations.middleware.consumers import (
-    MODES,
+    TELLING_WAYS,
     Way,
-    streamed,
     texts_by_id,
 )
 from tests.unit_tests.integrations.middleware.parts import (
@@ -43,10 +42,7 @@ from tests.unit_tests.integrations.middleware.parts import (
 )
 
 PLACES = pytest.mark.parametrize("place", ["before", "after"])
-ALL_MODES = [
-    streamed(MODES, is_async=False, subgraphs=True),
-    streamed(MODES, is_async=True, version="v2"),
-]
+ALL_MODES = TELLING_WAYS[:2]
 
 
 class Custom(AgentMiddleware):

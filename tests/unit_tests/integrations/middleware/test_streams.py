@@ -16,10 +16,10 @@ from langchain_metaaligner import MetaAlignerMiddleware, hushed
 from tests.unit_tests.integrations.middleware.consumers import (
     MODES,
     STREAMS_OF_MESSAGES,
+    TELLING_WAYS,
     WAYS,
     Way,
     events,
-    messages_v3,
     streamed,
     texts_by_id,
 )
@@ -35,12 +35,6 @@ from tests.unit_tests.integrations.middleware.parts import (
     final,
     weather,
 )
-
-TELLING_WAYS = [
-    streamed(MODES, is_async=False, subgraphs=True),
-    streamed(MODES, is_async=True, version="v2"),
-    messages_v3(is_async=True),
-]
 
 
 def in_graph(agent):

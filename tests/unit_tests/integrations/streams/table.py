@@ -33,7 +33,7 @@ def surfaces_of(composition: Composition) -> list[Surface]:
     return GRAPH_SURFACES if composition.graph else [*CHAIN_SURFACES, *GRAPH_SURFACES]
 
 
-_GROUPS = {
+GROUPS = {
     "`invoke`, `batch`": ["`invoke`, `batch`"],
     "`stream` and `transform` of a chain; mode `custom`": ["`stream`", "`transform`", "custom"],
     "modes `values`, `updates`, `tasks`, `debug`, `checkpoints`": [
@@ -64,11 +64,11 @@ _GROUPS = {
 
 def table() -> str:
     """The table, and what its words mean."""
-    lines = ["| | " + " | ".join(_GROUPS) + " |", "| --- |" + " --- |" * len(_GROUPS)]
+    lines = ["| | " + " | ".join(GROUPS) + " |", "| --- |" + " --- |" * len(GROUPS)]
     for composition in COMPOSITIONS:
         there = surfaces_of(composition)
         cells = []
-        for names in _GROUPS.values():
+        for names in GROUPS.values():
             found = {expected(composition, one) for one in there if one.name in names}
             cells.append(", ".join(sorted(found)))
         name = composition.name.replace("|", "\\|")

@@ -55,7 +55,7 @@ from tests.unit_tests.integrations.streams.scripted import (
     seen_raw,
 )
 from tests.unit_tests.integrations.streams.surfaces import ASKED, streamed_texts
-from tests.unit_tests.integrations.ways import by_turns
+from tests.unit_tests.integrations.ways import WAYS, by_turns, run
 from tests.unit_tests.scripted import Seen
 
 ALIGNER = MetaAlignerRunnable(engine=Engine())
@@ -338,6 +338,23 @@ def test_models_that_an_engine_calls_stay_out_of_the_stream() -> None:
     assert len(judge.asked) >= 2
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_models_that_an_engine_calls_are_no_part_of_the_chain_s_runs(way: str) -> None:
+    judge, seen = Policy(text="judgeword"), Seen()
+
+    class Judged(Engine):
+        def stream(self, request: Any) -> Iterator[str]:
+            judge.invoke("a")
+            yield from super().stream(request)
+
+    inner = Policy() | MetaAlignerRunnable(engine=Judged())
+    outer = RunnableLambda(lambda question: run(inner, question, way))
+    outer.invoke(QUESTION, {"callbacks": [seen]})
+    assert judge.asked
+    models = [one for one in seen.runs if one["kind"] == "chat"]
+    assert ["metaaligner" in one["tags"] for one in models] == [False, True]
+
+
 async def test_models_that_an_engine_calls_stay_out_of_events() -> None:
     judge = Policy(text="judgeword")
 
@@ -482,6 +499,13 @@ async def test_hushed_async_generators_too() -> None:
 
     assert [piece async for piece in hushed(pieces)()] == [["nostream", "metaaligner:hush"]]
     assert ensure_config()["tags"] == []
+
+
+def test_of_two_aligners_in_a_hushed_node_only_the_last_one_s_edit_streams() -> None:
+    first = MetaAlignerRunnable(engine=Engine("firstword"))
+    parts = messages_of(graph_of(hushed(called_with_invoke(Policy() | first | aligner()))))
+    assert "firstword" not in repr(parts)
+    assert list(streamed_texts(parts).values()) == EDIT_ONCE
 
 
 def test_a_user_s_own_nostream_silences_the_edit_too() -> None:

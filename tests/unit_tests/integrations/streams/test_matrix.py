@@ -132,5 +132,5 @@ def check_the_edit(composition: Composition, surface: Surface, payloads: Any, wa
 
 
 def test_every_surface_has_its_column_in_the_table() -> None:
-    named = [name for names in table._GROUPS.values() for name in names]
+    named = [name for names in table.GROUPS.values() for name in names]
     assert sorted(named) == sorted({one.name for one in [*CHAIN_SURFACES, *GRAPH_SURFACES]})
