@@ -346,9 +346,11 @@ def test_the_options_of_decoding_reach_the_request():
     assert engine.requests[0].temperature == 0.5
 
 
-def test_the_family_is_the_one_given_else_the_engines_hint_else_hh_rlhf():
+def test_the_family_is_the_one_given_else_the_engines_hint_else_by_its_name_else_hh_rlhf():
     engine = ScriptedEngine()
     assert aligner_of(engine).family.name == "HH-RLHF"
+    engine.name = "MetaAligner/MetaAligner-IMHI-7B"
+    assert aligner_of(engine).family.name == "IMHI"
     engine.family_hint = "ultrafeedback"
     assert aligner_of(engine).family.name == "UltraFeedback"
     assert aligner_of(engine, family="imhi").family.name == "IMHI"
