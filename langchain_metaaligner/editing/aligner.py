@@ -43,8 +43,6 @@ _QUICK = 0.02
 # Stands for an answer that is not known yet.
 _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
 
-# Stands for an answer that is not known yet.
-
 
 class AlignmentStream:
     """The pieces of one edit, for `for` or `async for`.

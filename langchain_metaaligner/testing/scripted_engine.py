@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 from langchain_metaaligner.engines.base import Edit, Engine, Request
 from langchain_metaaligner.errors import EditTimeout
@@ -55,6 +56,12 @@ class ScriptedEngine(Engine):
         self.window = window
         self.requests: list[Request] = []
         self.closed_streams = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def count_tokens(self, text: str) -> int:
         """Count words."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import time
 
 import pytest
@@ -60,3 +62,11 @@ def test_with_a_window_tokens_are_words():
         "old words " * 100 + "the newest words", "An answer.", "harmlessness"
     )
     assert alignment.dropped["words"] > 0
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_edits_by_itself(again):
+    engine = ScriptedEngine("new")
+    other = again(engine)
+    assert Aligner(engine=other).align(*ASKED).text == "new"
+    assert (len(engine.requests), len(other.requests)) == (0, 1)
