@@ -1,8 +1,8 @@
 """Every seam of LangChain and LangGraph that is not public, each with the versions it was seen in.
 
 Whoever moves to new versions reads this module first. Everything here was seen in langchain-core
-1.7.2 and 1.8.4 and in langgraph 1.2.22 and 1.2.24, and is run by the tests on the lowest and the
-newest versions that the project supports.
+1.6.0, 1.7.2 and 1.8.3 and in langgraph 1.2.11, 1.2.22 and 1.2.24, and is run by the tests on the
+lowest and the newest versions that the project supports.
 """
 
 # ruff: noqa: SLF001 - that is what this module is for
