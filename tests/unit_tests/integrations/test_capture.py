@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import logging
 import pickle
 import threading
 import uuid
@@ -464,20 +465,28 @@ ENDINGS = [
 ]
 
 
+@pytest.fixture
+def nothing_logged():
+    """Keeps pytest from records of what is logged: they hold errors, and those the runs' frames."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("nothing_logged")
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda one: one.__name__)
-def test_however_a_run_ends_nothing_of_it_is_kept(ending, caplog):
+def test_however_a_run_ends_nothing_of_it_is_kept(ending):
     message = Secret("q")
     watched = weakref.ref(message)
     ending(message)
     del message
-    # Records of what was logged hold the errors, and those the frames, of the run.
-    caplog.clear()
     gc.collect()
     assert capture.kept() == 0
     assert watched() is None
 
 
-def test_after_many_mixed_runs_nothing_is_kept(caplog):
+@pytest.mark.usefixtures("nothing_logged")
+def test_after_many_mixed_runs_nothing_is_kept():
     watched = []
     quick = [
         one
@@ -489,7 +498,6 @@ def test_after_many_mixed_runs_nothing_is_kept(caplog):
         watched.append(weakref.ref(message))
         quick[i % len(quick)](message)
         del message
-    caplog.clear()
     gc.collect()
     assert capture.kept() == 0
     assert [one for one in watched if one() is not None] == []
