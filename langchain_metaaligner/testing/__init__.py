@@ -13,9 +13,11 @@ __all__ = ["EngineConformance", "ScriptedEngine"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "EngineConformance":  # needs pytest
-        from langchain_metaaligner.testing.engine_conformance import EngineConformance
+    if name != "EngineConformance":
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    # Only here, because it needs pytest.
+    from langchain_metaaligner.testing import engine_conformance
 
-        return EngineConformance
-    message = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(message)
+    globals()[name] = value = engine_conformance.EngineConformance
+    return value

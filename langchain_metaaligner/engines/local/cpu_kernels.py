@@ -30,7 +30,7 @@ def prepack(model: Any, wanted: bool | None = None) -> int:
 
     Layers that hold anything but float32 or bfloat16 on a CPU stay as they are, and so do those
     whose call was replaced by somebody else. The weights themselves stay too: models are saved,
-    moved and trained as ever.
+    moved and trained as before.
 
     Args:
         model: A model of transformers.

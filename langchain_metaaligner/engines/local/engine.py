@@ -19,7 +19,8 @@ from langchain_metaaligner.engines.base import Edit, Engine, Request
 from langchain_metaaligner.engines.cancellation import Cancellation, Cancelled, EditStream
 from langchain_metaaligner.engines.local.decoder import costs_for
 from langchain_metaaligner.engines.local.drafting import CPU, Drafter
-from langchain_metaaligner.engines.local.loaded_model import CLOSED, Leases, LoadedModel
+from langchain_metaaligner.engines.local.leases import Leases
+from langchain_metaaligner.engines.local.loaded_model import CLOSED, LoadedModel
 from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, Scheduler
 from langchain_metaaligner.engines.local.sequence import EditSequence
 from langchain_metaaligner.engines.local.tokenizer import OutputText, PromptTokenizer
@@ -179,7 +180,7 @@ class LocalEngine(Engine):
         """Load the weights now, so that no first request waits for them.
 
         Raises:
-            CheckpointError: They can't be had or used.
+            CheckpointError: They can't be loaded.
         """
         self._loaded.model()
 
@@ -213,7 +214,7 @@ class LocalEngine(Engine):
             The edits in the same order.
 
         Raises:
-            CheckpointError: The weights can't be had or used.
+            CheckpointError: The weights can't be loaded.
             EditTimeout: The first of the requests' deadlines has passed; all edits are lost.
             EngineError: A prompt doesn't fit, or the model failed.
             OverloadedError: Too many edits wait already.
@@ -230,7 +231,7 @@ class LocalEngine(Engine):
             The edits in the same order.
 
         Raises:
-            CheckpointError: The weights can't be had or used.
+            CheckpointError: The weights can't be loaded.
             EditTimeout: The first of the requests' deadlines has passed; all edits are lost.
             EngineError: A prompt doesn't fit, or the model failed.
             OverloadedError: Too many edits wait already.
@@ -247,7 +248,7 @@ class LocalEngine(Engine):
             An edit or its error for each request, in order.
 
         Raises:
-            CheckpointError: The weights can't be had or used.
+            CheckpointError: The weights can't be loaded.
             OverloadedError: Too many edits wait already.
         """
         return self._each(requests, Cancellation.longest(requests))
@@ -288,7 +289,7 @@ class LocalEngine(Engine):
 
         Raises:
             Cancelled: Nobody wanted it any more.
-            CheckpointError: The weights can't be had or used.
+            CheckpointError: The weights can't be loaded.
             EngineError: The model failed.
             OverloadedError: Too many edits wait already.
         """

@@ -66,7 +66,7 @@ class HubFiles:
             The folder that they are in.
 
         Raises:
-            CheckpointError: They can't be had.
+            CheckpointError: They can't be found or downloaded.
         """
         return self._folder or self._download("description")
 
@@ -77,7 +77,7 @@ class HubFiles:
             The folder that all files are in.
 
         Raises:
-            CheckpointError: They can't be had.
+            CheckpointError: They can't be found or downloaded.
         """
         return self._folder or self._download("weights")
 
@@ -88,7 +88,7 @@ class HubFiles:
             The folder that all files are in.
 
         Raises:
-            CheckpointError: They can't be had.
+            CheckpointError: They can't be found or downloaded.
         """
         return self._folder or self._download("adapter")
 

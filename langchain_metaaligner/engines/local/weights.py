@@ -169,7 +169,7 @@ def apply_adapter(model: Any, adapter: str, options: LoadOptions) -> Any:
         The model with the adapter in it.
 
     Raises:
-        CheckpointError: It can't be had, or does not belong to such a model.
+        CheckpointError: It can't be found, or does not belong to such a model.
     """
     try:
         from peft import PeftConfig, PeftModel

@@ -18,6 +18,7 @@ from langchain_metaaligner.editing.prompts import (
     IMHI,
     INSTRUCT,
     ULTRAFEEDBACK,
+    Prompt,
     find_family,
     parse_conversation,
     render_conversation,
@@ -480,3 +481,23 @@ def test_control_tokens_of_the_models_own_tokenizer_are_disarmed():
 
 def test_a_prompt_does_not_show_its_text():
     assert "thanks" not in repr(HH_RLHF.render(TURNS, "thanks", parse_objectives("humour")))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda one: one.name)
+def test_a_prompt_knows_where_its_answer_is_also_inside_a_template(family):
+    known = parse_objectives([next(iter(family.objectives), "harmlessness")])
+    prompt = family.render("again? again? ", "again? | Edit: again?", known)
+    end = prompt.draft_at + len(prompt.draft)
+    assert prompt.text[prompt.draft_at : end] == prompt.draft
+    assert len(prompt.text[:end].split(prompt.draft)) == 2
+    padded = family.render(" \n again?", "again!", known)
+    for written in (f"<user>{padded.text}<end>", f"<user>{padded.text.strip()}<end>"):
+        inside = padded.in_template(written)
+        assert inside.templated
+        assert inside.text[inside.draft_at :].startswith("again!")
+    assert padded.in_template("something else").draft_at is None
+
+
+def test_a_prompt_that_begins_with_white_space_knows_its_place_in_a_template_that_trims():
+    inside = Prompt("  say: hi", "hi", draft_at=7).in_template("<user>say: hi")
+    assert inside.text[inside.draft_at :] == "hi"

@@ -185,6 +185,10 @@ WRONG = {
     "a probability above 1": (Edit("a", agreement=0.5), "agreement=0.5"),
     "agreement is no number": (Edit("a", agreement="high"), "agreement='high'"),
     "a token behind the draft": (Edit("a", token_agreement=(TokenAgreement(0, 2, -1.0),)), "draft"),
+    "tokens in no order": (
+        Edit("a", token_agreement=(TokenAgreement(1, 1, -1.0), TokenAgreement(0, 1, -1.0))),
+        "in order",
+    ),
     "tokens are no tuple": (Edit("a", token_agreement=5), "token_agreement"),
 }
 
@@ -511,8 +515,10 @@ def test_nobody_waits_past_the_deadline_for_a_stream_that_does_not_begin_or_end(
             finally:
                 let_go.wait(30)
 
+    started = time.monotonic()
     with pytest.raises(EditTimeout):
         next(stream(Slow(), soon()))
+    assert time.monotonic() - started < 15
     pieces = stream(NeverCloses(), soon())
     assert next(pieces) == "a piece"
     pieces.close()

@@ -125,6 +125,14 @@ def test_no_more_sequences_than_allowed_keep_keys_and_values(limited):
     assert (engine.stats.calls, engine.stats.running, engine.stats.passes) == (0, 0, len(seen))
 
 
+def test_prompts_are_taken_on_one_by_one_where_a_pass_has_room_for_one_only(limited):
+    engine = limited(prefill=1)
+    seen = []
+    engine.model.register_forward_pre_hook(lambda *_: seen.append(engine.stats.running))
+    engine.edit([request(n) for n in range(6)])
+    assert seen[:6] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_long_prompt_goes_in_chunks_and_others_go_on_meanwhile(engine, limited):
     long = Request("the answer is " * 20, max_new_tokens=5)
     alone = engine.edit([long, request(1)])

@@ -138,15 +138,19 @@ def test_tokens_before_a_place_in_a_template_count_its_control_tokens():
     assert count == len(BYTES.encode("<|im_start|>user", templated=True))
 
 
-def test_a_prompt_that_was_counted_is_not_split_again(monkeypatch):
+def test_a_prompt_that_was_counted_is_not_split_again():
     tokenizer = PromptTokenizer(spm_tokenizer(), "tiny")
+    before = tokenizer._encoding.cache_info().misses
     count = tokenizer.count("the answer is hello")
-    monkeypatch.setattr(tokenizer, "_plain", None)
     ids = tokenizer.encode("the answer is hello")
     assert len(ids) == count
     ids.clear()  # whoever gets a list may do with it what they like
     assert tokenizer.count("the answer is hello") == count
     assert tokenizer.tokens_before("the answer is hello", 4) == 2
+    assert (
+        tokenizer.spellings("the answer is hello")[0] == tokenizer.encode("the answer is hello")[1:]
+    )
+    assert tokenizer._encoding.cache_info().misses == before + 1
 
 
 def test_many_threads_may_use_one_codec():
