@@ -57,9 +57,9 @@ test-slow: $(ready) ## the integration tests, which take long or much memory
 	fi
 
 test-versions: ## what needs no torch, on the lowest and newest releases and on three Pythons
-	@.ci/versions $(VERSIONS) 3.11 lowest $(ARGS)
-	@.ci/versions $(VERSIONS) 3.12 newest $(ARGS)
-	@.ci/versions $(VERSIONS) 3.13 newest $(ARGS)
+	@tests/versions $(VERSIONS) 3.11 lowest $(ARGS)
+	@tests/versions $(VERSIONS) 3.12 newest $(ARGS)
+	@tests/versions $(VERSIONS) 3.13 newest $(ARGS)
 
 lint: $(ready) ## style, docstrings, formatting, signatures, types, and who imports whom
 	@.ci/step 'style (ruff check)' $(bin)/ruff check

@@ -209,7 +209,7 @@ def test_the_classifiers_say_which_pythons_the_tests_run_on() -> None:
     }
     run_here = set(
         re.findall(
-            r"\.ci/versions \$\(VERSIONS\) (3\.\d+) ", (ROOT / "Makefile").read_text("utf-8")
+            r"tests/versions \$\(VERSIONS\) (3\.\d+) ", (ROOT / "Makefile").read_text("utf-8")
         )
     )
     (setup,) = [one for one in WORKFLOW["jobs"]["check"]["steps"] if "setup-python" in str(one)]
@@ -231,7 +231,7 @@ def test_the_workflow_publishes_tagged_versions_alone_and_only_what_was_checked(
 
 def test_a_missing_python_is_told_of_and_fails_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
-        [ROOT / ".ci" / "versions", tmp_path, "3.4", "newest"],
+        [ROOT / "tests" / "versions", tmp_path, "3.4", "newest"],
         capture_output=True,
         text=True,
         check=True,
