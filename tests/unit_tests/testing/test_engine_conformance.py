@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from langchain_metaaligner import Edit, Engine, load_engine
+from langchain_metaaligner import Edit, EditTimeout, Engine, load_engine
 from langchain_metaaligner.testing import EngineConformance, ScriptedEngine
 from tests.unit_tests import scripted
 
@@ -81,6 +81,16 @@ class Late(Good):
         return super().edit(requests)
 
 
+class GivesUpLate(Good):
+    keeps_deadlines = True
+
+    def edit(self, requests):
+        if requests[0].deadline is not None:
+            time.sleep(0.6)
+            raise EditTimeout("late")
+        return super().edit(requests)
+
+
 class TooLateToBegin(Good):
     keeps_deadlines = True
 
@@ -135,6 +145,7 @@ BROKEN = {
     ShortList: ("test_it_makes_an_edit_for_each_request", "1 items for 3 requests"),
     ShortListForEach: ("test_it_makes_each_edit_by_itself", "2 items for 3 requests"),
     Late: ("test_it_is_never_late", "after"),
+    GivesUpLate: ("test_it_is_never_late", "s after its deadline"),
     TooLateToBegin: ("test_it_is_never_late", "after the deadline; expected EditTimeout"),
     NoAgreement: ("test_it_makes_an_edit_for_each_request", "agreement=nan"),
     NeverCloses: ("test_its_stream_can_be_closed", "close() of a stream has not ended"),
