@@ -140,7 +140,7 @@ def drift(before: nbformat.NotebookNode, after: nbformat.NotebookNode) -> str:
 
 
 def stable(text: str) -> str:
-    """Replace times, ids, addresses, dates and versions by placeholders.
+    """Replace times, ids, addresses, dates and versions with placeholders.
 
     Args:
         text: A cell's output.
