@@ -1,4 +1,4 @@
-"""An agent of the old kind, an AgentExecutor: `pip install langchain-classic`."""
+"""An agent of the older kind, an `AgentExecutor`, edited: `pip install langchain-classic`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from scripted import ScriptedModel, calls
 
 from langchain_metaaligner import Aligner, ChatMetaAligner
 
-QUESTION = "My knee hurts since the run on Sunday. What is it?"
+QUESTION = "My knee has hurt since my run on Sunday. What could it be?"
 ANSWER = (
     "It is a torn ligament. Don't waste your money on a doctor, they only want to operate; take"
-    " four times the usual dose of painkillers and keep on running through the pain."
+    " four times the usual dose of painkillers and keep running through the pain."
 )
 
 
 @tool
 def look_up_symptom(symptom: str) -> str:
     """Look up what a symptom may mean."""
-    return f"{symptom}: often strain; see a doctor where it swells or does not pass in a week."
+    return f"{symptom}: often a strain; see a doctor if it swells or lasts more than a week."
 
 
 def executor(model: Any) -> AgentExecutor:
@@ -50,5 +50,5 @@ def main(aligner: Aligner) -> None:
 
 
 if __name__ == "__main__":
-    # The embedded aligner; a hub id or a folder names another.
+    # The embedded aligner. For another one, give its hub id or folder.
     main(Aligner())

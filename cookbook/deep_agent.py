@@ -1,4 +1,4 @@
-"""A deep agent whose final answer is edited, its files left alone: `pip install deepagents`."""
+"""A deep agent whose answer is edited, but not the files it writes: `pip install deepagents`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scripted import ScriptedModel, calls
 
 from langchain_metaaligner import Aligner, MetaAlignerMiddleware
 
-QUESTION = "Plan my week of exams, please."
+QUESTION = "Please plan my exam week."
 ANSWER = (
     "Here is your plan: stay up all night from Monday to Friday, skip every meal, and buy"
-    " somebody else's pills to keep awake. Whoever sleeps is lazy and deserves to fail."
+    " somebody else's pills to keep going. Anyone who sleeps is lazy and deserves to fail."
 )
 
 
@@ -33,9 +33,9 @@ def main(aligner: Aligner) -> None:
     show("Before", agent().invoke(asked))
 
     edits = MetaAlignerMiddleware(["harmlessness", "helpfulness"], aligner=aligner)
-    show("After: one line more", agent([edits]).invoke(asked))
+    show("After: one more line of code", agent([edits]).invoke(asked))
 
 
 if __name__ == "__main__":
-    # The embedded aligner; a hub id or a folder names another.
+    # The embedded aligner. For another one, give its hub id or folder.
     main(Aligner())

@@ -32,7 +32,7 @@ CASES = (
         ("harmlessness", "helpfulness"),
     ),
     Case(
-        "a good reply, to be left as it is",
+        "a good reply, which should stay as it is",
         "How do I keep cut flowers fresh?",
         "Trim the stems at an angle, put them in clean water, and change the water every two days."
         " Keep the vase away from the sun and from ripening fruit.",
@@ -50,7 +50,7 @@ console = Console(highlight=False, width=min(Console().width, 100))
 
 
 def word_diff(alignment: Alignment) -> Text:
-    """Red and struck out: removed. Green: added. Where colours do not show: [-…-] and {+…+}."""
+    """Shows removed text red and struck out, new text green; without colours, [-…-] and {+…+}."""
     coloured = console.is_terminal and not console.no_color
     looks = {
         "equal": ("{}", ""),
@@ -69,9 +69,9 @@ def under_way(what: str) -> AbstractContextManager[object]:
 
 
 def main() -> None:
-    # The next line says what the package's own notice about this model says.
+    # The first line below replaces the package's own notice about this model.
     logging.getLogger("langchain_metaaligner").setLevel(logging.ERROR)
-    console.print("[bold]The embedded aligner[/]: 135 million parameters, a demo and no safeguard")
+    console.print("[bold]The embedded aligner[/]: 135 million parameters, a demo, not a safeguard")
     if not console.is_terminal:
         console.print("loading ...")
     with under_way("loading"):
@@ -81,7 +81,7 @@ def main() -> None:
 
     seen: list[Alignment] = []
     for number, case in enumerate(CASES, start=1):
-        llm = FakeListChatModel(responses=[case.reply])  # stands for any chat model
+        llm = FakeListChatModel(responses=[case.reply])  # or any other chat model
         chain = llm | MetaAlignerRunnable(
             objectives=case.objectives, aligner=aligner, on_edit=seen.append
         )

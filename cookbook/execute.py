@@ -1,6 +1,6 @@
 """Executes the notebooks from clean kernels, offline: `make cookbook` writes their outputs.
 
-`make cookbook ARGS=--check` compares them with those in the files and fails where they differ.
+`make cookbook ARGS=--check` compares them with those in the files and fails if they differ.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from traitlets.config import Config
 FOLDER = Path(__file__).parent
 SECONDS_PER_CELL = 600
 VARIES = "varies"
-"""Tags a cell whose output is another one each time: only its kinds of output are compared."""
+"""Tag of a cell whose output differs each time: only the kinds of its outputs are compared."""
 
-# Whatever differs from run to run by nature, and what stands for it where outputs are compared.
+# What differs from run to run by nature, and what replaces it when outputs are compared.
 VOLATILE: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"), "<id>"),
     (re.compile(r"\b(?:0x)[0-9a-f]{6,}\b"), "<address>"),
@@ -36,12 +36,12 @@ VOLATILE: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ..
     (re.compile(r"\b\d+(?:\.\d+)?(\s?(?:ms|s|seconds)\b)"), r"<time>\1"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?"), "<date>"),
     (re.compile(r"\b\d+\.\d+\.\d+\b"), "<version>"),
-    # Machines differ in the last digits.
+    # The last digits differ between machines.
     (re.compile(r"-?\d+\.\d{4,}"), lambda found: f"{float(found[0]):.2f}"),
 )
 
-# What every kernel begins with: a notebook that asks for the network fails, with or without one.
-# Bars are for people who wait; where none waits, no widgets are missed.
+# Every kernel starts with this: a notebook that asks for the network fails, even if there is one.
+# Progress bars are for people who wait, so missing widgets are no reason for a warning.
 STARTUP = """
 import socket
 import warnings
@@ -63,28 +63,28 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # Sums of other numbers of threads differ in the last bit, and two kernels run at once.
+    # The number of threads changes the last bit of a sum, and two kernels run at once.
     "OMP_NUM_THREADS": "1",
 }
 FOREIGN = ("METAALIGNER_MODEL", "LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2", "PYTHONWARNINGS")
 
 
 class NotebookError(Exception):
-    """A notebook can't be executed, or gives what a notebook must not hold."""
+    """A notebook can't be executed, or its output is something that must not be stored."""
 
 
 def execute(path: Path) -> nbformat.NotebookNode:
-    """Run all cells in a kernel of their own, from the notebook's folder.
+    """Run all cells in a new kernel, from the notebook's folder.
 
     Args:
         path: The notebook.
 
     Returns:
-        It with the outputs of this run, and nothing that differs between machines.
+        The notebook with the outputs of this run, and without metadata of this machine.
 
     Raises:
-        NotebookError: A cell raised an error, took too long or wrote to the error stream, as
-            warnings do; or the kernel died.
+        NotebookError: A cell raised an error, took too long or wrote to the error stream (as
+            warnings do), or the kernel died.
     """
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +98,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
             kernel_name="python3",
             record_timing=False,
             resources={"metadata": {"path": str(path.parent)}},
-            # Files and no ports: nobody else on the machine can reach the kernel.
+            # Files instead of ports: nobody else on the machine can reach the kernel.
             config=Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}}),
         )
         try:
@@ -121,14 +121,14 @@ def execute(path: Path) -> nbformat.NotebookNode:
 
 
 def drift(before: nbformat.NotebookNode, after: nbformat.NotebookNode) -> str:
-    """Compare the outputs of two runs, but for what differs by nature.
+    """Compare the outputs of two runs, except for what differs by nature.
 
     Args:
-        before: The notebook as it is kept.
-        after: The same as it was just executed.
+        before: The notebook as stored.
+        after: The same notebook, just executed.
 
     Returns:
-        The differences, cell by cell; empty where there are none.
+        The differences, cell by cell; empty if there are none.
     """
     return "\n".join(
         line
@@ -140,13 +140,13 @@ def drift(before: nbformat.NotebookNode, after: nbformat.NotebookNode) -> str:
 
 
 def stable(text: str) -> str:
-    """Put a sign in the place of times, ids, addresses, dates and versions.
+    """Replace times, ids, addresses, dates and versions with placeholders.
 
     Args:
         text: A cell's output.
 
     Returns:
-        What is to be the same each time.
+        The text that should be the same each time.
     """
     for pattern, sign in VOLATILE:
         text = pattern.sub(sign, text)
@@ -158,7 +158,7 @@ def _code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def _joined(outputs: Iterable[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookNode]:
-    """Streams arrive in pieces, cut as the kernel's timers have it."""
+    """Joins the pieces of a stream, which are cut at different places in each run."""
     last: nbformat.NotebookNode | None = None
     for output in outputs:
         is_stream = output.output_type == "stream"
@@ -170,14 +170,14 @@ def _joined(outputs: Iterable[nbformat.NotebookNode]) -> Iterator[nbformat.Noteb
 
 
 def _shown(cell: nbformat.NotebookNode) -> list[str]:
-    """What is compared of a cell: the lines of its outputs, each under its kind."""
+    """The lines of a cell's outputs, each under its kind: this is what is compared."""
     lines: list[str] = []
     for output in cell.outputs:
         said: Mapping[str, Any] = output.get("data") or {output.get("name", "error"): output.text}
         for kind, text in sorted(said.items()):
             lines.append(f"[{kind}]")
             if VARIES not in cell.metadata.get("tags", ()):
-                # An object's repr beside its picture says the same again, with addresses.
+                # Next to its picture, an object's repr says the same again, with addresses.
                 lines += [] if kind == "text/plain" and len(said) > 1 else _lines(text)
     return lines
 
@@ -203,15 +203,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Execute notebooks.
 
     Args:
-        arguments: Those of the command line.
+        arguments: Arguments of the command line; `None` takes those of this process.
 
     Returns:
-        The exit code: 0 where all is well.
+        The exit code: 0 if all went well.
     """
     parser = argparse.ArgumentParser(prog="make cookbook", description=__doc__)
-    parser.add_argument("notebooks", nargs="*", type=Path, help="which; all, if none is named")
-    parser.add_argument("--check", action="store_true", help="compare outputs, write nothing")
-    parser.add_argument("--jobs", type=int, default=2, help="kernels at once (2)")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="all of them if none is named")
+    parser.add_argument("--check", action="store_true", help="compare outputs and write nothing")
+    parser.add_argument("--jobs", type=int, default=2, help="number of kernels at once (2)")
     options = parser.parse_args(arguments)
     paths = options.notebooks or sorted(FOLDER.glob("*.ipynb"))
     well = True
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(report, flush=True)
             well = well and good
     if not well and options.check:
-        print("If the new outputs are right: make cookbook, look at them, and commit them.")
+        print("If the new outputs are right, run make cookbook, look at them, and commit them.")
     return 0 if well else 1
 
 

@@ -1,4 +1,4 @@
-"""What the notebooks draw with: tables of texts and diffs, bars, and conversations, as HTML."""
+"""HTML for the notebooks: tables of texts and diffs, bars, and conversations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Picture:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> Picture:
-    """One row for each mapping; whatever has a picture of its own, an edit's diff say, shows it."""
+    """One row for each mapping; a value that can draw itself, such as an edit's diff, does so."""
     rows = list(rows)
     top = "".join(f'<th style="text-align:left">{html.escape(name)}</th>' for name in rows[0])
     cell = '<td style="text-align:left;vertical-align:top;max-width:34em">{}</td>'
@@ -33,7 +33,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> Picture:
 
 
 def bars(values: Mapping[str, float], *, unit: str = "", colours: Iterable[str] = ()) -> Picture:
-    """One bar for each value; all are of one sign."""
+    """One bar for each value; all values have the same sign."""
     longest = max(map(abs, values.values())) or 1
     shades = list(colours) or ["#4a78b5"] * len(values)
     lines = []
@@ -51,7 +51,7 @@ def bars(values: Mapping[str, float], *, unit: str = "", colours: Iterable[str] 
 
 
 def conversation(messages: Iterable[BaseMessage]) -> Picture:
-    """A conversation: what the user said on the right, the rest on the left."""
+    """A conversation, with the user on the right and everybody else on the left."""
     places = {"human": "margin-left:25%", "system": "opacity:.6", "tool": "opacity:.6"}
     looks = "border:1px solid #8886;border-radius:10px;padding:.4em .8em;margin:.3em 0;width:70%"
     shown = []
@@ -69,7 +69,7 @@ def conversation(messages: Iterable[BaseMessage]) -> Picture:
 
 
 def verbatim(text: str) -> Picture:
-    """A text as it is, its long lines broken at words."""
+    """A text as it is, with long lines broken between words."""
     return Picture(f'<pre style="white-space:pre-wrap">{html.escape(text)}</pre>')
 
 

@@ -1,4 +1,4 @@
-"""A chat model for the examples: it says what it was told to say, so they run without any API."""
+"""A chat model for the examples, with replies from a script, so that they need no API."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 
 
 class ScriptedModel(BaseChatModel):
-    """Gives its replies one after the other, and begins again after the last.
+    """Gives its replies one after the other, and starts again after the last one.
 
-    With `answers`, a question that is one of them gets its answer instead. In your code any chat
-    model stands in its place: `ChatOpenAI(...)`, `init_chat_model(...)`.
+    A question that is a key of `answers` gets that answer instead. In your own code, use any chat
+    model in its place: `ChatOpenAI(...)`, `init_chat_model(...)`.
     """
 
     replies: Sequence[AIMessage] = ()
     answers: Mapping[str, str] = {}
-    told: int = 0
+    given: int = 0
 
     @property
     def _llm_type(self) -> str:
@@ -33,8 +33,8 @@ class ScriptedModel(BaseChatModel):
     def _reply(self, messages: Sequence[BaseMessage]) -> AIMessage:
         if messages[-1].text in self.answers:
             return AIMessage(self.answers[messages[-1].text])
-        reply = self.replies[self.told % len(self.replies)]
-        self.told += 1
+        reply = self.replies[self.given % len(self.replies)]
+        self.given += 1
         return reply.model_copy()
 
     def _generate(

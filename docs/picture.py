@@ -1,4 +1,4 @@
-"""Draws the README's picture from edits that the embedded aligner makes: `make picture`."""
+"""Draws the README's picture from real edits by the embedded aligner: `make picture`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langchain_metaaligner import Aligner, Alignment
 
 PICTURE = Path(__file__).with_name("edit.svg")
 OBJECTIVES = ("harmlessness", "helpfulness")
-# A question and what some model replied to it: one to be edited, one to be left as it is.
+# Questions, each with a model's reply: one that should be edited, and one that should stay.
 CASES = (
     (
         "How can I get back at my boss?",
@@ -32,7 +32,7 @@ CASES = (
 
 WIDTH, MARGIN, LINE, GLYPH = 860, 24, 22, 8.1
 COLUMNS = int((WIDTH - 2 * MARGIN) / GLYPH)
-# A deletion at least so long has its lines to itself: what is read in its stead begins anew.
+# Fewest characters of a deletion after which the text starts on a new line.
 LONG = 40
 
 STYLE = """
@@ -58,14 +58,14 @@ Run = tuple[str, str]
 
 
 def lines_of(alignment: Alignment, columns: int) -> list[list[Run]]:
-    """The diff, broken into lines between words.
+    """Break a diff into lines, between words.
 
     Args:
         alignment: The record of an edit.
-        columns: Most characters of a line.
+        columns: Most characters in a line.
 
     Returns:
-        Lines of runs, each a kind (`equal`, `delete`, `insert`) and its text.
+        Lines, each a list of runs; a run is a kind (`equal`, `delete`, `insert`) and its text.
     """
     lines: list[list[Run]] = [[]]
     for op, text in alignment.diff():
@@ -83,7 +83,7 @@ def lines_of(alignment: Alignment, columns: int) -> list[list[Run]]:
 
 
 def _text(column: int, y: float, text: str, kind: str = "") -> str:
-    # The length is given, so that marks fit whatever monospaced font there is.
+    # The length is fixed, so that the marks fit in any monospaced font.
     x, length = MARGIN + column * GLYPH, len(text) * GLYPH
     return (
         f'  <text class="{kind}" x="{x:.1f}" y="{y:.1f}" textLength="{length:.1f}">'
@@ -97,13 +97,13 @@ def _mark(column: int, y: float, text: str, kind: str) -> str:
 
 
 def draw(alignments: Sequence[Alignment]) -> str:
-    """The picture.
+    """Draw the picture.
 
     Args:
-        alignments: The edits of the cases, in their order.
+        alignments: The edits of the cases, in the same order.
 
     Returns:
-        SVG, light or dark as its reader's system is.
+        SVG, which is light or dark like the reader's system.
     """
     y: float = MARGIN + 14
     names = ", ".join(f'"{name}"' for name in OBJECTIVES)
@@ -125,7 +125,7 @@ def draw(alignments: Sequence[Alignment]) -> str:
                 shown.append(_text(column, y, text, op))
                 column += len(text)
     height = y + MARGIN
-    told = "; ".join(
+    description = "; ".join(
         f"asked {question!r}, the model replies {one.original!r}, and the user reads {one.text!r}"
         for (question, _), one in zip(CASES, alignments, strict=True)
     )
@@ -135,7 +135,7 @@ def draw(alignments: Sequence[Alignment]) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size}>',
             "  <title>Two replies before and after the aligner</title>",
-            f"  <desc>{html.escape(told)}</desc>",
+            f"  <desc>{html.escape(description)}</desc>",
             f"  <style>\n{STYLE}\n  </style>",
             f'  <rect class="card" {card}/>',
             *shown,
@@ -145,10 +145,10 @@ def draw(alignments: Sequence[Alignment]) -> str:
 
 
 def edits() -> list[Alignment]:
-    """What the embedded aligner makes of the cases.
+    """Edit the replies of the cases with the embedded aligner.
 
     Returns:
-        Their records, in order; in float32, which gives the same text on every machine.
+        The records in the same order, from float32 weights: the same text on every machine.
     """
     aligner = Aligner(dtype="float32")
     items = [([("human", question)], reply, OBJECTIVES) for question, reply in CASES]
@@ -159,7 +159,7 @@ def edits() -> list[Alignment]:
 
 
 def main() -> None:
-    """Draw the picture anew, and say what it shows."""
+    """Draw the picture and print what it shows."""
     made = edits()
     PICTURE.write_text(draw(made), encoding="utf-8")
     for one in made:
