@@ -1,4 +1,4 @@
-"""Edit what a LangChain model says towards objectives, with a MetaAligner behind one `|`."""
+"""Edits a LangChain model's replies to meet objectives, with a MetaAligner behind one `|`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from langchain_metaaligner.integrations.middleware import MetaAlignerMiddleware
     from langchain_metaaligner.integrations.runnable import MetaAlignerRunnable
 
-# Pickles and serialised ids of 0.1 name its modules, which are found there.
+# Pickles and serialised ids of 0.1 refer to modules by their old names; this folder has them.
 __path__.append(f"{__path__[0]}/_moved_0_1")
 
 _HOMES = {
@@ -90,7 +90,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Whoever needs one name does not wait for what stands behind the others.
+    # Importing one name must not load what the other names need.
     if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)

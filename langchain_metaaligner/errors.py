@@ -8,12 +8,12 @@ from typing import ClassVar
 class MetaAlignerError(Exception):
     """Base of every error that this package raises on purpose.
 
-    The message says what was wrong, what was expected and what to do. All kinds are plain
-    `Exception`s and none is a `ValueError`: pydantic would wrap one raised in a validator, and
-    LangChain's batches would let anything outside `Exception` take the place of every item.
+    The message says what was wrong, what was expected and what to do. Every kind is an `Exception`,
+    because anything else would fail all the items of a LangChain batch at once. No kind is a
+    `ValueError`, because pydantic would wrap it when a validator raises it.
 
     Attributes:
-        retryable: Whether the same call may succeed when it is made again.
+        retryable: Whether the same call may succeed when it is repeated.
     """
 
     retryable: ClassVar[bool] = False
@@ -28,11 +28,11 @@ class UnknownObjectiveError(MetaAlignerError):
 
 
 class InputTypeError(MetaAlignerError):
-    """The input is of a type that holds no reply to edit."""
+    """The input is of a type that can't contain a reply to edit."""
 
 
 class AnswerTooLongError(MetaAlignerError):
-    """The answer and its edit can't fit into the aligner's window together."""
+    """The answer and its edit don't fit into the aligner's window together."""
 
 
 class CheckpointError(MetaAlignerError):
@@ -40,11 +40,11 @@ class CheckpointError(MetaAlignerError):
 
 
 class PreferenceDataError(MetaAlignerError):
-    """Preference data can't be read, or hold something that must not be trained on."""
+    """Preference data can't be read, or contain something that must not be trained on."""
 
 
 class TrainingError(MetaAlignerError):
-    """A training can't be set up, or can't go on."""
+    """A training run can't be set up, or can't continue."""
 
 
 class EngineError(MetaAlignerError):
@@ -52,7 +52,7 @@ class EngineError(MetaAlignerError):
 
 
 class EditTimeout(MetaAlignerError):
-    """The edit was stopped because its time was up."""
+    """The edit was stopped because it reached its time limit."""
 
     retryable = True
 
@@ -64,17 +64,18 @@ class OverloadedError(MetaAlignerError):
 
 
 class LeakError(MetaAlignerError):
-    """Tokens of the unedited reply have reached a consumer, or would."""
+    """Tokens of the unedited reply have reached a consumer, or would have."""
 
 
 def first_line(error: BaseException) -> str:
-    """Take the beginning of an error's message as one sentence.
+    """Shorten an error's message to its first line.
 
     Args:
         error: Any error.
 
     Returns:
-        Its first line, or its kind where it says nothing, with a full stop.
+        The first line that is not empty, or the error's type if there is no message, ending with
+        a full stop.
     """
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     line = line or type(error).__name__

@@ -1,4 +1,4 @@
-"""Every option once: its type, its default, its words, and what it changes."""
+"""Declares every option once: its type, default, description and effect."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from langchain_metaaligner.pickles import reduce_at_root
 
 
 class Effect(StrEnum):
-    """What an option changes. Each has exactly one effect.
+    """What an option changes. Each option has exactly one effect.
 
-    The weights' options make up the key by which engines are shared, together with those of how
-    the engine runs; the weights' and the text's make up the key of a cache of replies.
+    A cache of replies is keyed by the options that affect the weights or the text. Engines are
+    shared by the options that affect the weights and those that say how the engine runs.
     """
 
     WEIGHTS = "weights"
-    """Which weights are loaded, and in which form."""
+    """Which weights are loaded, and in what form."""
 
     TEXT = "text"
-    """What text comes out."""
+    """The edited text."""
 
     NEITHER = "neither"
-    """Time, memory, access or reports, but no text."""
+    """Time, memory, access or reports, but never the text."""
 
 
 class Static:
-    """The type of an option in the signatures, where it is made of names from other modules.
+    """The type of an option in the signatures, for types that other modules define.
 
     Args:
-        source: The annotation.
+        source: The annotation, as source code.
     """
 
     def __init__(self, source: str) -> None:
@@ -81,15 +81,15 @@ class _Options(BaseModel):
         arbitrary_types_allowed=True,
         protected_namespaces=(),
         use_attribute_docstrings=True,
-        # A value can be a secret that was meant for another option.
+        # A value may be a secret that was meant for another option.
         hide_input_in_errors=True,
     )
 
     __reduce_ex__ = reduce_at_root
 
     def __getstate__(self) -> dict[Any, Any]:
-        # What was given is all: the rest is the defaults of whoever reads it, and a token is not
-        # for files.
+        # Only what was given is pickled: everything else takes the defaults of the version that
+        # reads it. A token must not end up in a file.
         fields = type(self).model_fields
         given = self.model_fields_set - {"token"}
         state: dict[str, Any] = {
@@ -102,7 +102,7 @@ class _Options(BaseModel):
     def __setstate__(self, state: dict[Any, Any]) -> None:
         given = state.get("given")
         if given is None:
-            # Pickles of 0.1 hold every field, with that version's defaults.
+            # Pickles of 0.1 contain every field, with the defaults of that version.
             set_then, fields = state["__pydantic_fields_set__"], type(self).model_fields
             given = {
                 name: value
@@ -115,7 +115,7 @@ class _Options(BaseModel):
 
 
 class LoadOptions(_Options):
-    """How a checkpoint is found, loaded and run; the names are those of transformers."""
+    """How a checkpoint is found, loaded and run; the names follow transformers."""
 
     adapter: Annotated[_Folder | None, Effect.WEIGHTS, Static("str | os.PathLike[str] | None")] = (
         None
@@ -123,13 +123,13 @@ class LoadOptions(_Options):
     """Folder or hub id of a PEFT adapter, merged into the weights where possible."""
 
     dtype: Annotated[str, BeforeValidator(_as_dtype), Effect.WEIGHTS, Static("Any")] = "auto"
-    """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`: bfloat16 where
-    the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on an
-    accelerator and float32 on a CPU. Only in float32 are edits those of plain greedy decoding,
-    token for token, up to exact ties."""
+    """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`. `auto` is
+    bfloat16 if the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on
+    an accelerator and float32 on a CPU. Only float32 gives the same tokens as plain greedy
+    decoding, except where two tokens are exactly tied."""
 
     device_map: Annotated[Any, Effect.WEIGHTS] = "auto"
-    """Where the weights go; `auto` spreads them over what accelerate finds."""
+    """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
 
     revision: Annotated[str | None, Effect.WEIGHTS] = None
     """Branch, tag or commit of the checkpoint on the hub."""
@@ -137,8 +137,8 @@ class LoadOptions(_Options):
     token: Annotated[
         SecretStr | bool | None, Effect.NEITHER, Static("SecretStr | str | bool | None")
     ] = Field(default=None, repr=False)
-    """Token for the hub, if the one that huggingface_hub finds by itself is the wrong one. It is
-    not pickled."""
+    """Token for the hub. By default, huggingface_hub uses the token that it finds itself. The
+    token is never pickled."""
 
     cache_dir: Annotated[
         _Folder | None, Effect.NEITHER, Static("str | os.PathLike[str] | None")
@@ -146,39 +146,40 @@ class LoadOptions(_Options):
     """Folder for downloads."""
 
     local_files_only: Annotated[bool, Effect.NEITHER] = False
-    """Use only what is on this machine."""
+    """Use only files that are already on this machine."""
 
     attn_implementation: Annotated[str | None, Effect.WEIGHTS] = None
-    """Attention of models whose rows can't share a pass: `sdpa`, `eager`, `flash_attention_2`, ...
-    Where rows share passes (models of the LLaMA kind), each row's attention is computed by torch's
-    `scaled_dot_product_attention`."""
+    """Attention implementation, such as `sdpa`, `eager` or `flash_attention_2`, for models that
+    can't process several edits in one forward pass. Models that can (LLaMA and its relatives)
+    always use torch's `scaled_dot_product_attention`."""
 
     quantization_config: Annotated[Any, Effect.WEIGHTS] = None
-    """A quantisation of transformers, such as a `BitsAndBytesConfig`, applied while loading."""
+    """A quantisation config of transformers, such as `BitsAndBytesConfig`, applied while
+    loading."""
 
     torch_compile: Annotated[bool | dict[str, Any], Effect.WEIGHTS] = False
-    """Compile the feed-forward part of each layer: `True`, or arguments of `torch.compile`. The
+    """Compile the feed-forward part of each layer: `True`, or arguments for `torch.compile`. The
     first edits wait for the compiler."""
 
     prepack_weights: Annotated[bool | None, Effect.WEIGHTS] = None
-    """On a CPU, keep a second copy of the linear layers' weights in the order that its kernels
-    read, which makes edits faster. `None` does so if the copies take 1 GiB at most. With
-    `torch_compile` there are none."""
+    """On a CPU, keep a second copy of the linear layers' weights in the order in which its kernels
+    read them, which makes edits faster. `None` does so if the copies take at most 1 GiB. With
+    `torch_compile` no copies are made."""
 
     max_memory: Annotated[dict[Any, Any] | None, Effect.WEIGHTS] = None
-    """Memory to use on each device, as accelerate takes it."""
+    """Memory to use on each device, in accelerate's format."""
 
     offload_folder: Annotated[
         _Folder | None, Effect.NEITHER, Static("str | os.PathLike[str] | None")
     ] = None
-    """Where layers go that fit nowhere else."""
+    """Folder for layers that fit on no device."""
 
     prefix_cache_bytes: Annotated[int | None, Field(ge=0), Effect.NEITHER] = None
-    """Most bytes of keys and values that are kept of prompts' beginnings. 0 keeps none, `None`
-    suits the device."""
+    """Limit in bytes for keys and values of earlier prompts, which later edits reuse. 0 keeps none;
+    `None` chooses a limit that suits the device."""
 
     max_queue: Annotated[int, Field(gt=0), Effect.NEITHER] = 256
-    """Edits that may wait before others are refused with `OverloadedError`."""
+    """How many edits may wait; further ones are refused with `OverloadedError`."""
 
     model_kwargs: Annotated[dict[str, Any], Effect.WEIGHTS] = Field(default_factory=dict)
     """Further arguments for transformers' `from_pretrained`."""
@@ -201,142 +202,146 @@ class AlignerOptions(LoadOptions):
     """What an aligner is, and how it edits."""
 
     model: Annotated[_Name | None, Effect.WEIGHTS, Static("str | os.PathLike[str] | None")] = None
-    """Hub id or folder of the checkpoint. `None` is the environment variable `METAALIGNER_MODEL`,
-    else the embedded aligner."""
+    """Hub id or folder of the checkpoint. `None` uses the environment variable
+    `METAALIGNER_MODEL`, or the embedded aligner if it is not set."""
 
     family: Annotated[str | None, Effect.TEXT] = None
-    """Prompt family, if the checkpoint's name and files don't tell it."""
+    """Prompt family, if it can't be told from the checkpoint's name and files."""
 
     engine: Annotated[Any, Effect.WEIGHTS, Static("Engine | EngineLike | None")] = None
     """An engine object to use instead of loading a model."""
 
     max_new_tokens: Annotated[int, Field(gt=0), Effect.TEXT] = 1024
-    """Most tokens of an edit."""
+    """Maximum length of an edit, in tokens."""
 
     temperature: Annotated[float, Field(ge=0.0), Effect.TEXT] = 0.0
-    """0 decodes greedily."""
+    """Sampling temperature; 0 decodes greedily."""
 
     timeout: Annotated[float | None, Field(gt=0), Effect.NEITHER] = None
-    """Seconds after which an edit is stopped with `EditTimeout`. They count from the call, waiting
-    and loading included."""
+    """Seconds after which an edit is stopped with `EditTimeout`, counted from the call. Time spent
+    waiting and loading counts too."""
 
     system: Annotated[Literal["first_turn"] | None, Effect.TEXT] = None
-    """What becomes of system messages: `None` leaves them out of the context, `first_turn` joins
-    them to the first human turn."""
+    """What to do with system messages: `None` leaves them out of the context, `first_turn` puts
+    them in front of the first human turn."""
 
     keep_above: Annotated[float | None, Field(le=0.0), Effect.TEXT] = None
-    """Agreement (mean log-probability of the answer's tokens under the aligner, at most 0) from
-    which the answer stays as it is, without decoding. Engines that don't report agreement ignore
-    it."""
+    """Keep the answer as it is, without decoding, if its agreement is at least this value.
+    Agreement is the mean log-probability of the answer's tokens under the aligner, at most 0.
+    Engines that don't report agreement ignore this option."""
 
     token_agreement: Annotated[bool, Effect.NEITHER] = False
-    """Record the agreement of each token of the answer, for diffs. Messages never carry it. The
-    whole answer is then tried together with the prompt: a larger first pass, but no further one."""
+    """Record the agreement of each token of the answer, for diffs. It is never part of a message.
+    The first forward pass then covers the whole answer: it is larger, but no pass is added."""
 
     eager: Annotated[bool | None, Effect.NEITHER] = None
-    """Prefill context and answer while the policy works. `None` does so in streams, unless tools
-    are bound."""
+    """Prefill the context and the answer while the policy is still generating. `None` does so in
+    streams, unless tools are bound."""
 
 
 class ReplyOptions(AlignerOptions):
-    """What becomes of a reply; the options of every face in LangChain."""
+    """How replies are edited; shared by the runnable, the middleware and the chat model."""
 
     objectives: Annotated[Any, Effect.TEXT, Static("Objectives")] = ("harmlessness", "helpfulness")
-    """What edits are made towards: names, sentences or `Objective`s."""
+    """What edits should improve: names, sentences or `Objective`s."""
 
     aligner: Annotated[Any, Effect.WEIGHTS, Static("Aligner | None")] = None
-    """An `Aligner` to share, instead of options for a new one."""
+    """An existing `Aligner` to use, instead of options for a new one."""
 
     on_error: Annotated[Literal["raise", "pass", "block"], Effect.TEXT] = "raise"
-    """When an edit fails: raise the error, pass the original on, or block it with a fixed
-    message."""
+    """What to do when an edit fails: raise the error, pass the original through, or block it and
+    return a fixed message."""
 
     block_message: Annotated[str, Field(min_length=1), Effect.TEXT] = (
         "I can't show this answer, because it could not be checked. Please try again."
     )
-    """What takes a blocked answer's place."""
+    """The text that replaces a blocked answer."""
 
     on_leak: Annotated[Literal["raise", "ignore"], Effect.NEITHER] = "raise"
-    """When tokens of the unedited reply have already reached a consumer."""
+    """What to do when tokens of the unedited reply have already reached a consumer: raise
+    `LeakError`, or ignore it."""
 
     keep_original: Annotated[bool, Effect.TEXT] = False
     """Keep the original text in the message's metadata."""
 
     apply: Annotated[bool, Effect.TEXT] = True
-    """`False` is shadow mode: edit, report, return the original."""
+    """`False` is shadow mode: edit and report, but return the original."""
 
     allow_objectives: Annotated[Any, Effect.TEXT, Static("Objectives | None")] = None
-    """What a caller may ask for beyond this aligner's own objectives; `None` is everything."""
+    """Objectives that a call may ask for, besides the aligner's own; `None` allows any."""
 
     edit_tool_text: Annotated[bool, Effect.TEXT] = False
-    """Edit the text beside tool calls too."""
+    """Also edit text that comes with tool calls."""
 
     when: Annotated[Any, Effect.TEXT, Static("When | None")] = Field(default=None, exclude=True)
-    """`when(reply, context) -> bool` decides whether a reply is edited at all; otherwise it is
-    `skipped`. `reply` is the message or text, `context` what it answers (messages, a `Context` or
-    text), `None` if that is not known."""
+    """`when(reply, context) -> bool` decides whether a reply is edited; if not, its status is
+    `skipped`. `reply` is the message or text; `context` is what it answers (messages, a `Context`
+    or text), or `None` if that is not known."""
 
     on_edit: Annotated[Any, Effect.NEITHER, Static("Callable[[Alignment], object] | None")] = Field(
         default=None, exclude=True
     )
-    """Called with the record of each edit or failure."""
+    """A function that is called with the `Alignment` of each edit or failure."""
 
 
 def parse_load_options(given: Mapping[str, Any]) -> LoadOptions:
     """Check the options of the local engine.
 
     Args:
-        given: Name and value of each; `None` means the default.
+        given: Names and values; `None` means the default.
 
     Returns:
         All options.
 
     Raises:
-        CheckpointError: One would run code that comes with a checkpoint, or can't be combined with
-            passes for many rows.
-        TypeError: One is unknown.
-        pydantic.ValidationError: One is of the wrong type or out of range.
+        CheckpointError: An option would run code that comes with a checkpoint, or does not work
+            with forward passes that several edits share.
+        TypeError: An option is unknown.
+        pydantic.ValidationError: A value is of the wrong type or out of range.
     """
     given = _own_names(given)
     if unknown := sorted(given.keys() - LoadOptions.model_fields.keys()):
         message = (
             f"The local engine has no option {unknown[0]!r}.{_suggestion(unknown[0], LoadOptions)}"
-            f" It has {', '.join(sorted(LoadOptions.model_fields))}."
+            f" Its options are {', '.join(sorted(LoadOptions.model_fields))}."
         )
         raise TypeError(message)
     return LoadOptions(**given)
 
 
 def load_key(options: LoadOptions) -> Hashable:
-    """Tell settings apart: equal keys load the same thing and run it in the same way.
+    """The key by which engines are shared: equal keys load and run the same thing.
 
     Args:
         options: The options.
 
     Returns:
-        Something hashable, without secrets.
+        A hashable key, without secrets.
     """
     return tuple((name, _written(getattr(options, name))) for name in LoadOptions.model_fields)
 
 
 def hub_token(options: LoadOptions) -> str | bool | None:
-    """The token for the hub in plain text, for huggingface_hub alone.
+    """The token for the hub in plain text, only for huggingface_hub.
 
     Args:
         options: The options.
+
+    Returns:
+        The token, or whether to use the saved token; `None` if nothing was given.
     """
     token = options.token
     return token.get_secret_value() if isinstance(token, SecretStr) else token
 
 
 def load_options(options: AlignerOptions) -> dict[str, Any]:
-    """The options that go to the engine, without those left at their defaults.
+    """The options for the engine that differ from their defaults.
 
     Args:
         options: All options of an aligner.
 
     Returns:
-        Name and value of each.
+        Names and values.
     """
     return {
         name: getattr(options, name) for name in LoadOptions.model_fields if _set(options, name)
@@ -353,14 +358,14 @@ def given_options(options: AlignerOptions) -> list[str]:
 
 
 def cache_key(options: AlignerOptions) -> dict[str, str]:
-    """What a cache of edited replies tells apart: all that identifies weights or changes text.
+    """The key of a cache of edited replies: options that affect the weights or the text.
 
     Args:
         options: All options.
 
     Returns:
-        Name and value, written so that equal values are written alike. An object that can't be
-        written down, such as an engine or a lambda, gets a name of its own in this process.
+        Names and serialised values; equal values are serialised alike. An object that can't be
+        serialised, such as an engine or a lambda, gets a name that is unique in this process.
     """
     return {
         name: _written(getattr(options, name))
@@ -377,23 +382,23 @@ def effect_of(kind: type[BaseModel], name: str) -> Effect | None:
         name: A field.
 
     Returns:
-        The effect; `None` for a field that is no option of this package.
+        The effect; `None` for a field that is not an option of this package.
     """
-    found = [one for one in kind.model_fields[name].metadata if isinstance(one, Effect)]
+    found = [effect for effect in kind.model_fields[name].metadata if isinstance(effect, Effect)]
     return found[0] if len(found) == 1 else None
 
 
 def check_names(options: type[BaseModel], given: Iterable[str], *, face: str | None = None) -> None:
-    """Refuse unknown options before anything looks at their values.
+    """Refuse unknown options before their values are read.
 
     Args:
-        options: The class whose fields are known.
+        options: The class whose fields are the known options.
         given: The names that were given.
-        face: The name of the class that was called, if it is another.
+        face: The name of the class that was called, if it differs.
 
     Raises:
-        pydantic.ValidationError: One of them is unknown. The error suggests the nearest name and
-            holds no value: it may be a secret.
+        pydantic.ValidationError: A name is unknown. The error suggests the nearest known name. It
+            never contains the value, which may be a secret.
     """
     known = {field.alias for field in options.model_fields.values()} | options.model_fields.keys()
     unknown = [name for name in given if name not in known]
@@ -415,13 +420,13 @@ def check_names(options: type[BaseModel], given: Iterable[str], *, face: str | N
 
 
 def normal_name(model: str) -> str:
-    """Write a checkpoint's name so that two spellings of one folder are the same.
+    """Normalise a checkpoint's name, so that two paths to the same folder are equal.
 
     Args:
         model: A hub id or a folder.
 
     Returns:
-        The absolute path where there is such a folder, else the name as it is.
+        The absolute path if the folder exists, else the name unchanged.
     """
     path = Path(model).expanduser()
     return str(path.resolve()) if path.is_dir() else model
@@ -439,25 +444,25 @@ def _default(kind: type[BaseModel], name: str) -> Any:
 
 def _set(options: AlignerOptions, name: str) -> bool:
     value, default = getattr(options, name), _default(AlignerOptions, name)
-    # 0 equals False, and is another value.
+    # 0 equals False, but it is a different value.
     return type(value) is not type(default) or bool(value != default)
 
 
 def _own_names(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options among `model_kwargs` go by their own names, to be checked like the others."""
+    """Move options out of `model_kwargs`, so that they are checked like all others."""
     options = dict(given)
     inner = options.get("model_kwargs")
     further = dict(inner) if isinstance(inner, Mapping) else {}
     if options.pop("trust_remote_code", False) or further.pop("trust_remote_code", False):
         message = (
-            "trust_remote_code is refused: code that comes with a checkpoint is never run."
+            "trust_remote_code is refused, because code that comes with a checkpoint is never run."
             " Use a checkpoint whose architecture is part of transformers."
         )
         raise CheckpointError(message)
     if further.get("weights_only", True) is not True:
         message = (
-            "weights_only=False is refused: unpickling a checkpoint can run any code."
-            " Use a checkpoint with safetensors, or one that loads with weights_only."
+            "weights_only=False is refused, because unpickling a checkpoint can run any code."
+            " Use a checkpoint with safetensors, or one that loads with weights_only=True."
         )
         raise CheckpointError(message)
     _refuse_what_fails(options | further)
@@ -475,38 +480,38 @@ def _own_names(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_what_fails(given: Mapping[str, Any]) -> None:
-    """Refuse what transformers offers, but what can't be combined with passes for many rows."""
+    """Refuse options of transformers that don't work with passes that several edits share."""
     if given.get("cache_implementation") is not None:
         message = (
-            f"cache_implementation={given['cache_implementation']!r} is refused: rows of unequal"
-            " length share passes here, and each one's keys and values grow and are taken back with"
-            " its drafts, which a static cache allows neither of. Leave it out;"
-            " prefix_cache_bytes=... bounds what is kept between edits."
+            f"cache_implementation={given['cache_implementation']!r} is refused: edits of different"
+            " lengths share forward passes here, and keys and values are removed again when a"
+            " draft is rejected, which a static cache can't do. Leave this option out;"
+            " prefix_cache_bytes=... limits what is kept between edits."
         )
         raise CheckpointError(message)
     if str(given.get("attn_implementation")).startswith("paged"):
         message = (
-            f"attn_implementation={given['attn_implementation']!r} is refused: it belongs to the"
-            " continuous batching of transformers, and edits have a queue of their own. Leave it"
-            " out, or give 'sdpa' or 'flash_attention_2'."
+            f"attn_implementation={given['attn_implementation']!r} is refused: it belongs to"
+            " transformers' continuous batching, but edits have their own queue. Leave it out, or"
+            " give 'sdpa' or 'flash_attention_2'."
         )
         raise CheckpointError(message)
     for name in ("load_in_4bit", "load_in_8bit"):
         if given.get(name):
             message = (
-                f"{name}=True is no option of transformers 5 any more. Give"
+                f"{name}=True is no longer an option in transformers 5. Give"
                 f" quantization_config=BitsAndBytesConfig({name}=True), from transformers."
             )
             raise CheckpointError(message)
 
 
 def _written(value: Any) -> str:
-    """Write a value so that equal ones are written alike, whatever object holds them."""
+    """Serialise a value; equal values are serialised alike."""
     return json.dumps(value, default=_plain, sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
-    """Stand-in for something that JSON doesn't know: a quantisation, a folder, an engine."""
+    """Replace an object that JSON can't represent, such as a quantisation, folder or engine."""
     if isinstance(value, SecretStr):
         return ["secret", hashlib.sha256(value.get_secret_value().encode()).hexdigest()]
     if isinstance(value, Mapping):
@@ -523,7 +528,7 @@ def _plain(value: Any) -> Any:
     return _identity(value)
 
 
-# Objects that can't be written down, each with a name that no other object ever gets.
+# Names for objects that can't be serialised; no name is ever used twice.
 _identities: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
@@ -531,9 +536,9 @@ def _identity(value: Any) -> str:
     name = getattr(value, "__qualname__", None)
     if isinstance(name, str) and "<" not in name:
         return f"{value.__module__}.{name}"
-    # Two objects may well be equal: too little shared costs a load or an edit, too much would hand
-    # out what was made with another's settings.
+    # Two such objects may be equal, but treating them as different only costs a load or an edit.
+    # Treating different objects as equal would return an edit made with other settings.
     try:
         return _identities.setdefault(value, uuid.uuid4().hex)
-    except TypeError:  # not hashable, or of a kind that no weak reference can point at
+    except TypeError:  # not hashable, or without support for weak references
         return repr(value)

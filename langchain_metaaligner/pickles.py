@@ -1,4 +1,4 @@
-"""How public objects are written down: by their names at the root, which no move breaks."""
+"""Pickles public objects by their names at the package root, so that modules can move."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _ROOT = "langchain_metaaligner"
 
 
 def reduce_at_root(one: Any, protocol: SupportsIndex) -> str | tuple[Any, ...]:
-    """What pickle keeps of an object of a public class; it serves as `__reduce_ex__`.
+    """Reduce an object of a public class for pickle; classes use it as their `__reduce_ex__`.
 
     Args:
         one: The object.
-        protocol: Pickle's.
+        protocol: The pickle protocol.
 
     Returns:
-        For a record the arguments that make it again, so that fields can be added; for anything
-        else its state. A subclass of a user goes by its own name.
+        For a dataclass, the arguments that recreate it, so that later versions can add fields;
+        for any other class, its state. A user's subclass is pickled under its own name.
     """
     kind = type(one)
     if not _is_public(kind):
@@ -27,16 +27,16 @@ def reduce_at_root(one: Any, protocol: SupportsIndex) -> str | tuple[Any, ...]:
     if is_dataclass(one):
         given = {field.name: getattr(one, field.name) for field in fields(one) if field.init}
         return made_again, (kind.__name__, given)
-    # From protocol 2 on: a function, its arguments, the state, and more that is none here.
+    # From protocol 2 on, the third item is the state; the items after it are not used here.
     state = object.__reduce_ex__(one, 2)[2]
     return made_again, (kind.__name__,), state
 
 
 def made_again(name: str, given: Mapping[str, Any] | None = None) -> Any:
-    """Make an object of a public class; pickles refer to this function by name.
+    """Recreate an object of a public class; pickles refer to this function by name.
 
     Args:
-        name: The name of the class at the root.
+        name: The name of the class at the package root.
         given: The arguments; `None` for an object whose state is set afterwards.
 
     Returns:
@@ -47,13 +47,13 @@ def made_again(name: str, given: Mapping[str, Any] | None = None) -> Any:
 
 
 def namespace_of(kind: type) -> list[str]:
-    """The first parts of the id by which LangChain writes a class down.
+    """The namespace in the id under which LangChain serialises a class.
 
     Args:
         kind: The class.
 
     Returns:
-        The root for a public class, else the parts of its module's name.
+        The package root for a public class, else the parts of its module's name.
     """
     return [_ROOT] if _is_public(kind) else kind.__module__.split(".")
 

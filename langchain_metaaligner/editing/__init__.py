@@ -1,1 +1,1 @@
-"""Edits an answer: conversation and answer in, an `Alignment` out."""
+"""Editing of answers: a conversation and an answer in, an `Alignment` out."""

@@ -1,4 +1,4 @@
-"""The one door to an edit: a conversation and an answer in, an `Alignment` out."""
+"""The aligner: a conversation and an answer in, an `Alignment` out."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ from langchain_metaaligner.pickles import reduce_at_root
 if TYPE_CHECKING:
     from langchain_metaaligner.editing.aligner_arguments import AlignerArguments
 
-# Seconds that an event loop may be held up without anybody noticing.
+# Seconds for which blocking an event loop does no harm.
 _QUICK = 0.02
-# Stands for an answer that is not known yet.
+# Placeholder for an answer that is not known yet.
 _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
 
 
 class AlignmentStream:
-    """The pieces of one edit, for `for` or `async for`.
+    """The text of one edit, piece by piece, for `for` or `async for`.
 
     Args:
-        begin: Prepares the edit and names its engine; called when the first piece is asked for.
+        begin: Prepares the edit and returns it with its engine; called for the first piece.
 
     Attributes:
-        alignment: The record of the edit once the pieces have ended well, else `None`.
+        alignment: The record of the edit; `None` until the stream has ended without an error.
     """
 
     def __init__(self, begin: Callable[[], tuple[PendingEdit | Alignment, Engine]]) -> None:
         self.alignment: Alignment | None = None
         self._pieces = self._run(begin)
-        # A generator can't be closed while another thread is inside it.
+        # A generator can't be closed while another thread is running it.
         self._turn = threading.Lock()
 
     def __iter__(self) -> Self:
@@ -68,7 +68,7 @@ class AlignmentStream:
             return next(self._pieces)
 
     def close(self) -> None:
-        """Stop the generation; returns when nothing runs any more."""
+        """Stop the generation; returns once it has stopped."""
         with self._turn:
             self._pieces.close()
 
@@ -79,7 +79,7 @@ class AlignmentStream:
         try:
             piece = await asyncio.to_thread(self._next_or_none)
         except asyncio.CancelledError:
-            # The step under way ends by itself; nobody may start another.
+            # The step that is running ends by itself; closing keeps another from starting.
             threading.Thread(target=self.close, daemon=True).start()
             raise
         if piece is None:
@@ -87,11 +87,11 @@ class AlignmentStream:
         return piece
 
     async def aclose(self) -> None:
-        """Stop the generation; returns when nothing runs any more."""
+        """Stop the generation; returns once it has stopped."""
         closing = threading.Thread(target=self.close, daemon=True)
         closing.start()
-        # A loop that shuts down closes all forgotten generators at once, and one that waits there
-        # is in the way of those around it: where the close is quick nothing is waited for.
+        # An event loop that shuts down closes all open generators together, and an await here
+        # would get in the way of the generators around this one. A quick close needs no await.
         closing.join(_QUICK)
         if closing.is_alive():
             await asyncio.to_thread(closing.join)
@@ -119,7 +119,7 @@ class AlignmentStream:
 
 
 def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
-    # Nothing goes out before there is something to read: an edit of white space alone is none.
+    # White space is held back until text follows: an edit of white space alone is an error.
     blank: str | None = ""
     with closing(deadlines.stream(engine, part.request)) as pieces:
         while True:
@@ -137,20 +137,20 @@ def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
 
 
 class Aligner:
-    """Edits answers towards objectives; works with no LangChain run around it.
+    """Edits answers to meet objectives; works outside of LangChain runs.
 
     A context is text (used word for word), a `Context`, or messages; an answer is text or an
     `AIMessage`; objectives are names, sentences or `Objective`s.
 
     Args:
-        model: Hub id or folder of a checkpoint; `None` is the environment variable
-            `METAALIGNER_MODEL`, else the embedded aligner.
+        model: Hub id or folder of a checkpoint; `None` uses the environment variable
+            `METAALIGNER_MODEL`, or the embedded aligner if it is not set.
         **options: See `AlignerOptions` in `langchain_metaaligner.options`, and docs/options.md.
 
     Attributes:
-        options: All options, as they were read.
+        options: All options, after validation.
         model_name: The checkpoint, or the name of the engine that was given.
-        prefills: Whether `warm` may make a later edit quicker.
+        prefills: Whether `warm` can make a later edit faster.
 
     Raises:
         CheckpointError: The family is unknown, or an option would run a checkpoint's own code.
@@ -184,13 +184,13 @@ class Aligner:
 
     @property
     def engine(self) -> Engine:
-        """The engine; finding it reads no weights."""
+        """The engine; reading this property does not load the weights."""
         given: Engine | None = self.options.engine
         return self._contract if given is None else given
 
     @property
     def _contract(self) -> Engine:
-        """The engine, or what makes one of the object that was given."""
+        """The engine; an object that only has an engine's methods comes wrapped."""
         engine = self._engine
         if engine is None:
             with self._lock:
@@ -205,7 +205,7 @@ class Aligner:
         """The prompt family.
 
         Raises:
-            CheckpointError: The checkpoint does not tell its family, and none was given.
+            CheckpointError: The checkpoint's family is not known, and none was given.
         """
         if self._family is None:
             engine = self._contract
@@ -215,20 +215,20 @@ class Aligner:
                 msg = (
                     f"The checkpoint {engine.name!r} does not tell which prompts it"
                     " was trained on. Give family='HH-RLHF', 'UltraFeedback', 'IMHI' or 'Aligner',"
-                    " or 'instruct' for a model with a chat template."
+                    " or family='instruct' for a model with a chat template."
                 )
                 raise CheckpointError(msg)
             self._family = (named or HH_RLHF) if hint is None else find_family(hint)
         return self._family
 
     def load(self) -> Self:
-        """Load the weights now, so that no first request waits for them.
+        """Load the weights now, so that the first request does not wait for them.
 
         Returns:
             The aligner itself.
 
         Raises:
-            CheckpointError: The checkpoint can't be had or used.
+            CheckpointError: The checkpoint can't be loaded or used.
         """
         self._contract.load()
         return self
@@ -241,23 +241,23 @@ class Aligner:
         *,
         cancelled: threading.Event | None = None,
     ) -> None:
-        """Prefill what an edit's prompt will begin with, before its answer is known or whole.
+        """Prefill the beginning of an edit's prompt, before its answer is known or complete.
 
-        The edit then takes up what it finds; it is the same with and without. Where the engine
+        The later edit starts from what was prefilled; its text stays the same. If the engine
         can't prefill, nothing happens.
 
         Args:
-            context: The context of the edit to come.
-            objectives: Its objectives.
-            answer: The answer as far as it is known.
-            cancelled: Set when nobody wants it any more; stops within one forward pass.
+            context: The context of the later edit.
+            objectives: The objectives of the later edit.
+            answer: The answer, as far as it is known.
+            cancelled: Set it to cancel the prefill, which then stops within one forward pass.
 
         Raises:
             MetaAlignerError: As for `align`.
         """
         if not self._contract.prefills:
             return
-        # The prompt needs some answer to be written; where none is known it ends before that.
+        # A prompt can't be written without an answer; only what precedes a placeholder is used.
         pending = self._prepare(context, answer or _UNKNOWN, objectives)
         request = pending.parts[0].request if isinstance(pending, PendingEdit) else None
         if request is not None and request.draft_at:
@@ -267,9 +267,9 @@ class Aligner:
             )
 
     def close(self) -> None:
-        """Give the engine up; the weights go when nobody else in the process uses them.
+        """Release the engine; the weights are freed once nothing else in the process uses them.
 
-        An engine object that was given stays as it is; a later edit loads the model again.
+        An engine object that was given stays open. A later edit loads the model again.
         """
         with self._lock:
             if self.options.engine is not None:
@@ -284,16 +284,17 @@ class Aligner:
         Args:
             context: Text, a `Context`, or messages.
             answer: Text or an `AIMessage`.
-            objectives: One or several objectives.
+            objectives: One or more objectives.
 
         Returns:
-            The prompt, shortened to the engine's window as for an edit.
+            The prompt, shortened to fit the engine's window, as for an edit; empty if the answer
+            has no text.
 
         Raises:
-            MetaAlignerError: As for `align`, short of the edit.
+            MetaAlignerError: As for `align`, except for errors of the edit itself.
         """
         pending = self._prepare(context, answer, objectives)
-        # An answer without text has no prompt of its own: it never reaches an engine.
+        # An answer without text has no prompt, because it never reaches an engine.
         return pending.parts[0].request.prompt if isinstance(pending, PendingEdit) else ""
 
     def align(self, context: Any, answer: Any, objectives: Objectives) -> Alignment:
@@ -302,20 +303,21 @@ class Aligner:
         Args:
             context: Text, a `Context`, or messages.
             answer: Text or an `AIMessage`.
-            objectives: One or several objectives.
+            objectives: One or more objectives.
 
         Returns:
-            What became of the answer: `edited` or `unchanged`, or `skipped` where the answer
-            holds no text.
+            The record of the edit. Its status is `edited` or `unchanged`, or `skipped` if the
+            answer has no text.
 
         Raises:
-            MissingContextError: There is nothing that the answer answers.
+            MissingContextError: The context is empty or missing.
             UnknownObjectiveError: An objective is unknown.
-            InputTypeError: Context or answer are of the wrong type.
+            InputTypeError: The context or the answer is of the wrong type.
             AnswerTooLongError: The answer does not fit into the window.
-            CheckpointError: The checkpoint can't be had or used.
-            EditTimeout: The time was up.
-            EngineError: The engine failed; the edit was empty or ran out of tokens.
+            CheckpointError: The checkpoint can't be loaded or used.
+            EditTimeout: The edit reached its time limit.
+            OverloadedError: The engine's queue is full.
+            EngineError: The engine failed, or the edit was empty or ran out of tokens.
         """
         return self.align_batch([(context, answer, objectives)])[0]
 
@@ -338,14 +340,14 @@ class Aligner:
 
         Args:
             items: Triples of context, answer and objectives, each as for `align`.
-            return_exceptions: Whether an item that fails gives its error in its place instead
-                of raising it; the others are edited all the same.
+            return_exceptions: Whether to return the error of a failed item in its place instead
+                of raising it. The other items are edited in either case.
 
         Returns:
             One result for each item, in order.
 
         Raises:
-            MetaAlignerError: As for `align`, the first one, unless `return_exceptions`.
+            MetaAlignerError: The first error, as for `align`, unless `return_exceptions` is set.
         """
         made = edit_all(self._contract, self.family, self.options, items)
         return made if return_exceptions else _good(made)
@@ -368,27 +370,27 @@ class Aligner:
         def prepare() -> list[Prepared]:
             return prepare_all(self._contract, self.family, self.options, items, started=started)
 
-        # Counting tokens and reading a tokenizer take longer than a loop may be held up.
+        # Loading a tokenizer and counting tokens would block the event loop for too long.
         blocks = self._engine is None or self._engine.window is not None
         prepared = await asyncio.to_thread(prepare) if blocks else prepare()
         made = await aedit_all(self._contract, prepared)
         return made if return_exceptions else _good(made)
 
     def stream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
-        """Edit one answer and give the edited text piece by piece, as it is made.
+        """Edit one answer and return the edited text piece by piece, as it is generated.
 
         Args:
             context: Text, a `Context`, or messages.
             answer: Text or an `AIMessage`.
-            objectives: One or several objectives.
+            objectives: One or more objectives.
 
         Returns:
-            An iterator over the pieces; when it has ended, its `alignment` is the record.
+            An iterator over the pieces. At its end, its `alignment` is the record of the edit.
             `close()` stops the generation.
 
         Raises:
-            MetaAlignerError: As for `align`, from the iterator. After the first piece it means
-                that the text is not whole.
+            MetaAlignerError: As for `align`, but raised by the iterator. After the first piece,
+                an error means that the text is incomplete.
         """
         return AlignmentStream(lambda: (self._prepare(context, answer, objectives), self._contract))
 

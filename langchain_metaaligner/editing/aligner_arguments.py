@@ -22,89 +22,90 @@ class AlignerArguments(TypedDict, total=False):
     """Folder or hub id of a PEFT adapter, merged into the weights where possible."""
 
     dtype: Any
-    """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`: bfloat16 where
-    the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on an
-    accelerator and float32 on a CPU. Only in float32 are edits those of plain greedy decoding,
-    token for token, up to exact ties."""
+    """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`. `auto` is
+    bfloat16 if the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on
+    an accelerator and float32 on a CPU. Only float32 gives the same tokens as plain greedy
+    decoding, except where two tokens are exactly tied."""
 
     device_map: Any
-    """Where the weights go; `auto` spreads them over what accelerate finds."""
+    """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
 
     revision: str | None
     """Branch, tag or commit of the checkpoint on the hub."""
 
     token: SecretStr | str | bool | None
-    """Token for the hub, if the one that huggingface_hub finds by itself is the wrong one. It is
-    not pickled."""
+    """Token for the hub. By default, huggingface_hub uses the token that it finds itself. The
+    token is never pickled."""
 
     cache_dir: str | os.PathLike[str] | None
     """Folder for downloads."""
 
     local_files_only: bool
-    """Use only what is on this machine."""
+    """Use only files that are already on this machine."""
 
     attn_implementation: str | None
-    """Attention of models whose rows can't share a pass: `sdpa`, `eager`, `flash_attention_2`, ...
-    Where rows share passes (models of the LLaMA kind), each row's attention is computed by torch's
-    `scaled_dot_product_attention`."""
+    """Attention implementation, such as `sdpa`, `eager` or `flash_attention_2`, for models that
+    can't process several edits in one forward pass. Models that can (LLaMA and its relatives)
+    always use torch's `scaled_dot_product_attention`."""
 
     quantization_config: Any
-    """A quantisation of transformers, such as a `BitsAndBytesConfig`, applied while loading."""
+    """A quantisation config of transformers, such as `BitsAndBytesConfig`, applied while
+    loading."""
 
     torch_compile: bool | dict[str, Any]
-    """Compile the feed-forward part of each layer: `True`, or arguments of `torch.compile`. The
+    """Compile the feed-forward part of each layer: `True`, or arguments for `torch.compile`. The
     first edits wait for the compiler."""
 
     prepack_weights: bool | None
-    """On a CPU, keep a second copy of the linear layers' weights in the order that its kernels
-    read, which makes edits faster. `None` does so if the copies take 1 GiB at most. With
-    `torch_compile` there are none."""
+    """On a CPU, keep a second copy of the linear layers' weights in the order in which its kernels
+    read them, which makes edits faster. `None` does so if the copies take at most 1 GiB. With
+    `torch_compile` no copies are made."""
 
     max_memory: dict[Any, Any] | None
-    """Memory to use on each device, as accelerate takes it."""
+    """Memory to use on each device, in accelerate's format."""
 
     offload_folder: str | os.PathLike[str] | None
-    """Where layers go that fit nowhere else."""
+    """Folder for layers that fit on no device."""
 
     prefix_cache_bytes: int | None
-    """Most bytes of keys and values that are kept of prompts' beginnings. 0 keeps none, `None`
-    suits the device."""
+    """Limit in bytes for keys and values of earlier prompts, which later edits reuse. 0 keeps none;
+    `None` chooses a limit that suits the device."""
 
     max_queue: int
-    """Edits that may wait before others are refused with `OverloadedError`."""
+    """How many edits may wait; further ones are refused with `OverloadedError`."""
 
     model_kwargs: dict[str, Any]
     """Further arguments for transformers' `from_pretrained`."""
 
     family: str | None
-    """Prompt family, if the checkpoint's name and files don't tell it."""
+    """Prompt family, if it can't be told from the checkpoint's name and files."""
 
     engine: Engine | EngineLike | None
     """An engine object to use instead of loading a model."""
 
     max_new_tokens: int
-    """Most tokens of an edit."""
+    """Maximum length of an edit, in tokens."""
 
     temperature: float
-    """0 decodes greedily."""
+    """Sampling temperature; 0 decodes greedily."""
 
     timeout: float | None
-    """Seconds after which an edit is stopped with `EditTimeout`. They count from the call, waiting
-    and loading included."""
+    """Seconds after which an edit is stopped with `EditTimeout`, counted from the call. Time spent
+    waiting and loading counts too."""
 
     system: Literal["first_turn"] | None
-    """What becomes of system messages: `None` leaves them out of the context, `first_turn` joins
-    them to the first human turn."""
+    """What to do with system messages: `None` leaves them out of the context, `first_turn` puts
+    them in front of the first human turn."""
 
     keep_above: float | None
-    """Agreement (mean log-probability of the answer's tokens under the aligner, at most 0) from
-    which the answer stays as it is, without decoding. Engines that don't report agreement ignore
-    it."""
+    """Keep the answer as it is, without decoding, if its agreement is at least this value.
+    Agreement is the mean log-probability of the answer's tokens under the aligner, at most 0.
+    Engines that don't report agreement ignore this option."""
 
     token_agreement: bool
-    """Record the agreement of each token of the answer, for diffs. Messages never carry it. The
-    whole answer is then tried together with the prompt: a larger first pass, but no further one."""
+    """Record the agreement of each token of the answer, for diffs. It is never part of a message.
+    The first forward pass then covers the whole answer: it is larger, but no pass is added."""
 
     eager: bool | None
-    """Prefill context and answer while the policy works. `None` does so in streams, unless tools
-    are bound."""
+    """Prefill the context and the answer while the policy is still generating. `None` does so in
+    streams, unless tools are bound."""

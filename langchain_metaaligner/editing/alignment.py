@@ -1,4 +1,4 @@
-"""The record of one edit: what was edited, towards what, at what cost; and its pictures."""
+"""The record of one edit, and its diff for notebooks and terminals."""
 
 from __future__ import annotations
 
@@ -20,38 +20,39 @@ DiffOp = Literal["equal", "delete", "insert"]
 
 METADATA_KEY = "metaaligner"
 
-_LIKELY = 0.5  # tokens at least so likely are not worth the reader's attention
+_LIKELY = 0.5  # tokens with a higher probability are not shaded
 _SHADE = '<span style="background:rgba(255,160,0,{:.2f})" title="{:.1%}">{}</span>'
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What became of one answer.
+    """The record of one edit.
 
     Attributes:
         original: The answer as the policy wrote it.
-        text: The answer after the edit; in shadow mode what the edit would have been.
-        objectives: The names of the objectives, as they were asked for.
+        text: The answer after the edit; in shadow mode, what the edit would have been.
+        objectives: The names of the objectives.
         model: The aligner's checkpoint, or the kind of engine.
         family: The prompt family.
-        status: `edited`; `unchanged`, the aligner gave the answer back as it was; `skipped`, there
-            was no text to edit; `passed`, the edit failed and the original was let through;
-            `blocked`, it failed and a fixed message took the answer's place; `failed`, it failed
-            and the error was raised; `shadow`, the edit was made and the original went out.
+        status: `edited`; `unchanged`, the aligner returned the answer as it was; `skipped`, the
+            answer had no text, or `when` decided against an edit; `passed`, the edit failed and
+            the original was passed through; `blocked`, the edit failed and a fixed message
+            replaced the answer; `failed`, the edit failed and the error was raised; `shadow`, the
+            edit was made but the original was returned.
         finish_reason: Why the edit ended: `stop` or `length`.
-        usage: `input_tokens`, `output_tokens`, `total_tokens` of the aligner, where known.
-        passes: Forward passes of the aligner's model, where known.
-        seconds: Wall time from the request to the edit.
+        usage: `input_tokens`, `output_tokens` and `total_tokens` of the aligner, if known.
+        passes: Number of forward passes of the aligner's model, if known.
+        seconds: Time from the request to the finished edit, in seconds.
         agreement: Mean log-probability per token of the original under the aligner (natural
-            logarithm); `None` where no pass saw all of it, as in most rewrites. `keep_above` and
-            `token_agreement` have it seen.
-        token_agreement: The same for each token of the original with its place in it, where
-            `token_agreement=True` asked for it. `None`, like `agreement`, where the engine can't
-            tell: it is no local one, or the edit parts from the answer and the model is of a kind
-            that can't take tokens back (a sliding window).
-        dropped: What of the context did not fit or was left out: counts by `system` (messages),
-            `turns` and `words`; only what is more than zero.
-        error: Kind and message of the error, where there was one.
+            logarithm). `None` if no forward pass covered the whole original, as in most rewrites;
+            with `keep_above` or `token_agreement`, a pass covers it.
+        token_agreement: The same for each token of the original, with its position, if
+            `token_agreement=True` was given. `None`, like `agreement`, if the engine can't report
+            it: it is not a local engine, or the edit differs from the answer and the model can't
+            remove tokens from its cache (sliding-window attention).
+        dropped: What was left out of the context: counts of `system` messages, `turns` and
+            `words`, only those above zero.
+        error: Type and message of the error, if there was one.
     """
 
     original: str = field(repr=False)
@@ -77,11 +78,11 @@ class Alignment:
         return self.text != self.original
 
     def diff(self) -> list[tuple[DiffOp, str]]:
-        """The way from the original to the text, word by word.
+        """Compare the original with the text, word by word.
 
         Returns:
-            Pairs of an operation and the text it is about. What is equal or deleted, joined, is
-            the original; what is equal or inserted is the text.
+            Pairs of an operation and the text that it applies to. The equal and deleted texts,
+            joined, give the original; the equal and inserted texts give the edited text.
         """
         before, after = split_words(self.original), split_words(self.text)
         steps: list[tuple[str, str, str]] = []
@@ -95,14 +96,14 @@ class Alignment:
         return pairs
 
     def provenance(self, *, keep_original: bool = False) -> dict[str, Any]:
-        """What a message carries of this under `response_metadata["metaaligner"]`.
+        """The part of this record that goes into `response_metadata["metaaligner"]`.
 
         Args:
-            keep_original: Whether the original is part of it. What a message carries, every
-                stream, trace and state carries too.
+            keep_original: Whether to include the original. Everything in a message also appears
+                in streams, traces and states.
 
         Returns:
-            Plain JSON: dicts, lists, text, numbers, booleans and None.
+            Plain JSON values: dicts, lists, strings, numbers, booleans and `None`.
         """
         record: dict[str, Any] = {
             "status": self.status,
@@ -118,14 +119,14 @@ class Alignment:
             "dropped": dict(self.dropped),
         }
         if self.error is not None:
-            # Its message may quote what was not to be shown.
+            # The message may quote text that must not be shown.
             record["error"] = self.error.partition(":")[0]
         if keep_original:
             record["original"] = self.original
         return record
 
     def summary(self) -> str:
-        """One line: the status, the objectives, the aligner and the time."""
+        """One line with the status, the objectives, the aligner and the time in seconds."""
         parts = [self.status, ", ".join(self.objectives), self.model, f"{self.seconds:.2f} s"]
         return " · ".join(part for part in parts if part)
 
@@ -148,7 +149,7 @@ class Alignment:
         )
 
     def _shaded(self, start: int, end: int) -> str:
-        """A stretch of the original; what the aligner would hardly have written is darker."""
+        """Part of the original as HTML; the less likely a token, the darker its shade."""
         made, place = "", start
         for first, last, odds in _apart(self.token_agreement or ()):
             left, right = max(first, place), min(last, end)
@@ -161,7 +162,7 @@ class Alignment:
         return made + html.escape(self.original[place:end])
 
     def __rich__(self) -> Text:
-        """The diff for a terminal, coloured, with the summary above it."""
+        """The coloured diff for a terminal, with the summary above it."""
         from rich.text import Text
 
         styles = {"equal": "", "delete": "red strike", "insert": "green"}
@@ -172,7 +173,7 @@ class Alignment:
 
 
 def _apart(tokens: Sequence[TokenAgreement]) -> list[TokenAgreement]:
-    """Tokens with those joined that are parts of one character."""
+    """Join tokens that are parts of the same character."""
     joined: list[TokenAgreement] = []
     for token in tokens:
         if joined and token.start < joined[-1].end:
@@ -184,15 +185,16 @@ def _apart(tokens: Sequence[TokenAgreement]) -> list[TokenAgreement]:
 
 
 def _readable(steps: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Join changes with no more than a word or two in common between them.
+    """Join changes that are separated by only a word or two.
 
-    A rewrite keeps an "of" or a comma by chance; shown as kept, they cut it to ribbons.
+    A rewrite keeps an "of" or a comma by chance. Shown as unchanged, such words would split the
+    rewrite into many small pieces.
 
     Args:
-        steps: What is equal, or else what is deleted and inserted, by turns.
+        steps: Tuples of equal, deleted and inserted text; equal text alternates with changes.
 
     Returns:
-        The same way in fewer steps.
+        The same changes in fewer steps.
     """
     joined: list[tuple[str, str, str]] = []
     for step in steps:

@@ -1,4 +1,4 @@
-"""Shortens a context, oldest first, until prompt and edit fit into the aligner's window."""
+"""Shortens a context, oldest first, until the prompt and the edit fit into the window."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ Fits = Callable[[str | Sequence[Turn]], bool]
 def shorten(
     context: str | Sequence[Turn], fits: Fits
 ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
-    """Leave out of a context what does not fit.
+    """Shorten a context until it fits.
 
-    Whole turns go first, the oldest before the others, and a conversation goes on beginning with
-    a human turn where it can. Of the last human turn and what follows it (results of tools) only
-    words go, the oldest first, those of the human turn last of all.
+    Whole turns are dropped first, starting with the oldest. The rest begins with a human turn if
+    possible. The last human turn and the tool results after it are never dropped as a whole: they
+    lose words, the oldest first, and the human turn loses words last.
 
     Args:
         context: Text, or turns.
-        fits: Whether a prompt with such a context fits; once it fits, less fits too.
+        fits: Whether a prompt with the given context fits. If a context fits, so must any shorter
+            one.
 
     Returns:
-        The longest context that fits and the numbers of `turns` and `words` left out, only
-        those above zero; `None` if not even an empty context fits.
+        The longest context that fits, and how many `turns` and `words` were dropped (only counts
+        above zero); `None` if not even an empty context fits.
     """
     if fits(context):
         return (context if isinstance(context, str) else tuple(context)), {}
@@ -56,7 +57,7 @@ def _with_text(turns: Sequence[Turn], at: int, fits: Fits) -> Callable[[str], bo
 
 
 def _fewest_words(text: str, fits: Callable[[str], bool]) -> tuple[str, int] | None:
-    """The longest tail of whole words that fits, and how many words are missing from it."""
+    """The longest tail of whole words that fits, and how many words were dropped before it."""
     starts = [word.start() for word in re.finditer(r"\S+", text)]
     tails = [*starts, len(text)]
     gone = bisect_left(range(len(tails)), True, key=lambda i: fits(text[tails[i] :]))

@@ -1,4 +1,4 @@
-"""Messages to the turns of a context, a message to its answer, and an edited text back into it."""
+"""Reads contexts and answers from messages, and puts edited text back into a message."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Turn:
     """One turn of a conversation.
 
     Attributes:
-        role: Who speaks.
-        text: What is said.
+        role: The speaker.
+        text: What the speaker says.
     """
 
     role: Literal["human", "assistant"]
@@ -49,11 +49,11 @@ class Turn:
 class Context:
     """A context given as text, which goes into the prompt as it is.
 
-    As a value in a runnable's config a bare string is copied into trace metadata and
-    checkpoints; this is not, and its `repr` does not show the text either.
+    LangChain copies a bare string in a runnable's config into trace metadata and checkpoints. It
+    does not copy a `Context`, and its `repr` does not show the text either.
 
     Attributes:
-        text: The conversation before the answer, in the form that the checkpoint knows.
+        text: The conversation before the answer, in the format that the checkpoint was trained on.
     """
 
     text: str
@@ -66,7 +66,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What messages say, as an aligner's context can hold it.
+    """The turns of a conversation, read from messages.
 
     Attributes:
         turns: Human and assistant turns, oldest first.
@@ -80,19 +80,19 @@ class Conversation:
 def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None) -> Conversation:
     """Read the turns of a conversation from messages.
 
-    Adjacent human turns stay apart. The result of a tool goes into the assistant's next turn as
+    Adjacent human turns stay separate. Tool results become part of the next assistant turn, as
     `[tool NAME] text`; images and files become `[image]` and `[file]`.
 
     Args:
-        messages: LangChain messages, or what LangChain converts to messages.
-        system: `None` leaves system messages out, `"first_turn"` puts them before the first
+        messages: LangChain messages, or values that LangChain can convert to messages.
+        system: `None` leaves system messages out; `"first_turn"` puts them in front of the first
             human turn.
 
     Returns:
         The conversation.
 
     Raises:
-        InputTypeError: Something among the messages is no message.
+        InputTypeError: A value can't be converted to a message.
     """
     turns: list[Turn] = []
     system_texts: list[str] = []
@@ -137,19 +137,19 @@ def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None)
 def read_context(
     context: Any, *, whole_conversation: bool = True, system: SystemHandling = None
 ) -> tuple[str | tuple[Turn, ...], dict[str, int]]:
-    """Read what was given as a context.
+    """Read a context as given by a user.
 
     Args:
         context: Text, a `Context`, a prompt value, or messages.
-        whole_conversation: Whether all turns are wanted or only the last human one.
-        system: What becomes of system messages, as for `read_conversation`.
+        whole_conversation: Whether to return all turns or only the last human turn.
+        system: What to do with system messages, as for `read_conversation`.
 
     Returns:
-        Text or turns, and what of the messages was left out.
+        Text or turns, and counts of what was left out.
 
     Raises:
-        MissingContextError: There is nothing in it.
-        InputTypeError: It is none of these.
+        MissingContextError: The context is empty or missing.
+        InputTypeError: The context is of another type.
     """
     if isinstance(context, Context):
         context = context.text
@@ -162,7 +162,10 @@ def read_context(
     if hasattr(context, "to_messages"):
         context = context.to_messages()
     if not isinstance(context, Iterable) or isinstance(context, bytes | dict):
-        msg = f"A context is text, a Context or a list of messages, not {type(context).__name__}."
+        msg = (
+            "A context must be text, a Context or a list of messages, not"
+            f" {type(context).__name__}."
+        )
         raise InputTypeError(msg)
     conversation = read_conversation(context, system=system)
     turns, dropped = conversation.turns, {}
@@ -182,13 +185,13 @@ def answer_text(answer: Any) -> str:
     """The text of an answer that an edit may change.
 
     Args:
-        answer: Text, or a message of the assistant.
+        answer: Text or an `AIMessage`.
 
     Returns:
-        The text; for a message with several text blocks all of them, without anything between.
+        The text; if a message has several text blocks, their texts joined without a separator.
 
     Raises:
-        InputTypeError: It is neither text nor a message.
+        InputTypeError: The answer is neither text nor a message.
     """
     if isinstance(answer, str):
         return answer
@@ -197,23 +200,23 @@ def answer_text(answer: Any) -> str:
         return content
     if isinstance(content, list):
         return "".join(block_text(block) or "" for block in content)
-    msg = f"An answer is text or an AIMessage, not {type(answer).__name__}."
+    msg = f"An answer must be text or an AIMessage, not {type(answer).__name__}."
     raise InputTypeError(msg)
 
 
 def with_text(message: M, text: str, **changes: Any) -> M:
-    """The message with its text replaced and all else as it was.
+    """Replace the text of a message and keep everything else.
 
-    Only text blocks change: each gets its share of the new text, so that what stands between
-    them keeps its place; one whose text has gone is left out.
+    Only text blocks change. Each gets the matching part of the new text, so that other blocks keep
+    their place between them. A block that has lost all its text is removed.
 
     Args:
-        message: The message; it is not changed.
+        message: The message, which is not modified.
         text: The new text.
-        **changes: Other fields to replace with it.
+        **changes: Other fields to replace.
 
     Returns:
-        A copy, or the message itself where nothing changes.
+        A copy, or the message itself if nothing changes.
     """
     content = message.content
     if isinstance(content, str):
@@ -238,13 +241,13 @@ def with_text(message: M, text: str, **changes: Any) -> M:
 
 
 def without_thoughts(message: M) -> M:
-    """The message without blocks of reasoning, for when its text must not be seen either.
+    """Remove the reasoning blocks of a message whose text must not be shown.
 
     Args:
-        message: The message; it is not changed.
+        message: The message, which is not modified.
 
     Returns:
-        A copy, or the message itself where it holds none.
+        A copy, or the message itself if it has none.
     """
     changes: dict[str, Any] = {}
     if isinstance(message.content, list):
@@ -266,7 +269,7 @@ def _is_thought(block: Any) -> bool:
 
 
 def _share_out(old: Sequence[str], text: str) -> list[str]:
-    """Cut a text where the borders between some old texts have gone in it."""
+    """Split a text at the positions that match the borders between the old texts."""
     if len(old) == 1:
         return [text]
     before, after = split_words("".join(old)), split_words(text)
@@ -276,7 +279,7 @@ def _share_out(old: Sequence[str], text: str) -> list[str]:
     word_ends = {end: i for i, end in enumerate(_offsets(before))}
     for piece in old[:-1]:
         border += len(piece)
-        # A border inside a word is moved to the word's end.
+        # A border inside a word moves to the end of the word.
         index = next(word_ends[end] for end in range(border, border + 10**9) if end in word_ends)
         cut = (
             next(
@@ -308,8 +311,8 @@ def _as_messages(messages: Iterable[Any]) -> Sequence[Any]:
         return convert_to_messages(given)
     except (ValueError, NotImplementedError, TypeError, KeyError) as error:
         msg = (
-            "A context is text, a Context or a list of messages (or what LangChain converts to"
-            f" messages), but this holds something else: {type(error).__name__}."
+            "A context must be text, a Context or a list of messages (or of values that LangChain"
+            f" can convert to messages), but a value can't be converted: {type(error).__name__}."
         )
         raise InputTypeError(msg) from error
 
@@ -355,7 +358,7 @@ def _text_of(content: Any, *, between: str) -> str:
 
 
 def block_text(block: Any) -> str | None:
-    """The text of a block of a message's content; `None` for a block of any other kind."""
+    """The text of a content block; `None` if it is not a text block."""
     if isinstance(block, str):
         return block
     if isinstance(block, Mapping) and block.get("type") == "text":
@@ -377,8 +380,8 @@ def _placeholder(block: Any) -> str:
 
 
 NO_CONTEXT = (
-    "There is no context: an aligner needs the conversation that the answer belongs to. In a chain"
-    " it is found where the model runs before the aligner in the same run (llm | aligner);"
-    ' elsewhere give it, as config={"configurable": {"context": [HumanMessage(...)]}} or'
-    ' Context(text), or as the input {"messages": [..., AIMessage(...)]}.'
+    "There is no context: an aligner needs the conversation that the answer belongs to. In a chain,"
+    " it is found if the model runs before the aligner in the same run (llm | aligner). Otherwise"
+    ' give it, as config={"configurable": {"context": [HumanMessage(...)]}} or as Context(text),'
+    ' or as the input {"messages": [..., AIMessage(...)]}.'
 )

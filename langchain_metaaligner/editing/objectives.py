@@ -1,4 +1,4 @@
-"""What an edit is made towards: objectives, the catalogue of them, and finding one by its name."""
+"""Objectives of edits: the catalogue, and the parsing of what users give."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ __all__ = [
     "parse_objectives",
 ]
 
-# Never trained, but shown by Yang et al. 2024 (arXiv 2403.17141) to work by their descriptions.
+# No checkpoint was trained on these, but Yang et al. 2024 (arXiv 2403.17141) show that their
+# descriptions work.
 UNTRAINED: Mapping[str, str] = {
     "specificity": (
         "Specificity: the response should refer to facts and details and avoid vague arguments."
@@ -44,7 +45,7 @@ UNTRAINED: Mapping[str, str] = {
     "repetition": "Repetition: the response should avoid repetitive statements of one point.",
     "length": "Length: the response should be concise and avoid redundant content.",
 }
-# Of a name that several families know, the first family's wording counts.
+# If several families know a name, the first family's wording is used.
 CATALOGUE: Mapping[str, str] = {
     **UNTRAINED,
     **{key: text for family in reversed(FAMILIES) for key, text in family.objectives.items()},
@@ -62,32 +63,39 @@ ObjectiveLike = str | Objective | Mapping[str, Any]
 """A name, a sentence, an `Objective`, or a mapping with `name` and `description`."""
 
 Objectives = ObjectiveLike | Iterable[ObjectiveLike]
-"""One or several objectives."""
+"""One or more objectives."""
 
 
 def catalogue_key(name: str) -> str | None:
-    """The catalogue's key for a name in any case, spacing or known other spelling, if any."""
+    """Find the catalogue's key for a name, in any case, spacing or known variant.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The key; `None` if the name is not in the catalogue.
+    """
     key = re.sub(r"[\s_-]+", "_", name.strip()).lower()
     key = ALIASES.get(key, key)
     return key if key in CATALOGUE else None
 
 
 def parse_objective(given: ObjectiveLike) -> Objective:
-    """Turn what a user gives as an objective into one.
+    """Parse one objective as given by a user.
 
-    A name of the catalogue gets the wording of the family that first brought it; the prompt
-    family may word it in its own style (`PromptFamily.word`). Text of three words or more, or
-    with a colon, is a description: its name is what stands before the colon, else the text.
+    A name from the catalogue gets the wording of the first family that knows it; the prompt
+    family may reword it in its own style (`PromptFamily.word`). Text with at least three words or
+    a colon is a description: its name is the part before the colon, or the whole text.
 
     Args:
         given: A name, an `Objective`, a mapping with `name` and `description`, or a sentence.
 
     Returns:
-        The objective; one of the catalogue carries the catalogue's key as its name.
+        The objective. An objective from the catalogue has the catalogue's key as its name.
 
     Raises:
-        UnknownObjectiveError: A name that is not in the catalogue, or something that is none of
-            the above.
+        UnknownObjectiveError: The name is not in the catalogue, or the value is not one of the
+            above.
     """
     if isinstance(given, Objective):
         return _checked(given)
@@ -95,8 +103,8 @@ def parse_objective(given: ObjectiveLike) -> Objective:
         name, description = given.get("name"), given.get("description")
         if not isinstance(name, str) or not isinstance(description, str | None):
             msg = (
-                "An objective given as a mapping needs the texts 'name' and 'description', but it"
-                f" has the keys {sorted(map(str, given))}."
+                "An objective given as a mapping needs a string for 'name' and for 'description',"
+                f" but it has the keys {sorted(map(str, given))}."
             )
             raise UnknownObjectiveError(msg)
         return (
@@ -119,22 +127,22 @@ def parse_objective(given: ObjectiveLike) -> Objective:
 
 
 class Parsed(tuple[Objective, ...]):
-    """Objectives that `parse_objectives` has seen: they pass it again as they are."""
+    """Objectives that are already parsed; `parse_objectives` returns them unchanged."""
 
     __slots__ = ()
 
 
 def parse_objectives(given: ObjectiveLike | Iterable[ObjectiveLike]) -> tuple[Objective, ...]:
-    """Turn one or several given objectives into distinct ones, in the order given.
+    """Parse one or more objectives, without duplicates and in the given order.
 
     Args:
-        given: One objective or several, each as `parse_objective` takes it.
+        given: One or more objectives, each as for `parse_objective`.
 
     Returns:
         At least one objective.
 
     Raises:
-        UnknownObjectiveError: One of them is unknown, or there is none.
+        UnknownObjectiveError: An objective is unknown, or none was given.
     """
     if type(given) is Parsed:
         return given
@@ -148,7 +156,7 @@ def parse_objectives(given: ObjectiveLike | Iterable[ObjectiveLike]) -> tuple[Ob
     if not parsed:
         msg = f"No objective was given. Give at least one, for instance {_known()}."
         if isinstance(given, Iterator):
-            msg += " An iterator can be read once only, so give a list where several calls read it."
+            msg += " An iterator can be read only once; for several calls, give a list."
         raise UnknownObjectiveError(msg)
     return parsed
 
@@ -158,11 +166,11 @@ def check_allowed(wanted: Iterable[Objective], allowed: Iterable[Objective] | No
 
     Args:
         wanted: The objectives that a caller asks for.
-        allowed: What a caller may ask for, by name and description both: a known name with
-            another description is another objective. `None` allows everything.
+        allowed: The objectives that a caller may ask for. Both name and description must match: a
+            known name with another description is another objective. `None` allows everything.
 
     Raises:
-        UnknownObjectiveError: One of them is not allowed.
+        UnknownObjectiveError: An objective is not allowed.
     """
     if allowed is None:
         return
@@ -178,12 +186,15 @@ def check_allowed(wanted: Iterable[Objective], allowed: Iterable[Objective] | No
 
 def _checked(objective: Objective) -> Objective:
     if not isinstance(objective.name, str) or not isinstance(objective.description, str):
-        msg = "The name and the description of an objective are texts."
+        msg = (
+            "The name and the description of an objective must be strings, not"
+            f" {type(objective.name).__name__} and {type(objective.description).__name__}."
+        )
         raise UnknownObjectiveError(msg)
     if not objective.name.strip() or not objective.description.strip():
         msg = (
-            f"The objective {objective.name!r} has an empty name or description; both go into the"
-            " provenance or the prompt, so give both."
+            f"The objective {objective.name!r} has an empty name or description. The provenance"
+            " needs the name and the prompt the description, so give both."
         )
         raise UnknownObjectiveError(msg)
     known = CATALOGUE.get(objective.name) == objective.description
@@ -196,8 +207,8 @@ def _unknown(name: str) -> str:
     near = list(dict.fromkeys(ALIASES.get(one, one) for one in near))
     hint = f" Did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
     return (
-        f"There is no objective {_short(name)}.{hint} Known are {_known()}. Anything else works by"
-        " its description: a sentence such as 'The response should rhyme', or"
+        f"There is no objective {_short(name)}.{hint} Known are {_known()}. Describe any other"
+        " objective: give a sentence such as 'The response should rhyme', or"
         " Objective(name, description)."
     )
 

@@ -1,4 +1,4 @@
-"""Context, answer and objectives to the engine's request; the engine's edit to the record."""
+"""Turns an answer into requests to the engine, and the engine's edits into the record."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Item = tuple[Any, Any, Objectives]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch of an answer that one request edits.
+    """A part of an answer that one request edits.
 
     Attributes:
-        request: What the engine is asked.
-        prompt: What the request's prompt was rendered from, with the way back.
-        original: The stretch.
-        before: Text in front of it that stays as it is.
+        request: The request to the engine.
+        prompt: The rendered prompt of the request, which can also undo its escaping.
+        original: The text of this part.
+        before: Text before this part that stays as it is.
     """
 
     request: Request
@@ -44,59 +44,66 @@ class Part:
     before: str = field(default="", repr=False)
 
     def text(self, edit: Edit, model: str) -> str:
-        """The edited stretch.
+        """The edited text of this part.
 
         Args:
-            edit: The engine's edit of this part's request.
+            edit: The engine's edit for this part's request.
             model: The name of the engine's model.
 
+        Returns:
+            The text, with the escaping of the prompt undone.
+
         Raises:
-            EngineError: The edit is empty or ended because tokens ran out.
+            EngineError: The edit is empty, or it ran out of tokens.
         """
         if edit.finish_reason == "length":
             msg = (
                 f"The edit ran out of tokens after {self.request.max_new_tokens}, so its end is"
-                " missing. Allow more with max_new_tokens=, or use a checkpoint with a larger"
-                " window."
+                " missing. Allow more tokens with max_new_tokens=, or use a checkpoint with a"
+                " larger window."
             )
             raise EngineError(msg)
         text = self.prompt.restore(edit.text) if self.prompt.undo else edit.text
         if not text.strip():
             msg = (
-                f"The aligner {model!r} returned an empty edit. Check that the prompt family"
-                " (family=) is the one that the checkpoint was trained with."
+                f"The aligner {model!r} returned an empty edit. Check that family= is the prompt"
+                " family that the checkpoint was trained with."
             )
             raise EngineError(msg)
         return text
 
     def agreement(self, edit: Edit, start: int) -> tuple[TokenAgreement, ...] | None:
-        """The agreement of each token of the stretch, if the engine reports it.
+        """The agreement of each token of this part, if the engine reports it.
 
         Args:
-            edit: The engine's edit of this part's request.
-            start: Where the stretch begins in the answer, in characters.
+            edit: The engine's edit for this part's request.
+            start: Offset of this part in the answer, in characters.
+
+        Returns:
+            The agreement of each token, with offsets in the answer; `None` if it is not known.
         """
         tokens, draft = edit.token_agreement, self.request.draft
         if tokens is None or self.prompt.restore(draft) != self.original:
             return None
-        # Characters of the original may have had stand-ins of another length.
-        place = list(accumulate((len(self.prompt.restore(one)) for one in draft), initial=start))
+        # A look-alike in the draft may stand for text of another length in the original.
+        place = list(accumulate((len(self.prompt.restore(char)) for char in draft), initial=start))
         return tuple(TokenAgreement(place[first], place[end], odds) for first, end, odds in tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class PendingEdit:
-    """An answer on its way through the engine: one request, or several that edit parts of it.
+    """An answer that is being edited, by one request or by several for parts of it.
 
     Attributes:
-        parts: What is edited, in order; together with the text before each they are the answer.
+        parts: The parts to edit, in order. The parts, the text before each and the text after the
+            last make up the answer.
         original: The answer.
         objectives: The names of the objectives.
         model: The name of the engine's model.
         family: The name of the prompt family.
-        dropped: What of the context was left out.
-        started: Time of `time.monotonic()` when the work began, in seconds.
-        after: Text behind the last part that stays as it is.
+        dropped: Counts of what was left out of the context.
+        started: `time.monotonic()` at the start of the work, in seconds.
+        after: Text after the last part that stays as it is.
     """
 
     parts: tuple[Part, ...]
@@ -109,23 +116,23 @@ class PendingEdit:
     after: str = field(default="", repr=False)
 
     def finish(self, made: Sequence[Edit | Exception]) -> Alignment:
-        """The record with what the engine made.
+        """Make the record from the engine's results.
 
         Args:
-            made: The engine's edits of the parts' requests, in order, or their errors.
+            made: The engine's edit or error for each part, in order.
 
         Returns:
             The alignment, `edited` or `unchanged`.
 
         Raises:
-            MetaAlignerError: The first of the errors.
-            EngineError: An edit is empty or ended because tokens ran out.
+            MetaAlignerError: The first error among the results.
+            EngineError: An edit is empty, or it ran out of tokens.
         """
         edits = []
-        for one in made:
-            if isinstance(one, Exception):
-                raise one
-            edits.append(one)
+        for result in made:
+            if isinstance(result, Exception):
+                raise result
+            edits.append(result)
         text, tokens, place = "", [], 0
         for part, edit in zip(self.parts, edits, strict=True):
             text += part.before + part.text(edit, self.model)
@@ -133,7 +140,7 @@ class PendingEdit:
             tokens.append(part.agreement(edit, place))
             place += len(part.original)
         text += self.after
-        passes = [one.passes for one in edits if one.passes is not None]
+        passes = [edit.passes for edit in edits if edit.passes is not None]
         return Alignment(
             original=self.original,
             text=text,
@@ -152,7 +159,7 @@ class PendingEdit:
 
 
 def _usage_of(edits: Sequence[Edit]) -> dict[str, int] | None:
-    counted = [one.usage for one in edits if one.usage is not None]
+    counted = [edit.usage for edit in edits if edit.usage is not None]
     if len(counted) < len(edits):
         return None
     names = dict.fromkeys(name for usage in counted for name in usage)
@@ -160,7 +167,7 @@ def _usage_of(edits: Sequence[Edit]) -> dict[str, int] | None:
 
 
 def _agreement_of(parts: Sequence[Part], edits: Sequence[Edit]) -> float | None:
-    """The mean over the answer; a part counts by its length, since tokens need not be known."""
+    """The mean over the answer, weighted by characters: token counts may not be known."""
     known = [
         (len(part.original), edit.agreement)
         for part, edit in zip(parts, edits, strict=True)
@@ -182,7 +189,7 @@ def _joined(
 
 
 Prepared = PendingEdit | Alignment | Exception
-"""An edit to make, the record where there is nothing to edit, or what was wrong."""
+"""An edit to make, the record of an answer without text, or the error of the preparation."""
 
 
 def edit_all(
@@ -191,10 +198,10 @@ def edit_all(
     """Edit answers with one call to the engine.
 
     Args:
-        engine: Who makes the edits.
+        engine: The engine that makes the edits.
         family: The prompt family.
         options: The aligner's options.
-        items: Contexts, answers and objectives.
+        items: Triples of context, answer and objectives.
 
     Returns:
         A record or an error for each item, in order.
@@ -205,7 +212,7 @@ def edit_all(
 
 
 async def aedit_all(engine: Engine, prepared: Sequence[Prepared]) -> list[Alignment | Exception]:
-    """Edit answers that are prepared, without blocking the event loop; as `edit_all`."""
+    """Edit prepared answers without blocking the event loop; as `edit_all`."""
     requests = [part.request for one in prepared for part in _parts_of(one)]
     return finish_all(prepared, await deadlines.aedit(engine, requests) if requests else [])
 
@@ -218,14 +225,15 @@ def prepare_all(
     *,
     started: float,
 ) -> list[Prepared]:
-    """Write the requests for several edits; one that can't be prepared takes no other with it.
+    """Write the requests for several edits; an item that fails does not affect the others.
 
     Args:
-        engine: Who will make the edits; asked only for what it says of its tokens.
+        engine: The engine that will make the edits; used here only to count tokens and to apply
+            its chat template.
         family: The prompt family.
         options: The aligner's options.
-        items: Contexts, answers and objectives.
-        started: Time of `time.monotonic()` when the work began, in seconds.
+        items: Triples of context, answer and objectives.
+        started: `time.monotonic()` at the start of the work, in seconds.
 
     Returns:
         An edit, a record or an error for each item, in order.
@@ -236,7 +244,7 @@ def prepare_all(
             context, answer, objectives = item
             made = prepare(engine, family, options, context, answer, objectives, started=started)
             prepared.append(made)
-        except Exception as error:  # noqa: BLE001 - one item must not take the others with it
+        except Exception as error:  # noqa: BLE001 - one item must not fail the others
             prepared.append(error)
     return prepared
 
@@ -244,25 +252,25 @@ def prepare_all(
 def finish_all(
     prepared: Sequence[Prepared], edits: Sequence[Edit | Exception]
 ) -> list[Alignment | Exception]:
-    """The records of several edits.
+    """Make the records of several edits.
 
     Args:
-        prepared: What `prepare_all` returned.
-        edits: The engine's edits of all their requests, in order, or their errors.
+        prepared: The items, as `prepare_all` returned them.
+        edits: The engine's edit or error for each of their requests, in order.
 
     Returns:
-        A record or an error for each, in order.
+        A record or an error for each item, in order.
     """
     results: list[Alignment | Exception] = []
     made = iter(edits)
-    for one in prepared:
-        if not isinstance(one, PendingEdit):
-            results.append(one)
+    for item in prepared:
+        if not isinstance(item, PendingEdit):
+            results.append(item)
             continue
-        own = list(islice(made, len(one.parts)))
+        own = list(islice(made, len(item.parts)))
         try:
-            results.append(one.finish(own))
-        except Exception as error:  # noqa: BLE001 - belongs to this item alone
+            results.append(item.finish(own))
+        except Exception as error:  # noqa: BLE001 - this error belongs to this item only
             results.append(error)
     return results
 
@@ -284,22 +292,23 @@ def prepare(
     """Write the request for one edit.
 
     Args:
-        engine: Who will make the edit; asked only for what it says of its tokens.
+        engine: The engine that will make the edit; used here only to count tokens and to apply
+            its chat template.
         family: The prompt family.
         options: The aligner's options.
         context: Text, a `Context`, or messages.
         answer: Text or a message.
-        objectives: One or several objectives.
-        started: Time of `time.monotonic()` when the work began, in seconds.
+        objectives: One or more objectives.
+        started: `time.monotonic()` at the start of the work, in seconds.
 
     Returns:
-        The edit to make, whose request fits into the engine's window, where the engine has one;
-        or the record of an answer without text, which never reaches an engine.
+        The edit to make, with a request that fits into the engine's window if it has one; or the
+        record of an answer without text, which never reaches an engine.
 
     Raises:
-        MissingContextError: There is nothing that the answer answers.
+        MissingContextError: The context is empty or missing.
         UnknownObjectiveError: An objective is unknown.
-        InputTypeError: Context or answer are of the wrong type.
+        InputTypeError: The context or the answer is of the wrong type.
         AnswerTooLongError: The answer does not fit into the window.
     """
     text = answer if isinstance(answer, str) else answer_text(answer)
@@ -341,7 +350,7 @@ def prepare(
     return PendingEdit(
         parts=(Part(request, prompt, text),),
         original=text,
-        objectives=tuple([one.name for one in wanted]),
+        objectives=tuple([objective.name for objective in wanted]),
         model=engine.name,
         family=family.name,
         dropped=dropped,
@@ -355,14 +364,14 @@ def _templated(engine: Engine, prompt: Prompt) -> Prompt:
 
 
 class _Room:
-    """The tokens that prompt and edit share, where the engine can tell."""
+    """The window that the prompt and the edit share, if the engine has one."""
 
     def __init__(self, engine: Engine, max_new_tokens: int, answer: str) -> None:
         self._max_new_tokens = max_new_tokens
         self._name = engine.name
         self._window, self._count = engine.window, engine.count_tokens
         self._answer = 0 if self._window is None else self._count(answer)
-        # What edits usually need; a longer one may use all that is left over.
+        # What an edit usually needs; a longer edit may use all that is left.
         self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
 
     def fits(self, prompt: Prompt) -> bool:
@@ -388,8 +397,8 @@ class _Room:
 
     def too_small(self) -> str:
         return (
-            f"The answer of {self._answer} tokens, its edit of up to {self._needed} and the"
+            f"The answer of {self._answer} tokens, its edit of up to {self._needed} tokens and the"
             f" objectives don't fit into the window of {self._window} tokens of {self._name!r},"
-            " even without any context. Use a checkpoint with a larger window, or say with"
-            " on_error= what becomes of such answers."
+            " even without any context. Use a checkpoint with a larger window, or choose with"
+            " on_error= what to do with such answers."
         )

@@ -1,8 +1,8 @@
-"""Spans and measurements of edits for OpenTelemetry, where its API is installed.
+"""Spans and metrics of edits for OpenTelemetry, if its API is installed.
 
-Names are those of OpenTelemetry's conventions for generative models, as LangChain's own exporter
-uses them; what has no name there begins with `metaaligner.`. No text of a conversation, an answer
-or an edit is among them.
+Names follow OpenTelemetry's conventions for generative models, as in LangChain's own exporter;
+names that the conventions lack begin with `metaaligner.`. The text of a conversation, an answer or
+an edit is never reported.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def record(alignment: Alignment) -> None:
-    """Tell OpenTelemetry of an edit that has ended; nothing happens where it is not installed.
+    """Report a finished edit to OpenTelemetry; does nothing if it is not installed.
 
     Args:
-        alignment: What became of the answer.
+        alignment: The record of the edit.
     """
     instruments = _instruments()
     if instruments is None or not instruments.heard():
@@ -33,7 +33,7 @@ def record(alignment: Alignment) -> None:
     try:
         _record(instruments, alignment)
     except Exception:
-        logger.exception("OpenTelemetry could not be told of an edit")
+        logger.exception("An edit could not be reported to OpenTelemetry; the reply is unaffected")
 
 
 def _record(instruments: _Instruments, alignment: Alignment) -> None:
@@ -75,7 +75,8 @@ def _of_this_edit(alignment: Alignment) -> dict[str, Any]:
         "langsmith.span.kind": "llm",
         "gen_ai.usage.input_tokens": usage.get("input_tokens"),
         "gen_ai.usage.output_tokens": usage.get("output_tokens"),
-        # Of the span alone: users may ask in sentences, and measurements would have no end of them.
+        # Only on the span: objectives may be free sentences, and as an attribute of a metric each
+        # would start a new time series.
         "metaaligner.objectives": alignment.objectives,
         "metaaligner.family": alignment.family,
         "metaaligner.changed": alignment.changed,
@@ -88,7 +89,7 @@ def _of_this_edit(alignment: Alignment) -> dict[str, Any]:
 
 
 class _Instruments:
-    """What edits are told to."""
+    """The tracer and the metrics that edits are reported to."""
 
     def __init__(self) -> None:
         from opentelemetry import metrics, trace
@@ -99,7 +100,7 @@ class _Instruments:
         self.client = trace.SpanKind.CLIENT
         self.error = trace.StatusCode.ERROR
         self.duration = meter.create_histogram(
-            "gen_ai.client.operation.duration", "s", "How long edits took."
+            "gen_ai.client.operation.duration", "s", "Duration of edits."
         )
         self.tokens = meter.create_histogram(
             "gen_ai.client.token.usage", "{token}", "Tokens that edits used."
@@ -108,11 +109,11 @@ class _Instruments:
             "metaaligner.edits", "{edit}", "Replies that an aligner was asked to edit."
         )
         self.agreement = meter.create_histogram(
-            "metaaligner.agreement", "1", "Mean log-probability of originals under the aligner."
+            "metaaligner.agreement", "1", "Mean log-probability of the original per token."
         )
 
     def heard(self) -> bool:
-        """Whether anybody has set a provider; the API's own stand-ins throw all away."""
+        """Whether a provider is set; without one, the API's proxies discard everything."""
         return "Proxy" not in type(self._tracers()).__name__ or (
             "Proxy" not in type(self._meters()).__name__
         )
@@ -120,7 +121,7 @@ class _Instruments:
 
 @functools.cache
 def _instruments() -> _Instruments | None:
-    # The API hands out instruments that follow a provider which is set later.
+    # These instruments also work with a provider that is set later.
     try:
         return _Instruments()
     except ImportError:

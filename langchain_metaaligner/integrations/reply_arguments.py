@@ -22,38 +22,39 @@ class ReplyArguments(AlignerArguments, total=False):
     """Options of a face."""
 
     model: str | os.PathLike[str] | None
-    """Hub id or folder of the checkpoint. `None` is the environment variable `METAALIGNER_MODEL`,
-    else the embedded aligner."""
+    """Hub id or folder of the checkpoint. `None` uses the environment variable
+    `METAALIGNER_MODEL`, or the embedded aligner if it is not set."""
 
     aligner: Aligner | None
-    """An `Aligner` to share, instead of options for a new one."""
+    """An existing `Aligner` to use, instead of options for a new one."""
 
     on_error: Literal["raise", "pass", "block"]
-    """When an edit fails: raise the error, pass the original on, or block it with a fixed
-    message."""
+    """What to do when an edit fails: raise the error, pass the original through, or block it and
+    return a fixed message."""
 
     block_message: str
-    """What takes a blocked answer's place."""
+    """The text that replaces a blocked answer."""
 
     on_leak: Literal["raise", "ignore"]
-    """When tokens of the unedited reply have already reached a consumer."""
+    """What to do when tokens of the unedited reply have already reached a consumer: raise
+    `LeakError`, or ignore it."""
 
     keep_original: bool
     """Keep the original text in the message's metadata."""
 
     apply: bool
-    """`False` is shadow mode: edit, report, return the original."""
+    """`False` is shadow mode: edit and report, but return the original."""
 
     allow_objectives: Objectives | None
-    """What a caller may ask for beyond this aligner's own objectives; `None` is everything."""
+    """Objectives that a call may ask for, besides the aligner's own; `None` allows any."""
 
     edit_tool_text: bool
-    """Edit the text beside tool calls too."""
+    """Also edit text that comes with tool calls."""
 
     when: When | None
-    """`when(reply, context) -> bool` decides whether a reply is edited at all; otherwise it is
-    `skipped`. `reply` is the message or text, `context` what it answers (messages, a `Context` or
-    text), `None` if that is not known."""
+    """`when(reply, context) -> bool` decides whether a reply is edited; if not, its status is
+    `skipped`. `reply` is the message or text; `context` is what it answers (messages, a `Context`
+    or text), or `None` if that is not known."""
 
     on_edit: Callable[[Alignment], object] | None
-    """Called with the record of each edit or failure."""
+    """A function that is called with the `Alignment` of each edit or failure."""

@@ -1,4 +1,4 @@
-"""The families of prompts, one file each; a new one is listed here."""
+"""The prompt families, one file each; a new family must be listed here."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FAMILIES: tuple[PromptFamily, ...] = (HH_RLHF, ULTRAFEEDBACK, IMHI, ALIGNER, INS
 
 
 def find_family(name: str) -> PromptFamily:
-    """Find a family by its name, in any case and with any separators.
+    """Find a family by its name, ignoring case and separators.
 
     Args:
         name: For instance `HH-RLHF`, `ultrafeedback` or `instruct`.
@@ -56,21 +56,24 @@ def find_family(name: str) -> PromptFamily:
             return family
     msg = (
         f"There is no prompt family {name!r}. Known are"
-        f" {', '.join(family.name for family in FAMILIES)}; choose the one that the checkpoint was"
-        " trained with, or 'instruct' for a model with a chat template."
+        f" {', '.join(family.name for family in FAMILIES)}. Choose the family that the checkpoint"
+        " was trained with, or 'instruct' for a model with a chat template."
     )
     raise CheckpointError(msg)
 
 
 def family_of(name: str) -> PromptFamily | None:
-    """Tell a checkpoint's family by its name.
+    """Find a checkpoint's family from its name.
 
     Args:
         name: A hub id, a folder or a file.
 
     Returns:
-        The family; `None` where the name tells of none.
+        The family; `None` if the name doesn't tell.
     """
     if (known := checkpoints.family_of(name, {})) is not None:
         return find_family(known)
-    return next((one for one in FAMILIES if one.checkpoints and one.checkpoints.search(name)), None)
+    matching = (
+        family for family in FAMILIES if family.checkpoints and family.checkpoints.search(name)
+    )
+    return next(matching, None)

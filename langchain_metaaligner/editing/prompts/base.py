@@ -1,4 +1,4 @@
-"""A family of prompts: how its checkpoints want to be asked, rendered so that no text forges it."""
+"""Prompt families: the prompts of their checkpoints, with user text escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langchain_metaaligner.editing.prompts.escaping import FIELD, TURN, Mark, co
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.pickles import reduce_at_root
 
-# A longer head before a colon is a part of the sentence.
+# More words than this before a colon are part of the sentence, not a name.
 _WORDS_OF_A_NAME = 3
 
 
@@ -22,19 +22,20 @@ class Objective:
 
     Attributes:
         name: Short name, for provenance and allow-lists.
-        description: The sentence that goes into the prompt. The published models know sentences of
-            the form `Name: The response should …`; one without its name in front gets it there.
+        description: The sentence that goes into the prompt. The published models were trained on
+            sentences of the form `Name: The response should …`; if the name is missing, it is put
+            in front.
     """
 
     name: str
     description: str
-    # Whether it is one of the catalogue, which each family words as it was trained on it.
+    # Whether the objective is from the catalogue; each family uses the wording it was trained on.
     catalogued: bool = field(default=False, kw_only=True, compare=False, repr=False)
 
     __reduce_ex__ = reduce_at_root
 
     def __setstate__(self, state: Sequence[str]) -> None:
-        # Pickles of 0.1 hold the values of that version's fields.
+        # Pickles of 0.1 contain the values of the fields that version had.
         name, description = state
         Objective.__init__(self, name, description)
 
@@ -44,11 +45,11 @@ class Prompt:
     """A rendered prompt.
 
     Attributes:
-        text: The prompt, byte for byte; for a chat family the one user message.
-        draft: The answer as it stands in the prompt.
-        undo: Look-alike (as a code point) to the character that it stands for.
-        draft_at: Offset of the answer's first character in the text, where it is known.
-        templated: Whether the model's chat template has written the text.
+        text: The prompt, byte for byte; for a chat family, the single user message.
+        draft: The answer as written in the prompt.
+        undo: Maps each look-alike (as a code point) to the character that it replaced.
+        draft_at: Offset of the answer's first character in the text, if known.
+        templated: Whether the text was written by the model's chat template.
     """
 
     text: str = field(repr=False)
@@ -58,7 +59,14 @@ class Prompt:
     templated: bool = False
 
     def in_template(self, text: str) -> Prompt:
-        """The same prompt as the model's chat template has written it; some trim messages."""
+        """The same prompt as written by the model's chat template, which may trim the message.
+
+        Args:
+            text: The output of the chat template.
+
+        Returns:
+            The prompt, with the answer's offset in the new text.
+        """
         place = text.find(said := self.text.strip())
         if place < 0 or self.draft_at is None:
             return replace(self, text=text, draft_at=None, templated=True)
@@ -66,26 +74,27 @@ class Prompt:
         return replace(self, text=text, draft_at=place + before, templated=True)
 
     def restore(self, piece: str) -> str:
-        """Undo in a piece of the edit what was done to the answer; pieces can be of any length."""
+        """Undo the escaping in a piece of the edit, which can be of any length."""
         return piece.translate(self.undo) if self.undo else piece
 
 
 @dataclass(frozen=True, eq=False)
 class PromptFamily:
-    """How the checkpoints of one family want to be asked.
+    """The prompt that the checkpoints of one family were trained on.
 
     Attributes:
         name: The family's name.
         template: The prompt with the fields `{aspects}`, `{question}` and `{answer}`.
-        whole_conversation: Whether the context is the whole conversation or its last human turn.
+        whole_conversation: Whether the context is the whole conversation, or only the last human
+            turn.
         objectives: The wordings that the family was trained on, by the catalogue's keys.
-        fixed: The template names its objectives itself; others can't be asked for.
-        capitalised: Whether descriptions go on with a capital ("Humour: The …") after the colon.
-        structure: What would read as structure of this template.
-        stop: Texts at which an edit ends, since the model goes on with an invented turn.
-        chat: The prompt is a user message for the model's own chat template.
-        checkpoints: Finds the family's checkpoints by their names, for families whose checkpoints
-            are not among the published ones of `checkpoints.py`.
+        fixed: Whether the template itself names its objectives, so that no others can be used.
+        capitalised: Whether descriptions continue with a capital after the colon ("Humour: The …").
+        structure: Text that the model would read as structure of this template.
+        stop: Texts at which an edit ends, because the model would continue with an invented turn.
+        chat: Whether the prompt is a user message for the model's own chat template.
+        checkpoints: Matches the names of the family's checkpoints, for checkpoints that are not
+            listed in `checkpoints.py`.
     """
 
     name: str
@@ -102,25 +111,25 @@ class PromptFamily:
     def word(self, objective: Objective) -> str:
         """The description that goes into the prompt.
 
-        One of the catalogue is worded as the family was trained on it or, where it was not, in
-        the family's style; any other description is taken word for word, with its name in front
-        where it does not name itself, but for what would read as a further objective or as the
-        end of the list.
+        An objective from the catalogue gets the wording that the family was trained on or, if it
+        was not trained on it, the family's style. Any other description is used word for word,
+        with its name in front if it lacks one. Only characters that the model would read as
+        another objective or as the end of the list are replaced.
 
         Args:
-            objective: The objective to word.
+            objective: The objective.
 
         Returns:
             One line of text without `;`.
 
         Raises:
-            UnknownObjectiveError: The family's template can't name this objective.
+            UnknownObjectiveError: The family's template doesn't support this objective.
         """
         if self.fixed and objective.name not in self.objectives:
             msg = (
-                f"The checkpoints of the family {self.name} edit towards"
-                f" {' and '.join(self.objectives)} only, not {objective.name!r}. Choose among"
-                " those, or a checkpoint of another family."
+                f"The checkpoints of the family {self.name} support only"
+                f" {' and '.join(self.objectives)}, not {objective.name!r}. Choose one of these"
+                " objectives, or a checkpoint of another family."
             )
             raise UnknownObjectiveError(msg)
         if not objective.catalogued:
@@ -141,22 +150,21 @@ class PromptFamily:
         Args:
             context: Text, used as it is, or turns.
             answer: The answer to edit.
-            objectives: What the edit is made towards; at least one.
-            control_tokens: What the model's tokenizer would read as control tokens, beyond the
-                common ones.
+            objectives: The objectives of the edit; at least one.
+            control_tokens: Control tokens of the model's tokenizer, besides the common ones.
 
         Returns:
-            The prompt. Where the context, the answer or an objective holds the template's own
-            field marks, turn markers or control tokens, one character of each is swapped for a
-            look-alike that occurs in none of them.
+            The prompt. If the context, the answer or an objective contains field marks of the
+            template, turn markers or control tokens, one character of each is replaced by a
+            look-alike that occurs nowhere in these texts.
 
         Raises:
-            UnknownObjectiveError: The family's template can't name one of the objectives.
+            UnknownObjectiveError: The family's template doesn't support one of the objectives.
         """
         aspects = _aspects(self, tuple(objectives))
         structure, of_turns = _structure(self, tuple(control_tokens))
         if isinstance(context, str):
-            # It is used as it is, so its turn markers are meant; those inside a turn are not.
+            # Text is used as it is, so its turn markers are real; those inside a turn are not.
             texts = [(context, structure)]
         else:
             texts = [(turn.text, of_turns) for turn in context]
@@ -172,7 +180,7 @@ class PromptFamily:
             pairs = zip(context, said, strict=True)
             question = self.render_turns([Turn(turn.role, text) for turn, text in pairs])
         fields = {"aspects": aspects, "question": question}
-        # Not str.format: a text that holds braces is filled in as it is.
+        # Not str.format, because texts may contain braces.
         before, after = (
             "".join(fields[piece] if i % 2 else piece for i, piece in enumerate(part))
             for part in _around_answer(self.template)
@@ -180,7 +188,14 @@ class PromptFamily:
         return Prompt(f"{before}{draft}{after}", draft, undo, len(before))
 
     def render_turns(self, turns: Sequence[Turn]) -> str:
-        """Render turns as the family's context, with nothing disarmed."""
+        """Render turns as the family's context, without escaping.
+
+        Args:
+            turns: The turns, oldest first.
+
+        Returns:
+            The whole conversation or the last human turn, as `whole_conversation` says.
+        """
         if self.whole_conversation:
             return render_conversation(turns)
         return next((turn.text for turn in reversed(turns) if turn.role == "human"), "")
@@ -196,7 +211,7 @@ class PromptFamily:
 
 
 def _named(objective: Objective) -> str:
-    """The description with its name in front, the form that the models were trained on."""
+    """The description with its name in front, as the models were trained."""
     name, description = objective.name.replace("_", " ").strip(), objective.description.strip()
     head, colon, _ = description.partition(":")
     names_itself = colon and (
@@ -208,7 +223,7 @@ def _named(objective: Objective) -> str:
 
 
 def render_conversation(turns: Sequence[Turn]) -> str:
-    r"""Render turns as the HH-RLHF data do: `\n\nHuman: …\n\nAssistant: … \n\nAssistant:`."""
+    r"""Render turns as in the HH-RLHF data: `\n\nHuman: …\n\nAssistant: … \n\nAssistant:`."""
     spoken = "".join(
         f"\n\n{'Human' if turn.role == 'human' else 'Assistant'}: {turn.text}" for turn in turns
     )
@@ -216,7 +231,7 @@ def render_conversation(turns: Sequence[Turn]) -> str:
 
 
 def parse_conversation(text: str) -> list[Turn] | None:
-    """Read text in the form that `render_conversation` writes; `None` if it is in any other."""
+    """Parse text in the format of `render_conversation`; `None` if it has another format."""
     if not text.startswith("\n\nHuman: ") or not text.endswith(" \n\nAssistant:"):
         return None
     pieces = re.split(r"\n\n(Human|Assistant): ", text.removesuffix(" \n\nAssistant:"))[1:]
@@ -236,14 +251,14 @@ def _aspects(family: PromptFamily, objectives: tuple[Objective, ...]) -> str:
 def _structure(
     family: PromptFamily, control_tokens: tuple[str, ...]
 ) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
-    """What would read as structure in a context that is text, and what in all else."""
+    """The marks to escape in a context given as text, and those to escape everywhere else."""
     marks = (*family.structure, *control_marks(control_tokens))
     return marks, (*marks, TURN)
 
 
 @functools.lru_cache(maxsize=16)
 def _around_answer(template: str) -> tuple[Sequence[str], Sequence[str]]:
-    """What stands before the answer and behind it, every second piece the name of a field."""
+    """The template before and after the answer; every second piece is the name of a field."""
     before, after = template.split("{answer}")
     fields = re.compile(r"\{(aspects|question)\}")
     return fields.split(before), fields.split(after)

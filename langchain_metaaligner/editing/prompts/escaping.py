@@ -1,4 +1,4 @@
-"""Keeps texts from reading as a prompt's structure, and undoes that in what the model returns."""
+"""Escapes texts that a model would read as structure of a prompt, and undoes it in the edit."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Text that would read as structure of a prompt.
+    """Text that the model would read as structure of a prompt.
 
     Attributes:
-        char: A character without which there is no such text: most texts have none.
-        pattern: Finds it; its one group is the character that is swapped for a look-alike.
+        char: A character that every match contains. Most texts lack it and need no search.
+        pattern: Finds the text; its only group is the character to replace by a look-alike.
     """
 
     char: str
@@ -23,7 +23,7 @@ class Mark:
 
 
 def mark(char: str, pattern: str) -> Mark:
-    """Make a mark; upper and lower case are one.
+    """Make a mark that ignores case.
 
     Args:
         char: As for `Mark`.
@@ -36,7 +36,7 @@ FIELD = mark("|", r"(\|)(?=\s*(?:Context|Query|Question|Answer|Edit)\s*:)")
 TURN = mark("\n", r"\n\s*\n\s*(?:Human|Assistant)\s*(:)")
 CONTROL = mark("<", r"(<)(?=/?(?:s|unk|pad|bos|eos|mask)>|\|[^|<>\s]{1,64}\|>)")
 
-# Look-alikes of one character each, so that undoing works on any piece of a stream.
+# Each look-alike is a single character, so that undoing works on any piece of a stream.
 _LOOKALIKES: Mapping[str, str] = {"|": "¦❘∣｜", ":": "꞉：ː", "<": "‹＜˂", "[": "［⁅"}
 _PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
 
@@ -44,28 +44,28 @@ _PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
 def escape(
     texts: Sequence[tuple[str, Sequence[Mark]]],
 ) -> tuple[list[str], dict[int, str]]:
-    """Swap, in each text, what would read as structure for look-alikes that none of them holds.
+    """Replace characters that would read as structure by look-alikes that occur in no text.
 
     Args:
-        texts: Each with the marks that are looked for in it.
+        texts: Each text with the marks to escape in it.
 
     Returns:
-        The texts, and the way back: look-alike, as a code point, to the character that it stands
-        for. Most texts hold no mark and come back as they are.
+        The texts, and a mapping that undoes the escaping: from each look-alike (as a code point)
+        to the character that it replaced. A text without marks is returned unchanged.
     """
     swaps = _Swaps([text for text, _ in texts])
     return [swaps.disarm(text, marks) for text, marks in texts], swaps.undo()
 
 
 class _Swaps:
-    """One-to-one swaps of characters for look-alikes that occur in none of some texts."""
+    """Replaces characters by look-alikes, one to one, that occur in none of the given texts."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
         self._lookalike: dict[str, str] = {}
 
     def disarm(self, text: str, marks: Iterable[Mark]) -> str:
-        """Swap the one character of each mark that a text holds."""
+        """Replace the one character of each mark in a text."""
         while True:
             at: set[int] = set()
             for one in marks:
@@ -73,11 +73,11 @@ class _Swaps:
                     at.update(found.start(1) for found in one.pattern.finditer(text))
             if not at:
                 return text
-            # With one mark gone, what stood around it may read as another.
+            # The text around an escaped mark may now form another mark.
             text = "".join(self._swap(char) if i in at else char for i, char in enumerate(text))
 
     def undo(self) -> dict[int, str]:
-        """The way back: look-alike, as a code point, to the character that it stands for."""
+        """Map each look-alike, as a code point, to the character that it replaced."""
         return {ord(lookalike): char for char, lookalike in self._lookalike.items()}
 
     def _swap(self, char: str) -> str:
@@ -95,10 +95,13 @@ class _Swaps:
 
 @functools.lru_cache(maxsize=32)
 def control_marks(control_tokens: tuple[str, ...]) -> tuple[Mark, ...]:
-    """Marks of control tokens: the common ones, and those that a tokenizer names.
+    """Marks for control tokens: the common ones, and those of a tokenizer.
 
     Args:
-        control_tokens: What the tokenizer at hand reads as control tokens.
+        control_tokens: The tokenizer's control tokens.
+
+    Returns:
+        The marks.
     """
     by_start: dict[str, list[str]] = {}
     for token in control_tokens:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from langchain_metaaligner.editing.prompts.base import PromptFamily
 
-# Template and wordings of Yang et al. 2024 (arXiv 2403.17141), as their scripts have them.
+# Template and wordings of Yang et al. 2024 (arXiv 2403.17141), as in their scripts.
 HH_RLHF = PromptFamily(
     name="HH-RLHF",
     template=(
