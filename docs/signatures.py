@@ -74,7 +74,7 @@ def files() -> dict[Path, str]:
             "AlignerArguments",
             "TypedDict",
             [one for one in aligner if one[0] != "model"],
-            doc="The keyword arguments of `Aligner`, typed.",
+            doc="The typed keyword arguments of `Aligner`.",
             words="Options of an aligner.",
         ),
         PACKAGE / "integrations" / "reply_arguments.py": _written(
@@ -84,8 +84,8 @@ def files() -> dict[Path, str]:
                 *(one for one in aligner if one[0] == "model"),
                 *(one for one in _fields("ReplyOptions") if one[0] != "objectives"),
             ],
-            doc="The keyword arguments that every face in LangChain takes, typed.",
-            words="Options of a face.",
+            doc="The typed keyword arguments of the runnable, the middleware and the chat model.",
+            words="Options of the runnable, the middleware and the chat model.",
         ),
     }
 

@@ -1,4 +1,4 @@
-"""The keyword arguments of `Aligner`, typed.
+"""The typed keyword arguments of `Aligner`.
 
 Made from `options.py` by `make format`; `make lint` compares the two.
 """

@@ -1,1 +1,1 @@
-"""The faces of the aligner in LangChain and LangGraph."""
+"""The aligner in LangChain and LangGraph: runnable, middleware and chat model."""

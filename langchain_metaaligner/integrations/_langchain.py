@@ -1,11 +1,11 @@
-"""Every seam of LangChain and LangGraph that is not public, each with the versions it was seen in.
+"""All uses of LangChain's and LangGraph's private API.
 
-Whoever moves to new versions reads this module first. Everything here was seen in langchain-core
-1.6.0, 1.7.2 and 1.8.3 and in langgraph 1.2.11, 1.2.22 and 1.2.24, and is run by the tests on the
-lowest and the newest versions that the project supports.
+Read this module first when you move to new versions. Everything here was checked in langchain-core
+1.6.0, 1.7.2 and 1.8.3 and in langgraph 1.2.11, 1.2.22 and 1.2.24. The tests run it on the lowest
+and the newest versions that the project supports.
 """
 
-# ruff: noqa: SLF001 - that is what this module is for
+# ruff: noqa: SLF001 - private access is the purpose of this module
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ __all__ = [
     "takes_events",
 ]
 
-# Where LangGraph keeps a run's runtime in `configurable`; its own `get_runtime()` looks in one
-# config only. langgraph._internal._constants.CONFIG_KEY_RUNTIME
+# The key in `configurable` under which LangGraph keeps a run's runtime; its own `get_runtime()`
+# reads only the current config. langgraph._internal._constants.CONFIG_KEY_RUNTIME
 _RUNTIME = "__pregel_runtime"
 # langchain_core.tracers._streaming
 _TAKES_EVENTS = "_V2StreamingCallbackHandler"
@@ -56,13 +56,13 @@ _STREAMS_MESSAGES = "StreamMessagesHandler"
 
 # -- configs ----------------------------------------------------------------------------------
 
-# Holds the config that what is called inherits; `None` is outside of all runs.
+# The config that nested calls inherit; `None` outside of all runs.
 child_config = var_child_runnable_config
 
 
 @contextmanager
 def config_inside(config: RunnableConfig) -> Iterator[None]:
-    """Have what is called inside inherit a config.
+    """Let the calls inside this block inherit a config.
 
     Args:
         config: The config.
@@ -78,7 +78,7 @@ def graph_context(configurable: Mapping[str, Any]) -> Any:
     """The context that a LangGraph graph was run with.
 
     Args:
-        configurable: The config's keys.
+        configurable: The config's `configurable`.
 
     Returns:
         An object or a mapping; `None` outside of graphs.
@@ -90,17 +90,17 @@ def graph_context(configurable: Mapping[str, Any]) -> Any:
 
 
 def streams(handlers: Iterable[Any]) -> bool:
-    """Whether any of a run's handlers streams what is under way to a consumer.
+    """Whether any of a run's handlers streams to a consumer.
 
     Args:
         handlers: The run's handlers.
     """
-    # Both kinds are private: the first is a protocol, the second a class.
+    # Both types are private: the first is a protocol, the second a class.
     return any(hasattr(one, "tap_output_iter") or _is(one, _TAKES_EVENTS) for one in handlers)
 
 
 def takes_events(handlers: Iterable[Any]) -> bool:
-    """Whether any of a run's handlers takes LangChain's protocol of stream events.
+    """Whether any of a run's handlers uses LangChain's stream event protocol.
 
     Args:
         handlers: The run's handlers.
@@ -114,7 +114,7 @@ def streams_messages(handlers: Iterable[Any]) -> bool:
     Args:
         handlers: The run's handlers.
     """
-    # By name: langgraph need not be installed.
+    # Compared by name, because langgraph may not be installed.
     return any(_is(one, _STREAMS_MESSAGES) for one in handlers)
 
 
@@ -126,9 +126,10 @@ def _is(handler: BaseCallbackHandler, name: str) -> bool:
 
 
 def after_composing(done: Callable[[RunnableSequence[Any, Any]], None]) -> None:
-    """Have a function see every pipe right after it was composed.
+    """Call a function with every new pipe.
 
-    This changes LangChain, for the whole process: no public seam hands a pipe's steps over.
+    This changes LangChain for the whole process, because no public API gives access to a pipe's
+    steps when it is composed.
 
     Args:
         done: Called with each new pipe.
@@ -144,7 +145,7 @@ def after_composing(done: Callable[[RunnableSequence[Any, Any]], None]) -> None:
 
 
 def set_steps(sequence: Any, first: Any, middle: list[Any]) -> None:
-    """Exchange a pipe's steps but for the last.
+    """Replace all steps of a pipe except the last.
 
     Args:
         sequence: The pipe.
@@ -163,13 +164,16 @@ def generate(
     stop: list[str] | None,
     kwargs: Mapping[str, Any],
 ) -> ChatResult:
-    """A chat model's replies, without a run of its own.
+    """Ask a chat model without starting a run for it.
 
     Args:
         model: The model.
-        messages: What it is asked.
-        stop: Texts at which it stops.
-        kwargs: Its further options.
+        messages: The conversation.
+        stop: Texts at which the model stops.
+        kwargs: Further options for the model.
+
+    Returns:
+        The replies.
     """
     made: ChatResult = model._generate_with_cache(messages, stop=stop, **kwargs)
     return made
@@ -181,7 +185,7 @@ async def agenerate(
     stop: list[str] | None,
     kwargs: Mapping[str, Any],
 ) -> ChatResult:
-    """A chat model's replies, without blocking the event loop; as `generate`."""
+    """Ask a chat model without blocking the event loop; as `generate`."""
     made: ChatResult = await model._agenerate_with_cache(messages, stop=stop, **kwargs)
     return made
 
@@ -193,14 +197,17 @@ def stream(
     kwargs: Mapping[str, Any],
     whole: Callable[[ChatGeneration], ChatGenerationChunk],
 ) -> Iterator[ChatGenerationChunk]:
-    """A chat model's reply as it streams, without a run of its own.
+    """Stream a chat model's reply without starting a run for it.
 
     Args:
         model: The model.
-        messages: What it is asked.
-        stop: Texts at which it stops.
-        kwargs: Its further options.
-        whole: Makes one chunk of a reply, for models that don't stream.
+        messages: The conversation.
+        stop: Texts at which the model stops.
+        kwargs: Further options for the model.
+        whole: Turns a complete reply into one chunk, for models that don't stream.
+
+    Yields:
+        The chunks of the reply.
     """
     if model._should_stream(async_api=False, **{**kwargs, "stream": True}):
         if model.rate_limiter is not None:
@@ -220,7 +227,7 @@ async def astream(
     kwargs: Mapping[str, Any],
     whole: Callable[[ChatGeneration], ChatGenerationChunk],
 ) -> AsyncIterator[ChatGenerationChunk]:
-    """A chat model's reply as it streams, without blocking the event loop; as `stream`."""
+    """Stream a chat model's reply without blocking the event loop; as `stream`."""
     if model._should_stream(async_api=True, **{**kwargs, "stream": True}):
         if model.rate_limiter is not None:
             await model.rate_limiter.aacquire(blocking=True)
@@ -233,39 +240,48 @@ async def astream(
         yield whole(made.generations[0])
 
 
-# A model's replies through its cache, as LangChain asks for them inside a run of the model.
+# LangChain calls these inside a model's run to get replies from its cache or from the model.
 generate_with_cache = BaseChatModel._generate_with_cache
 agenerate_with_cache = BaseChatModel._agenerate_with_cache
 
 
 def describe(model: BaseChatModel) -> tuple[str, Mapping[str, Any]]:
-    """A chat model's kind and what identifies it.
+    """A chat model's type and the parameters that identify it.
 
     Args:
         model: The model.
+
+    Returns:
+        The type and the parameters.
     """
     return model._llm_type, model._identifying_params
 
 
 def cache_string(model: BaseChatModel, stop: list[str] | None, options: Mapping[str, Any]) -> str:
-    """What tells a chat model and its options apart in LangChain's caches.
+    """The key of a chat model and its options in LangChain's caches.
 
     Args:
         model: The model.
-        stop: Texts at which it stops.
-        options: Its further options.
+        stop: Texts at which the model stops.
+        options: Further options for the model.
+
+    Returns:
+        The key.
     """
     said: str = model._get_llm_string(stop=stop, **options)
     return said
 
 
 def tracing_params(model: BaseChatModel, stop: list[str] | None, options: Mapping[str, Any]) -> Any:
-    """What LangSmith is told of a chat model.
+    """The parameters of a chat model in LangSmith's traces.
 
     Args:
         model: The model.
-        stop: Texts at which it stops.
-        options: Its further options.
+        stop: Texts at which the model stops.
+        options: Further options for the model.
+
+    Returns:
+        The parameters.
     """
     return model._get_ls_params(stop=stop, **options)
 
@@ -273,10 +289,13 @@ def tracing_params(model: BaseChatModel, stop: list[str] | None, options: Mappin
 def combine_outputs(
     model: BaseChatModel, outputs: Sequence[dict[str, Any] | None]
 ) -> dict[str, Any]:
-    """What a chat model says of several outputs together.
+    """Combine a chat model's metadata for several outputs.
 
     Args:
         model: The model.
-        outputs: What it said of each.
+        outputs: The metadata of each output.
+
+    Returns:
+        The combined metadata.
     """
     return model._combine_llm_outputs(list(outputs))

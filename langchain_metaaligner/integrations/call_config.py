@@ -1,4 +1,4 @@
-"""What a call asks of an aligner through its config, and the config that its policy runs under."""
+"""Reads objectives and context from a call's config, and adapts the config of the policy."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def asked_objectives(config: RunnableConfig) -> Objectives | None:
     """The objectives that a call asks for.
 
     Args:
-        config: The call's config. In a LangGraph graph the context that the graph was run with,
-            a mapping or an object, may have `objectives`; they go before those of the config.
+        config: The call's config. In LangGraph, `objectives` in the context that the graph was run
+            with (a mapping or an object) take precedence over those in the config.
 
     Returns:
-        The objectives; `None` where the call asks for none.
+        The objectives; `None` if the call asks for none.
     """
     configurable = _configurable(config)
     if not configurable:
@@ -33,25 +33,31 @@ def asked_objectives(config: RunnableConfig) -> Objectives | None:
         asked = context.get("objectives")
     else:
         asked = getattr(context, "objectives", None)
-    # A schema's default, such as an empty list, asks for nothing.
+    # The default of a context schema, such as an empty list, asks for nothing.
     return listed(asked or cast("Objectives | None", configurable.get("objectives")))
 
 
 def listed(asked: Objectives | None) -> Objectives | None:
-    """Objectives that can be read more than once: for the trace, the edit and the record.
+    """Turn an iterator into a list, so that the trace, the edit and the record can read it.
 
     Args:
-        asked: What a call asks for; an iterator is read to its end.
+        asked: The objectives that a call asks for.
+
+    Returns:
+        The objectives; an iterator as a list.
     """
-    # One that has been read before stays what it is: the error then says so.
+    # An exhausted iterator is returned as it is, because the error message then explains it.
     return (list(asked) or asked) if isinstance(asked, Iterator) else asked
 
 
 def with_listed(configs: Sequence[RunnableConfig]) -> list[RunnableConfig]:
-    """The configs with objectives that can be read more than once.
+    """Turn the iterators of objectives in configs into lists; as `listed`.
 
     Args:
-        configs: Configs of calls; an iterator that several of them hold serves them all.
+        configs: Configs of calls. Several of them may contain the same iterator.
+
+    Returns:
+        The configs, in order.
     """
     lists: dict[int, Objectives | None] = {}
     made: list[RunnableConfig] = []
@@ -67,13 +73,13 @@ def with_listed(configs: Sequence[RunnableConfig]) -> list[RunnableConfig]:
 
 
 def given_context(config: RunnableConfig) -> Any:
-    """The context that a call gives, instead of the messages that the policy was sent.
+    """The context in a call's config, which replaces the messages that the policy was sent.
 
     Args:
         config: The call's config.
 
     Returns:
-        The context; `None` where the call gives none.
+        The context; `None` if the config has none.
     """
     context = _configurable(config).get("context")
     if isinstance(context, str):
@@ -83,10 +89,10 @@ def given_context(config: RunnableConfig) -> Any:
 
 @contextmanager
 def hushed_step() -> Iterator[None]:
-    """Keep what the models called inside say from consumers of streams.
+    """Keep the tokens of models that are called inside this block out of streams.
 
-    The tags go into the config and into its callback manager: a config of a model's own takes the
-    place of the first, never of the second.
+    The tags go into the config and into its callback manager, because a model's own config replaces
+    the tags of the config, but not those of the manager.
     """
     config = ensure_config()
     callbacks = config.get("callbacks")
@@ -101,7 +107,7 @@ def hushed_step() -> Iterator[None]:
 
 @contextmanager
 def overheard_by(handler: BaseCallbackHandler) -> Iterator[None]:
-    """Let a handler hear what goes on inside.
+    """Let a handler receive the events of all runs inside this block.
 
     Args:
         handler: The handler.
@@ -122,6 +128,6 @@ def _configurable(config: RunnableConfig) -> Mapping[str, Any]:
 
 
 _BARE_CONTEXT = (
-    "A context given by config as a bare string is copied into trace metadata and checkpoints by"
-    " LangChain. Give Context(text) or messages instead."
+    "LangChain copies a context that is a bare string in the config into trace metadata and"
+    " checkpoints. Give Context(text) or messages instead."
 )

@@ -1,8 +1,8 @@
-"""What each model run was asked, kept until the runs around it end.
+"""Records what each model run was asked, until the runs around it end.
 
-A LangChain step sees what the step before it returned, not what that step was given. This
-handler listens to every run of the process, in place from the first `MetaAlignerRunnable` on,
-through LangChain's own `register_configure_hook`.
+A LangChain step sees what the step before it returned, but not what that step was given. This
+callback handler therefore receives the events of every run in the process. It is registered by
+LangChain's `register_configure_hook` when the first `MetaAlignerRunnable` is made.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from langchain_metaaligner.integrations._langchain import register_configure_hoo
 # The tag of an edit's own run.
 EDIT = "metaaligner"
 
-# A long agent asks its models many times under one run, and an answer comes from a recent one; a
-# function may well ask for a thousand replies before it hands the first one on.
+# A long agent run calls its models many times, but an answer comes from one of the last calls. A
+# function may ask for a thousand replies before it passes on the first.
 _MODEL_RUNS_KEPT = 1024
 
 
@@ -33,11 +33,12 @@ class ModelRun:
 
     Attributes:
         run_id: The run's id.
-        messages: What the model was sent.
+        messages: The messages that the model was sent.
         tags: The run's tags.
-        graph_namespace: Where in a LangGraph graph it ran; empty outside of graphs.
-        reply_id: The id of the reply, once there is one.
-        reply_text: The text of the reply, once there is one.
+        graph_namespace: The run's checkpoint namespace in a LangGraph graph; empty outside of
+            graphs.
+        reply_id: The id of the reply; `None` before there is one.
+        reply_text: The text of the reply; `None` before there is one.
     """
 
     __slots__ = ("graph_namespace", "messages", "reply_id", "reply_text", "run_id", "tags")
@@ -57,29 +58,29 @@ class ModelRun:
         self.reply_text: str | None = None
 
     def made_id(self, message_id: str) -> bool:
-        """Whether a message's id is that of this run's reply."""
+        """Whether this run made the message with the given id."""
         return message_id == self.reply_id or message_id.endswith(str(self.run_id))
 
 
 class _Run:
-    """A run under which models may run."""
+    """A run that may contain model runs."""
 
     __slots__ = ("below", "editing", "models", "parent")
 
     def __init__(self, parent: _Run | None) -> None:
         self.parent = parent
-        # The runs below the root that have not ended: one set for all, and a set because
-        # threads share it without a lock.
+        # The unfinished runs below the root. All runs of a root share one set, because threads
+        # can use a set without a lock.
         self.below: set[UUID] = set() if parent is None else parent.below
         self.models: deque[ModelRun] | None = None
         self.editing: bool = parent is not None and parent.editing
 
 
 class Capture(BaseCallbackHandler):
-    """Keeps, for every run under way, what the models below it were asked."""
+    """Keeps, for every run that has not ended, what the models below it were asked."""
 
     run_inline = True
-    # Plain attributes: LangChain asks for them at every event of every run.
+    # Plain attributes, not properties: LangChain reads them at every event of every run.
     raise_error = False
     ignore_llm = False
     ignore_chat_model = False
@@ -94,7 +95,7 @@ class Capture(BaseCallbackHandler):
         self._models: dict[UUID, tuple[ModelRun, _Run]] = {}
 
     def kept(self) -> int:
-        """How many runs are kept."""
+        """The number of runs that are kept."""
         return len(self._runs) + len(self._models)
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Capture:
@@ -111,20 +112,22 @@ class Capture(BaseCallbackHandler):
         reply_text: str,
         editing: UUID | None = None,
     ) -> ModelRun | None:
-        """The model run that made a reply.
+        """Find the model run that made a reply.
 
-        Looked for under the given run and the runs around it, the nearest first: by the reply's
-        id, else by its text, else in the nearest run that has any by a part of the text (a step
-        between may have cut or trimmed it), else the newest one.
+        The search covers the given run and the runs around it, the nearest first. It looks for
+        the reply's id, then for its text. In the nearest run with any model run, it then looks for
+        a reply that contains the text, because a step in between may have cut or trimmed it. If
+        nothing matches, it takes that run's newest model run.
 
         Args:
             parent_run_id: The run that the aligner runs in.
-            reply_id: The reply's id.
+            reply_id: The reply's id, if it has one.
             reply_text: The reply's text.
-            editing: The run that is about to edit the reply: models below it are the aligner's own.
+            editing: The run that will edit the reply. Models below it belong to the aligner, so
+                they are not captured.
 
         Returns:
-            The run, or `None` where no model ran.
+            The model run; `None` if no model ran.
         """
         if editing is not None and (own := self._runs.get(editing)) is not None:
             own.editing = True
@@ -139,7 +142,7 @@ class Capture(BaseCallbackHandler):
             for models in scopes:
                 for model in reversed(models):
                     if model.made_id(reply_id):
-                        # A model may give the same id twice; then the text tells which.
+                        # A model may use an id twice; the text then tells the replies apart.
                         if model.reply_text == reply_text:
                             return model
                         by_id = by_id or model
@@ -163,7 +166,7 @@ class Capture(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         **kwargs: Any,
     ) -> None:
-        """Remember where the run stands."""
+        """Keep the run and its parent."""
         parent = None if parent_run_id is None else self._runs.get(parent_run_id)
         self._runs[run_id] = run = _Run(parent)
         if parent is not None:
@@ -178,7 +181,7 @@ class Capture(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         **kwargs: Any,
     ) -> None:
-        """Remember where the run stands."""
+        """Keep the run and its parent."""
         self.on_chain_start(serialized, input_str, run_id=run_id, parent_run_id=parent_run_id)
 
     def on_chat_model_start(
@@ -192,9 +195,9 @@ class Capture(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Note what the model is asked under every run around it."""
+        """Record what the model is asked, for every run around it."""
         if tags and EDIT in tags:
-            # An aligner's own run: what it says of itself is nobody's conversation.
+            # The run of an edit: its messages are not a conversation.
             return
         asked = messages[0] if messages else []
         self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata))
@@ -210,12 +213,12 @@ class Capture(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Note what a completion model is asked, as one human turn."""
+        """Record what a completion model is asked, as one human turn."""
         asked = [HumanMessage(prompts[0] if prompts else "")]
         self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        """Note what the model replied."""
+        """Record the model's reply."""
         asked = self._answered(run_id)
         if asked is None or not response.generations or not response.generations[0]:
             return
@@ -227,7 +230,7 @@ class Capture(BaseCallbackHandler):
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget a model run that made no reply."""
         asked = self._answered(run_id)
-        # A reader who has had enough of a stream has a reply all the same.
+        # A consumer that stops reading a stream still has a reply.
         run = None if asked is None or isinstance(error, GeneratorExit) else asked[1]
         while asked is not None and run is not None:
             if run.models is not None and asked[0] in run.models:
@@ -242,7 +245,7 @@ class Capture(BaseCallbackHandler):
         if run.parent is not None:
             run.below.discard(run_id)
             return
-        # What has not ended by now never will, or has nobody left to ask for it.
+        # Runs that have not ended by now never will, or are not needed any more.
         for one in list(run.below):
             self._runs.pop(one, None)
             self._models.pop(one, None)
@@ -286,7 +289,7 @@ _installed = False
 
 
 def install() -> None:
-    """Have LangChain tell the capture of every run from now on; a second call does nothing."""
+    """Register the capture for every run from now on; a second call does nothing."""
     global _installed  # noqa: PLW0603
     if _installed:
         return

@@ -1,4 +1,4 @@
-"""A chat model whose replies are another's, edited."""
+"""A chat model that edits the replies of another chat model."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ if TYPE_CHECKING:
     from langchain_metaaligner.integrations.reply_arguments import ReplyArguments
 
     class ChatArguments(ReplyArguments, total=False):
-        """Options of the chat model: those of every face, and those of a chat model."""
+        """Options of `ChatMetaAligner`: those of an aligner and those of any chat model."""
 
         policy_options: dict[str, Any]
-        """What the policy is given with each call."""
+        """Options that the policy gets with each call."""
 
         streaming: bool | None
-        """Whether replies are streamed where they are asked for whole."""
+        """Whether to use streaming even for calls that return a whole reply."""
 
         max_tokens: int | None
         """Goes to the policy with each call."""
@@ -74,10 +74,10 @@ if TYPE_CHECKING:
         """Goes to the policy with each call."""
 
         api_key: Any
-        """For a policy given by its name."""
+        """For a policy given by name."""
 
         max_retries: int
-        """For a policy given by its name."""
+        """For a policy given by name."""
 
         name: str | None
         """The model's name in traces."""
@@ -86,19 +86,19 @@ if TYPE_CHECKING:
         """As for any chat model."""
 
         callbacks: Any
-        """As for any chat model; the policy's unless they are given."""
+        """As for any chat model; by default, those of the policy."""
 
         tags: list[str] | None
-        """As for any chat model; the policy's are added."""
+        """As for any chat model; those of the policy are added."""
 
         metadata: dict[str, Any] | None
-        """As for any chat model; the policy's are added."""
+        """As for any chat model; those of the policy are added."""
 
         verbose: bool
         """As for any chat model."""
 
         custom_get_token_ids: Callable[[str], list[int]] | None
-        """As for any chat model; the policy's unless it is given."""
+        """As for any chat model; by default, the policy's."""
 
         rate_limiter: BaseRateLimiter | None
         """As for any chat model."""
@@ -107,31 +107,31 @@ if TYPE_CHECKING:
         """As for any chat model."""
 
         output_version: str | None
-        """As for any chat model; the policy's unless it is given."""
+        """As for any chat model; by default, the policy's."""
 
         profile: Any
-        """As for any chat model; the policy's unless it is given."""
+        """As for any chat model; by default, the policy's."""
 
 
 class ChatMetaAligner(FaceOptions, BaseChatModel):
-    """A chat model that edits what its policy replies: `ChatMetaAligner(policy=llm)`.
+    """A chat model that edits the replies of its policy: `ChatMetaAligner(policy=llm)`.
 
-    It is accepted wherever a chat model is, and whoever streams it reads the edit as it is made.
-    Replies that call tools, and those in a form that was asked for, are the policy's own. The
-    policy is called without a run of its own: one run stands for both, and usage counts once.
+    It can be used wherever a chat model can. Its stream contains the edit as it is generated.
+    Replies that call tools and structured replies are returned unchanged. The policy has no run of
+    its own: one run represents both models, and usage is counted once.
 
-    Objectives and context for one call are
-    `config={"configurable": {"objectives": [...], "context": [...]}}`, or arguments of the call.
+    To choose objectives or a context for one call, use
+    `config={"configurable": {"objectives": [...], "context": [...]}}` or arguments of the call.
 
     Args:
         policy: The chat model that writes the replies, or its name for `init_chat_model`.
-        objectives: What edits are made towards: names, sentences or `Objective`s.
+        objectives: What edits should improve: names, sentences or `Objective`s.
         **options: See `ReplyOptions` in `langchain_metaaligner.options` and docs/options.md, and
             the options of a chat model. `max_tokens` and `stop` go to the policy with each call; so
             do `temperature` and `timeout` if an `aligner` is given.
 
     Raises:
-        TypeError: The policy is no chat model.
+        TypeError: The policy is not a chat model.
         UnknownObjectiveError: An objective is unknown.
         pydantic.ValidationError: An option is unknown or out of range.
     """
@@ -140,10 +140,11 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
 
     policy: BaseChatModel = Field(description="The chat model that writes the replies.")
     policy_options: dict[str, Any] = Field(
-        default_factory=dict, description="What the policy is given with each call."
+        default_factory=dict, description="Options that the policy gets with each call."
     )
     streaming: bool | None = Field(
-        default=None, description="Whether replies are streamed where they are asked for whole."
+        default=None,
+        description="Whether to use streaming even for calls that return a whole reply.",
     )
 
     def __init__(
@@ -158,7 +159,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
 
     @model_validator(mode="after")
     def _as_its_policy(self) -> Self:
-        # The policy has no run of its own, so that its listeners and marks are ours.
+        # The policy has no run of its own, so its callbacks, tags and metadata go on this model.
         policy, own = self.policy, self.__dict__
         for name in ("callbacks", "custom_get_token_ids", "output_version"):
             if own[name] is None:
@@ -167,7 +168,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         own["metadata"] = {**(policy.metadata or {}), **(own["metadata"] or {})} or None
         return self
 
-    # -- what a call says of itself -----------------------------------------------------------
+    # -- calls --------------------------------------------------------------------------------
 
     def invoke(
         self,
@@ -181,16 +182,16 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
 
         Args:
             input: The conversation.
-            config: The run's config; `configurable` may hold `objectives` and `context`.
+            config: The run's config; `configurable` may contain `objectives` and `context`.
             stop: Texts at which the policy stops.
-            **kwargs: `objectives` and `context` may also be given or bound here; all else goes
-                to the policy.
+            **kwargs: `objectives` and `context` may also be given or bound here; everything else
+                goes to the policy.
 
         Returns:
-            The reply.
+            The edited reply.
 
         Raises:
-            MetaAlignerError: As `on_error` says; see `Aligner.align` for the kinds.
+            MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
         return super().invoke(input, config, stop=stop, **_with_asked(config, kwargs))
 
@@ -213,7 +214,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        """Ask the policy and yield the edit of its reply as it is made; as `invoke`."""
+        """Ask the policy and yield the edit of its reply as it is generated; as `invoke`."""
         chunks: Any = super().stream(input, config, stop=stop, **_with_asked(config, kwargs))
         with closing(chunks):
             yield from chunks
@@ -226,7 +227,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        """Yield the edit of the policy's reply without blocking the event loop; as `invoke`."""
+        """Ask the policy and yield the edit without blocking the event loop; as `stream`."""
         chunks: Any = super().astream(input, config, stop=stop, **_with_asked(config, kwargs))
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -253,10 +254,10 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         return ReplyPolicy(self)
 
     def load(self) -> Self:
-        """Load the aligner's weights now, so that no first reply waits for them.
+        """Load the aligner's weights now, so that the first reply does not wait for them.
 
         Returns:
-            The same object.
+            The model itself.
 
         Raises:
             CheckpointError: The checkpoint can't be loaded or used.
@@ -265,9 +266,9 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         return self
 
     def close(self) -> None:
-        """Give up the engines that this object and its copies opened.
+        """Release the engines that this object and its copies opened.
 
-        An aligner or engine that was given stays open; a later reply opens a new one.
+        An aligner or engine that was given stays open; a later reply opens a new engine.
         """
         self.shared.close()
 
@@ -313,7 +314,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
             async for chunk in chunks:
                 yield chunk
 
-    # -- in its policy's stead ----------------------------------------------------------------
+    # -- delegated to the policy --------------------------------------------------------------
 
     def bind_tools(
         self,
@@ -325,15 +326,16 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         """Give the policy tools.
 
         Args:
-            tools: The tools, in any form that the policy takes.
-            tool_choice: Which tool must be called, where one must.
+            tools: The tools, in any form that the policy accepts.
+            tool_choice: The tool that must be called, if any.
             **kwargs: Further options of the policy's own method.
 
         Returns:
             This model, bound to the tools.
 
         Raises:
-            NotImplementedError: The policy has no tools.
+            NotImplementedError: The policy does not support tools, or its bound model can't be
+                edited.
         """
         if tool_choice is not None:
             kwargs["tool_choice"] = tool_choice
@@ -344,8 +346,9 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
             bound = bound.bound
         if not isinstance(bound, BaseChatModel):
             msg = (
-                f"{type(self.policy).__name__}.bind_tools gives a {type(bound).__name__}, whose"
-                " replies can't be edited from here. Put an aligner behind it in a pipe instead."
+                f"{type(self.policy).__name__}.bind_tools returns a {type(bound).__name__}, not a"
+                " chat model, so its replies can't be edited here. Put an aligner after it in a"
+                " pipe instead: policy.bind_tools(...) | MetaAlignerRunnable()."
             )
             raise NotImplementedError(msg)
         same = bound is self.policy
@@ -355,37 +358,37 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, Any]:
-        """The policy's own: data in a given form is not edited.
+        """The policy's own structured output, which is not edited.
 
         Args:
-            schema: The form.
-            include_raw: Whether the message is returned beside the data.
+            schema: The schema of the output.
+            include_raw: Whether to return the message as well.
             **kwargs: Further options of the policy's own method.
 
         Returns:
-            What the policy returns.
+            A runnable that returns the policy's structured output.
         """
         return self.policy.with_structured_output(schema, include_raw=include_raw, **kwargs)
 
     def get_token_ids(self, text: str) -> list[int]:
-        """The policy's token ids of a text."""
+        """The token ids of a text, by the policy's tokenizer."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
         return self.policy.get_token_ids(text)
 
     def get_num_tokens(self, text: str) -> int:
-        """How many tokens of the policy a text has."""
+        """The number of tokens of a text, by the policy's tokenizer."""
         return self.policy.get_num_tokens(text)
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
-        """How many tokens of the policy a conversation has."""
+        """The number of tokens of a conversation, by the policy's tokenizer."""
         return self.policy.get_num_tokens_from_messages(messages, tools)
 
     @property
     def model_name(self) -> str | None:
-        """The name of the policy's model, where it has one."""
+        """The name of the policy's model, if it has one."""
         for name in ("model_name", "model", "model_id"):
             if isinstance(value := getattr(self.policy, name, None), str):
                 return value
@@ -414,14 +417,14 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
     def options_of(
         self, stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> tuple[list[str] | None, dict[str, Any]]:
-        """What one call says beside the conversation, with what is said at every call.
+        """Merge the options of one call with `policy_options`.
 
         Args:
-            stop: Where this call stops.
-            kwargs: All else that this call says.
+            stop: The stop texts of this call.
+            kwargs: All other options of this call.
 
         Returns:
-            Where the policy stops, and all else.
+            The stop texts, and all other options.
         """
         options = {**self.policy_options, **kwargs}
         own_stop = options.pop("stop", None)
@@ -431,7 +434,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         try:
             return self._policy.wanted(asked)
         except UnknownObjectiveError:
-            # Told where it is raised: inside the run.
+            # The same error is raised later, inside the run.
             return ()
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
@@ -447,7 +450,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
     def _get_invocation_params(
         self, stop: list[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        # These are shown in traces, where a conversation that is given as a context must not be.
+        # Traces show these parameters, and must not show a context.
         stop, options = self.options_of(stop, kwargs)
         options.pop("context", None)
         if "objectives" in options:
@@ -465,7 +468,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
             "context": None if context is None else _digest(context),
             "model": self._policy.aligner.model_name,
         }
-        # `aligner` is told apart by its options, which other processes can have too.
+        # An aligner object is represented by its options, which mean the same in other processes.
         ours.pop("aligner")
         return f"{json.dumps(ours, sort_keys=True)}---{policy}"
 
@@ -507,9 +510,9 @@ class _Call:
 
     Args:
         model: The model.
-        messages: What it is asked.
-        stop: Where this call stops.
-        kwargs: All else that this call says.
+        messages: The conversation.
+        stop: The stop texts of this call.
+        kwargs: All other options of this call.
     """
 
     def __init__(
@@ -526,18 +529,21 @@ class _Call:
         context = self._kwargs.pop("context", None)
         self._context = messages if context is None else context
         self._data = wants_data(self._kwargs)
-        # Whether what the policy says may be shown as it says it.
+        # Whether the policy's own tokens may be streamed.
         self._live = self._data or not model.apply
         if model.apply:
-            # A mistake in the call is reported before the policy runs for it.
+            # Report a mistake in the call before the policy runs.
             self._policy.wanted(self._asked)
 
     def whole(self, generate: Any, mode: Mode) -> Flow[ChatResult]:
         """Ask the policy and edit its replies.
 
         Args:
-            generate: Asks the policy.
-            mode: How calls are made.
+            generate: Calls the policy.
+            mode: The calls, for a synchronous or an asynchronous driver.
+
+        Returns:
+            The edited replies.
         """
         with self._hush(), self._prefetch(streams=False):
             made: ChatResult = yield partial(
@@ -552,11 +558,11 @@ class _Call:
         return ChatResult(generations=generations, llm_output=made.llm_output)
 
     def pieces(self, chunks_of: Any, mode: Mode) -> Flow[None]:
-        """Ask the policy and send out the edit of its reply as it is made.
+        """Ask the policy and send out the edit of its reply as it is generated.
 
         Args:
-            chunks_of: Asks the policy.
-            mode: How calls are made.
+            chunks_of: Calls the policy.
+            mode: The calls, for a synchronous or an asynchronous driver.
         """
         heard: list[ChatGenerationChunk] = []
         chunks = chunks_of(self._model.policy, self._messages, self._stop, self._kwargs)
@@ -565,7 +571,7 @@ class _Call:
                 while (chunk := (yield partial(mode.next_input, chunks))) is not END:
                     heard.append(chunk)
                     prefetch.add(chunk.message)
-                    if self._live:  # else what is inside is hushed, which nothing may leave
+                    if self._live:  # otherwise the tokens are hushed and must not be sent
                         yield Emit(self._live_chunk(chunk))
         finally:
             yield partial(mode.close, chunks)
@@ -582,13 +588,13 @@ class _Call:
             yield Emit(message)
 
     def _hush(self) -> Any:
-        """Around the policy: keeps models inside it from consumers of streams."""
+        """Keep the tokens of the policy, and of models inside it, out of streams."""
         return nullcontext() if self._live else hushed_step()
 
     def _prefetch(self, *, streams: bool) -> Prefetch:
-        """Who prefills the edit's prompt while the policy works, begun where that is wanted."""
+        """Prefills the edit's prompt while the policy is generating, if `eager` says so."""
         eager = self._model.eager
-        if eager is None:  # with tools what comes first may well be no answer to edit
+        if eager is None:  # with tools, the first reply is often a tool call
             eager = streams and not self._kwargs.get("tools")
 
         def find(_: Any) -> What | None:
@@ -601,8 +607,8 @@ class _Call:
         return prefetch
 
     def _edit_of(self, reply: BaseMessage) -> ReplyEdit:
-        """The edit of a reply; without an item where there is nothing to edit."""
-        # Never the policy's own object: it may be one that a cache keeps.
+        """Prepare the edit of a reply; it has no item if there is nothing to edit."""
+        # A copy, because the policy's own object may be in a cache.
         message = cast("AIMessage", reply.model_copy())
         edit = ReplyEdit(self._policy, message, self._asked)
         text = answer_text(message)
@@ -617,13 +623,13 @@ class _Call:
         return edit
 
     def _live_chunk(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
-        """A chunk of the policy's, with which the stream does not end if a record follows."""
+        """The policy's chunk, not marked as the last if a chunk with the provenance follows."""
         if not self._data:
             cast("AIMessageChunk", chunk.message).chunk_position = None
         return chunk
 
     def _writer(self, edit: ReplyEdit) -> _ChunkWriter | None:
-        """Who writes the edit as it is made, where that can be done."""
+        """The writer for the edit; `None` if it can only be written as a whole."""
         reply = cast("AIMessage", edit.reply)
         if edit.item is None or not self._model.apply or not MessageWriter.can_write(reply):
             return None
@@ -632,7 +638,7 @@ class _Call:
     def _ending(
         self, edit: ReplyEdit, writer: _ChunkWriter | None
     ) -> Iterator[ChatGenerationChunk]:
-        """What is left to send once it is known what becomes of the reply."""
+        """Yield what is left to send once the final reply is known."""
         settled = cast("AIMessage", edit.settled())
         if self._live:
             provenance = {METADATA_KEY: settled.response_metadata[METADATA_KEY]}
@@ -658,21 +664,21 @@ class _ChunkWriter(MessageWriter):
 
 
 class _GoodReplies(BaseCache):
-    """A cache that does not keep what took the place of an edit that failed.
+    """A cache that does not keep replies whose edit failed.
 
     Args:
-        cache: Where the others are kept.
+        cache: The cache for all other replies.
     """
 
     def __init__(self, cache: BaseCache) -> None:
         self._cache = cache
 
     def lookup(self, prompt: str, llm_string: str) -> Any:
-        """As the cache itself."""
+        """As in the wrapped cache."""
         return self._cache.lookup(prompt, llm_string)
 
     async def alookup(self, prompt: str, llm_string: str) -> Any:
-        """As the cache itself."""
+        """As in the wrapped cache."""
         return await self._cache.alookup(prompt, llm_string)
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
@@ -686,7 +692,7 @@ class _GoodReplies(BaseCache):
             await self._cache.aupdate(prompt, llm_string, return_val)
 
     def clear(self, **kwargs: Any) -> None:
-        """As the cache itself."""
+        """As in the wrapped cache."""
         self._cache.clear(**kwargs)
 
 
@@ -697,7 +703,7 @@ def _failed(generation: Any) -> bool:
 
 
 def _digest(context: Any) -> str:
-    """What a given context is told apart by; its text is not in it.
+    """A hash of a context, so that a cache key does not contain its text.
 
     Args:
         context: Text, a `Context`, or messages.
@@ -708,9 +714,9 @@ def _digest(context: Any) -> str:
 
 
 def _with_asked(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call, with what its config asks for.
+    """Add the objectives and the context in a call's config to its arguments.
 
-    `_generate` knows of no config but that of the chain around, which may be another's.
+    `_generate` can only see the config of the surrounding chain, which may belong to another call.
     """
     config = ensure_config(config)
     asked = {"objectives": asked_objectives(config), "context": given_context(config)}

@@ -1,4 +1,4 @@
-"""The run of a chat model as which an edit is shown to those who listen."""
+"""Reports an edit to callback handlers as the run of a chat model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from langchain_metaaligner.integrations.capture import EDIT
 from langchain_metaaligner.integrations.hushing import HUSH, NOSTREAM, STEP
 
 Calls = Generator[Callable[[], Any], Any, None]
-"""Callbacks to make, one after the other; each is sent back what it returned."""
+"""Yields callbacks to call, in order; the result of each is sent back."""
 
 _RUN_NAME = "MetaAlignerEdit"
 _SERIALIZED = {"lc": 1, "type": "not_implemented", "id": ["langchain_metaaligner", _RUN_NAME]}
@@ -29,16 +29,16 @@ _METADATA = {"ls_provider": "metaaligner", "ls_model_type": "chat"}
 class EditRun:
     """The run of one edit, tagged `metaaligner`.
 
-    It carries no usage of the policy, which would count twice, and none of the conversation.
+    It does not contain the conversation, nor the policy's usage, which would be counted twice.
 
     Args:
         config: The config of the surrounding run.
         reply_id: The id of the reply, which its edit keeps.
-        objectives: What the edit is made towards.
+        objectives: The objectives of the edit.
 
     Attributes:
-        emitted: Whether a part of the edit has gone out to those who listen.
-        streamed: Once started, whether any of them streams it to a consumer.
+        emitted: Whether part of the edit has been reported.
+        streamed: Once started, whether a handler streams the edit to a consumer.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class EditRun:
 
     @property
     def message_id(self) -> str:
-        """The id under which the edit streams; the reply's where it has one."""
+        """The message id of the streamed edit: the reply's id if it has one."""
         return self._reply_id or f"lc_run--{self._run_id}"
 
     def start(self, manager_of: Callable[[RunnableConfig], Any]) -> Calls:
-        """Begin the run.
+        """Start the run.
 
         Args:
-            manager_of: Makes a callback manager of a config.
+            manager_of: Makes a callback manager from a config.
         """
         names = "; ".join(one.name for one in self._objectives)
         (self._run,) = yield partial(
@@ -83,7 +83,7 @@ class EditRun:
         self._events = [] if takes_events(self._run.handlers) else None
 
     def piece(self, text: str) -> Calls:
-        """Tell of a piece of the edit.
+        """Report a piece of the edit.
 
         Args:
             text: The piece.
@@ -101,10 +101,10 @@ class EditRun:
         yield from self._token(text)
 
     def last_piece(self, alignment: Alignment) -> Calls:
-        """Tell that all pieces have been told.
+        """Report that there are no more pieces.
 
         Args:
-            alignment: The record.
+            alignment: The record of the edit.
         """
         provenance = {METADATA_KEY: alignment.provenance()}
         if self._events is not None:
@@ -119,7 +119,7 @@ class EditRun:
         """End the run.
 
         Args:
-            alignment: The record.
+            alignment: The record of the edit.
         """
         message = AIMessage(
             content=alignment.text,
@@ -152,7 +152,7 @@ def _text_block(text: str) -> dict[str, str]:
 
 
 def _edit_config(config: RunnableConfig) -> RunnableConfig:
-    """The config of the edit's own run: seen where its surroundings were hushed for its sake."""
+    """The config of the edit's run, which stays visible if `hushed` hides the runs around it."""
     tags = [*(config.get("tags") or ())]
     callbacks = config.get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):

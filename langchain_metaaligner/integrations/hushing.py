@@ -1,10 +1,10 @@
-"""Hushes what runs before an aligner, so that consumers of streams don't see unedited tokens.
+"""Hushes the steps before an aligner, so that consumers of streams don't see unedited tokens.
 
-LangChain hands a model's tokens to consumers before a later step sees the reply. What keeps
-them back is the tag `nostream`, which LangGraph honours, put on the steps before an aligner when
-the pipe is composed; no public seam of LangChain does that, so `RunnableSequence.__init__` is
-wrapped, from the first `MetaAlignerRunnable` on. This is the one place where this package changes
-LangChain. `LANGCHAIN_METAALIGNER_HUSH=0` in the environment leaves it as it is.
+LangChain sends a model's tokens to consumers before a later step sees the reply. LangGraph holds
+them back if the model has the tag `nostream`, so a pipe's steps before an aligner get this tag when
+the pipe is composed. LangChain has no public API for that, so `RunnableSequence.__init__` is
+wrapped when the first `MetaAlignerRunnable` is made. Nothing else in this package changes
+LangChain. Set `LANGCHAIN_METAALIGNER_HUSH=0` in the environment to turn it off.
 """
 
 from __future__ import annotations
@@ -48,19 +48,20 @@ T = TypeVar("T")
 
 
 def hushed(target: T) -> T:
-    """Keep a model's, a node's or a graph's tokens from consumers of LangGraph's streams.
+    """Keep the tokens of a model, node or graph out of LangGraph's streams.
 
-    For what is no pipe: a node that calls the model and then the aligner, a subgraph, a model.
-    Inside, the aligner's own edit is streamed all the same.
+    Use it where there is no pipe: for a node that calls the model and then the aligner, for a
+    subgraph, or for a model. The aligner's edit inside it is still streamed.
 
     Args:
-        target: A runnable, or a function (a node of a graph, say), synchronous or not.
+        target: A runnable, or a function such as a graph's node, synchronous or asynchronous.
 
     Returns:
-        The same with the tags `nostream` and `metaaligner:hush`; the target is not changed.
+        The same kind of object with the tags `nostream` and `metaaligner:hush`; the target itself
+        is not modified.
 
     Raises:
-        TypeError: It is neither.
+        TypeError: The target is neither a runnable nor a function.
     """
     if isinstance(target, Runnable):
         quiet = _tagged(target, NOSTREAM, HUSH)
@@ -74,10 +75,11 @@ def hushed(target: T) -> T:
 
 
 class _Quiet(RunnableBinding[Any, Any]):
-    """A binding whose config is merged once.
+    """A binding whose config is merged only once.
 
-    LangChain merges all a second time with what factories give, factories or not: a third of
-    what an aligner adds to a chain. It is written down as the binding that it is.
+    LangChain merges every config a second time for config factories, even if there are none. That
+    would be a third of the time that an aligner adds to a chain. It is serialised as a plain
+    binding.
     """
 
     def _merge_configs(self, *configs: RunnableConfig | None) -> RunnableConfig:
@@ -91,7 +93,7 @@ class _Quiet(RunnableBinding[Any, Any]):
 
 
 class _Hushed(_Quiet):
-    """A binding that stays hushed through the methods that make a new model of it."""
+    """A binding that stays hushed when its methods return a new model."""
 
     def bind_tools(self, *args: Any, **kwargs: Any) -> Any:
         return hushed(cast("Any", self.bound).bind_tools(*args, **kwargs))
@@ -172,7 +174,7 @@ def _place_of_config(function: Callable[..., Any]) -> int | None:
 def _hushed_arguments(
     args: tuple[Any, ...], kwargs: dict[str, Any], at: int | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    # What a function passes on goes before what it runs in.
+    # A config that the function passes on takes precedence over the one that it inherits.
     if isinstance(kwargs.get("config"), Mapping):
         kwargs = {**kwargs, "config": _with_tags(kwargs["config"])}
     elif at is not None and at < len(args) and isinstance(args[at], Mapping):
@@ -185,7 +187,7 @@ def _with_tags(config: Any) -> RunnableConfig:
     tags += [tag for tag in (NOSTREAM, HUSH) if tag not in tags]
     callbacks = config.get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):
-        # A model's own config takes the place of the config's tags, never of the manager's.
+        # A model's own config replaces the tags of the config, but not those of the manager.
         callbacks = callbacks.copy()
         callbacks.add_tags([NOSTREAM, HUSH])
     return cast("RunnableConfig", {**config, "tags": tags, "callbacks": callbacks})
@@ -196,10 +198,10 @@ _installed = False
 
 
 def hush_pipes(is_aligner: Callable[[Any], bool]) -> None:
-    """Have every pipe composed from now on hush the steps before an aligner.
+    """Make every new pipe hush its steps before an aligner.
 
     Args:
-        is_aligner: Whether an object is an aligner that changes replies.
+        is_aligner: Tells whether an object is an aligner that changes replies.
     """
     global _installed  # noqa: PLW0603
     if _installed or os.environ.get(_HUSH_VARIABLE, "1") == "0":
@@ -230,7 +232,8 @@ def _hushed_step(step: Any) -> Any:
 
 
 def _tagged(one: Any, *tags: str) -> Any:
-    # Their with_config replaces what it is given, tags too, and the second one's all the rest.
+    # with_config of a binding replaces the keys that it is given, tags too; that of a
+    # DynamicRunnable replaces the whole config.
     own = (isinstance(one, RunnableBinding | DynamicRunnable) and one.config) or {}
     had = own.get("tags") or ()
     return one.with_config({**own, "tags": [*had, *(tag for tag in tags if tag not in had)]})
@@ -238,12 +241,12 @@ def _tagged(one: Any, *tags: str) -> Any:
 
 def _asks_no_model(step: Any) -> bool:
     if isinstance(step, BaseLLMOutputParser):
-        # One that mends what it can't read has a chain of its own.
+        # A parser that repairs its input contains a chain with a model.
         return not any(isinstance(part, Runnable) for part in vars(step).values())
     return isinstance(step, BasePromptTemplate | RunnablePassthrough)
 
 
-# Where runnables keep the runnables inside them.
+# Attributes in which runnables keep other runnables.
 _PARTS = (
     "bound", "steps", "steps__", "branches", "default", "runnables", "mapper", "runnable",
     "fallbacks", "alternatives", "nodes",
@@ -251,13 +254,13 @@ _PARTS = (
 _FUNCTIONS = ("func", "afunc", "coroutine", "_transform", "_atransform", "condition")
 
 
-# Enough for any real chain; a function can name half of a library.
+# Enough for any real chain, but a limit is needed: a function's globals can reach half a library.
 _LOOKED_AT_MOST = 2000
 
 
 def _holds(part: Any, is_aligner: Callable[[Any], bool]) -> bool:
-    """Whether an aligner is the object, or sits somewhere inside."""
-    # Objects are kept, not their ids: some of these are made anew at each look.
+    """Whether an object is an aligner or contains one."""
+    # Keep the objects, not only their ids: some are created on access, and ids can be reused.
     seen: dict[int, Any] = {}
     waiting = deque([part])
     while waiting and len(seen) < _LOOKED_AT_MOST:
@@ -290,7 +293,7 @@ def _parts_of(one: Any) -> Iterable[Any]:
 
 
 def _named_by(function: Any) -> Iterable[Any]:
-    """What a function's code can reach by name: its closure, its defaults and globals."""
+    """The objects that a function's code can reach by name: closure, defaults and globals."""
     names = set(_names_in(function.__code__))
     values = [
         *(function.__defaults__ or ()),
@@ -298,7 +301,7 @@ def _named_by(function: Any) -> Iterable[Any]:
         *(value for name, value in function.__globals__.items() if name in names),
     ]
     for cell in function.__closure__ or ():
-        # A cell is empty until its name is bound.
+        # A cell is empty until its variable is assigned.
         with suppress(ValueError):
             values.append(cell.cell_contents)
     for value in values:
@@ -326,8 +329,8 @@ def _runnables_of(owner: Any) -> list[Any]:
 
 
 def _get(one: Any, name: str) -> Any:
-    # Bindings forward unknown names to what they bind, and that may raise anything.
+    # A binding forwards unknown names to the bound object, which may raise any error.
     try:
         return getattr(one, name, None)
-    except Exception:  # noqa: BLE001 - what can't be looked into holds no aligner
+    except Exception:  # noqa: BLE001 - an attribute that can't be read contains no aligner
         return None

@@ -1,4 +1,4 @@
-"""Refuses to edit a reply that its reader has seen already."""
+"""Refuses to edit a reply that a consumer has already seen."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def check_leak(
     Args:
         handlers: The handlers of the aligner's run.
         metadata: The metadata of the aligner's run.
-        model_run: The run that made the reply, where it is known.
+        model_run: The model run that made the reply, if known.
 
     Raises:
-        LeakError: A consumer of `stream_mode="messages"` has the unedited reply.
+        LeakError: A consumer of `stream_mode="messages"` has seen the unedited reply.
     """
     if model_run is None or "langgraph_node" not in metadata:
         return
@@ -38,17 +38,17 @@ def check_leak(
 
 
 class _ButLeaks(type):
-    """Of a class of errors: matches what its base matches, but for `LeakError`s."""
+    """Metaclass of error classes that match what their base matches, except `LeakError`."""
 
     def __instancecheck__(cls, error: Any) -> bool:
         return isinstance(error, cls.__base__ or ()) and not isinstance(error, LeakError)
 
 
-class _AnyButLeaks(Exception, metaclass=_ButLeaks):  # noqa: N818 - is never raised
+class _AnyButLeaks(Exception, metaclass=_ButLeaks):  # noqa: N818 - never raised
     pass
 
 
-class _OursButLeaks(MetaAlignerError, metaclass=_ButLeaks):  # noqa: N818 - is never raised
+class _OursButLeaks(MetaAlignerError, metaclass=_ButLeaks):  # noqa: N818 - never raised
     pass
 
 
@@ -60,13 +60,13 @@ _WITHOUT_LEAKS: dict[Any, Any] = {
 
 
 def but_leaks(wanted: Any) -> Any:
-    """What is worth another try, but for a `LeakError`, which would only show tokens again.
+    """Exclude `LeakError` from the errors to retry: a retry would only leak more tokens.
 
     Args:
-        wanted: Kinds of errors, or a function that says of an error whether to try again.
+        wanted: Error classes, or a function that tells whether to retry after an error.
 
     Returns:
-        The same, as LangChain's `with_retry` takes it.
+        The same without `LeakError`, in the form that LangChain's `with_retry` takes.
     """
     if isinstance(wanted, tuple):
         return tuple(_WITHOUT_LEAKS.get(one, one) for one in wanted if one is not LeakError)
@@ -83,11 +83,11 @@ def _warn_once(message: str) -> None:
 
 
 _REMEDY = (
-    " Put model and aligner into one pipe (llm | aligner), or wrap the node that calls both:"
-    " hushed(node). on_leak='ignore' turns this check off."
+    " Put the model and the aligner into one pipe (llm | aligner), or wrap the node that calls"
+    " both: hushed(node). on_leak='ignore' turns this check off."
 )
 _LEAKED = (
-    "Tokens of the unedited reply have already gone to a consumer of stream_mode='messages',"
+    "Tokens of the unedited reply have already reached a consumer of stream_mode='messages',"
     " because the model ran unhushed in this graph." + _REMEDY
 )
 _LEAKED_STATE = (
@@ -95,6 +95,6 @@ _LEAKED_STATE = (
     " stream_mode='messages' have seen it." + _REMEDY
 )
 _WOULD_LEAK = (
-    "The model ran unhushed in this graph: with stream_mode='messages' consumers would see the"
+    "The model ran unhushed in this graph: with stream_mode='messages', consumers would see the"
     " unedited reply." + _REMEDY
 )

@@ -1,4 +1,4 @@
-"""Writes an edited reply in chunks, as its consumer reads it."""
+"""Writes an edited reply in chunks for a consumer."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 
 from langchain_metaaligner.editing.conversation import block_text
 
-# LangChain merges blocks of one index; this one is nobody else's.
+# LangChain merges blocks with the same index, so this index must be unique.
 _TEXT_INDEX = "lc_metaaligner_text"
 
 
 class TextWriter:
-    """Writes an edited text."""
+    """Writes an edited text in pieces."""
 
     def __init__(self) -> None:
         self.started = False
 
     def write(self, piece: str) -> Any:
-        """What to send for a piece of the edit."""
+        """Return what to send for a piece of the edit."""
         self.started = True
         return piece
 
     def end(self, settled: Any) -> list[Any]:
-        """What is left to send once it is known what becomes of the reply."""
+        """Return what is left to send once the final reply is known."""
         return [] if self.started else [settled]
 
 
 def writer_of(reply: AIMessage | str) -> TextWriter | MessageWriter | None:
-    """Who writes an edit as it is made; `None` where it has to be written whole.
+    """Make the writer for an edit.
 
     Args:
-        reply: What is edited.
+        reply: The reply that is edited.
+
+    Returns:
+        The writer; `None` if the edit can only be written as a whole.
     """
     if isinstance(reply, str):
         return TextWriter()
@@ -40,10 +43,10 @@ def writer_of(reply: AIMessage | str) -> TextWriter | MessageWriter | None:
 
 
 class MessageWriter:
-    """Writes an edited message with at most one block of text.
+    """Writes an edited message with at most one block of text in chunks.
 
-    What stands before the text is sent with its first piece; all else, with usage and
-    provenance, on the last chunk.
+    The blocks before the text are sent with its first piece. All other blocks, the usage and the
+    provenance are sent with the last chunk.
     """
 
     def __init__(self, reply: AIMessage) -> None:
@@ -62,13 +65,13 @@ class MessageWriter:
 
     @staticmethod
     def can_write(reply: AIMessage) -> bool:
-        """Whether a message has no more than one text; several are shared out at the end."""
+        """Whether a message has exactly one text; several texts can only be written at the end."""
         return isinstance(reply.content, str) or (
             sum(block_text(block) is not None for block in reply.content) == 1
         )
 
     def write(self, piece: str) -> Any:
-        """The chunk to send for a piece of the edit."""
+        """Return the chunk to send for a piece of the edit."""
         content: Any = piece
         if self._block is not None:
             if self.started:
@@ -79,14 +82,22 @@ class MessageWriter:
         return AIMessageChunk(content=content, id=self._id)
 
     def end(self, settled: AIMessage) -> list[Any]:
-        """What is left to send once it is known what becomes of the reply."""
+        """Return what is left to send once the final reply is known."""
         if not self.started:
             return [as_chunk(settled, settled.content)]
         return [as_chunk(settled, "" if self._block is None else self._after)]
 
 
 def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:
-    """The last chunk of a message, with other content and all else that the message has."""
+    """Make the last chunk of a message.
+
+    Args:
+        message: The message.
+        content: The content of the chunk.
+
+    Returns:
+        The chunk, with all other fields of the message.
+    """
     known = AIMessageChunk.model_fields
     fields = {name: value for name, value in message.__dict__.items() if name in known}
     fields.pop("type", None)

@@ -1,4 +1,4 @@
-"""The middleware of LangChain's agents that edits their final answers."""
+"""The agent middleware that edits final answers."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ try:
     from langchain.agents.middleware import AgentMiddleware
 except ImportError as error:  # pragma: no cover - run where langchain is missing
     msg = (
-        "MetaAlignerMiddleware needs langchain and langgraph:"
-        " pip install 'langchain-metaaligner[agents]'"
+        "MetaAlignerMiddleware needs langchain and langgraph, which are not installed. Run"
+        " pip install 'langchain-metaaligner[agents]'."
     )
     raise ImportError(msg) from error
 
@@ -57,24 +57,24 @@ if TYPE_CHECKING:
 class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
     """Edits an agent's final answer: `create_agent(..., middleware=[MetaAlignerMiddleware()])`.
 
-    Whoever streams the agent reads the edit as it is made, and nothing of the unedited answer.
-    Replies that call tools (their text too, unless `edit_tool_text=True`) and structured answers
-    pass untouched, and whole: they are not streamed, since what a reply will be is not known while
-    it is made.
+    A stream of the agent contains the edit as it is generated, and nothing of the unedited answer.
+    Structured answers and replies that call tools are passed through unchanged (text that comes
+    with tool calls too, unless `edit_tool_text=True`). They are not streamed, because the kind of a
+    reply is known only at its end.
 
-    Objectives for one run are `context.objectives`, where the agent has a `context_schema`, or
-    `config={"configurable": {"objectives": [...]}}`.
+    To choose objectives for one run, set `context.objectives` if the agent has a `context_schema`,
+    or use `config={"configurable": {"objectives": [...]}}`.
 
     Args:
-        objectives: What edits are made towards: names, sentences or `Objective`s.
+        objectives: What edits should improve: names, sentences or `Objective`s.
         **options: See `ReplyOptions` in `langchain_metaaligner.options`, and docs/options.md.
 
     Attributes:
-        options: All options, as they were read.
+        options: All options, after validation.
 
     Raises:
         UnknownObjectiveError: An objective is unknown.
-        CheckpointError: The model can't be used, as far as that is known without reading it.
+        CheckpointError: The model can't be used, as far as can be told without loading it.
         pydantic.ValidationError: An option is unknown or out of range.
     """
 
@@ -98,25 +98,28 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         own = dict(state)
-        # 0.1 called them settings.
+        # 0.1 called the options settings.
         given = own.pop("given", None) or own.pop("settings").__getstate__()["given"]
         MetaAlignerMiddleware.__init__(self, **given)
         vars(self).update(own)
 
     def load(self) -> Self:
-        """Load the aligner's weights now, so that no first answer waits for them.
+        """Load the aligner's weights now, so that the first answer does not wait for them.
 
         Returns:
-            The same object.
+            The middleware itself.
 
         Raises:
-            CheckpointError: The checkpoint can't be had or used.
+            CheckpointError: The checkpoint can't be loaded or used.
         """
         ReplyPolicy(self.options).aligner.load()
         return self
 
     def close(self) -> None:
-        """Give up the engine that this middleware opened."""
+        """Release the engine that this middleware opened.
+
+        An aligner or engine that was given stays open; a later answer opens a new engine.
+        """
         self.options.shared.close()
 
     def wrap_model_call(
@@ -124,17 +127,17 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
-        """Call the model, and edit what it answers.
+        """Call the model and edit its answer.
 
         Args:
-            request: What the model is asked.
-            handler: Calls the model, and the middleware nearer to it.
+            request: The request to the model.
+            handler: Calls the model, including any middleware closer to it.
 
         Returns:
-            The response, its final answer edited.
+            The response, with its final answer edited.
 
         Raises:
-            MetaAlignerError: As `on_error` says; see `Aligner.align` for the kinds.
+            MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
         return run(self._flow(request, handler, Sync))
 
@@ -143,17 +146,17 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         request: ModelRequest[Any],
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        """Call the model, and edit what it answers, without blocking the event loop.
+        """Call the model and edit its answer, without blocking the event loop.
 
         Args:
-            request: What the model is asked.
-            handler: Calls the model, and the middleware nearer to it.
+            request: The request to the model.
+            handler: Calls the model, including any middleware closer to it.
 
         Returns:
-            The response, its final answer edited.
+            The response, with its final answer edited.
 
         Raises:
-            MetaAlignerError: As `on_error` says; see `Aligner.align` for the kinds.
+            MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
         return await arun(self._flow(request, handler, Async))
 
@@ -182,20 +185,20 @@ class _Turn:
         self._config = ensure_config()
         self._asked = asked_objectives(self._config)
         if options.apply:
-            # A mistake in the call is reported before tools and models are run for it.
+            # Report a mistake in the call before any model runs.
             self._policy.wanted(self._asked)
         system = [] if request.system_message is None else [request.system_message]
         self._messages: Sequence[BaseMessage] = [*system, *request.messages]
         self._eager = options.eager
-        if self._eager is None:  # with tools what comes first may well be no answer to edit
+        if self._eager is None:  # with tools, the first reply is often a tool call
             self._eager = not request.tools and streams(_callbacks_of(self._config)[0])
         self._data = request.response_format is not None
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """Around the call of the model: hides its words from streams, and prefills meanwhile."""
+        """While the model is called: hide its tokens from streams, and prefill the edit."""
         with ExitStack() as stack:
-            if self._options.apply:  # in shadow mode the policy streams for itself
+            if self._options.apply:  # in shadow mode, the policy's own tokens are streamed
                 stack.enter_context(hushed_step())
             if self._eager and not self._data:
                 prefetch = stack.enter_context(Prefetch(lambda: self._policy.aligner, self._find))
@@ -211,7 +214,7 @@ class _Turn:
         return self._messages if given is None else given
 
     def edits_of(self, response: ModelResponse[Any]) -> Mapping[int, ReplyEdit]:
-        """What is to be edited of a response, by its place, each with its edit prepared."""
+        """Prepare the edits of a response's messages, by the position of the message."""
         replies = {
             place: one for place, one in enumerate(response.result) if isinstance(one, AIMessage)
         }
@@ -235,7 +238,7 @@ class _Turn:
         if self._options.apply and self._options.on_leak == "raise":
             text = answer_text(reply)
             made_by = capture.find(parent_run_id, reply_id=reply.id, reply_text=text)
-            # Another middleware may answer in a model's stead; then no model has leaked it.
+            # Another middleware may have answered instead of a model; then nothing has leaked.
             if made_by is not None and reply.id and made_by.made_id(reply.id):
                 check_leak(handlers, self._config.get("metadata") or {}, made_by)
         context, wanted = self._context(), self._policy.wanted(self._asked)
@@ -246,7 +249,7 @@ class _Turn:
         if self._options.apply and any(one is not capture for one in handlers):
             edit.run = EditRun(self._edit_config(reply), reply_id=reply.id, objectives=wanted)
             if not reply.id:
-                # Without an id its consumer would get it twice: in pieces, and whole.
+                # Without an id, a consumer would get the reply twice: in pieces and whole.
                 edit.reply = reply.model_copy(update={"id": edit.run.message_id})
 
     def _edit_config(self, reply: AIMessage) -> RunnableConfig:
@@ -256,7 +259,7 @@ class _Turn:
             "metadata": {**(self._config.get("metadata") or {}), **told},
         }
         if reply.tool_calls:
-            # A stream of the text would stand for the whole message, and the calls be missed.
+            # A consumer would take the streamed text for the whole message and miss the calls.
             config["tags"] = [*(config.get("tags") or ()), NOSTREAM, STEP]
         return config
 

@@ -1,4 +1,4 @@
-"""Prefills an edit's prompt in the background while the policy is still at work."""
+"""Prefills an edit's prompt in the background while the policy is still generating."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ from langchain_metaaligner.editing.objectives import Objectives
 
 logger = logging.getLogger(__name__)
 
-_STEP = 128  # characters, some 30 tokens: smaller pieces cost more to start than to compute
+# Characters, about 30 tokens: with smaller steps, starting a pass costs more than computing it.
+_STEP = 128
 
 _TOOL_CALLS = ("tool_call", "tool_call_chunk", "invalid_tool_call", "tool-call-delta")
 
 What = tuple[Any, Objectives]
-"""The context of a reply and what its edit is made towards."""
+"""The context and the objectives of a reply's edit."""
 
 
 class Prefetch:
-    """Prefills what comes before a reply's edit, until the reply is whole or is none to edit.
+    """Prefills the prompt of an edit until the reply is complete or turns out not to be edited.
 
-    What was prefilled changes when the edit begins, and nothing else: whatever goes wrong here is
-    left to the edit to find out. It is a context manager that stops at its end.
+    Prefilling only makes the edit start sooner; it never changes the text. Errors are ignored
+    here, because the edit will meet and report them. A `Prefetch` is a context manager that stops
+    at its end.
 
     Args:
-        get_aligner: Gives whoever will edit.
-        find: Says in which context and towards what, given the first piece of the reply that
-            holds text, or `None` where it is asked before there is any. It gives `None` where
-            there will be nothing to edit.
+        get_aligner: Returns the aligner that will make the edit.
+        find: Returns the context and the objectives, or `None` if there will be nothing to edit.
+            It is called with the first piece of the reply that contains text, or with `None` before
+            there is any.
 
     Attributes:
-        over: Whether nothing more will be prefilled, so that nobody needs to tell it anything.
+        over: Whether nothing more will be prefilled, so that no more pieces need to be added.
     """
 
     def __init__(
@@ -59,15 +61,15 @@ class Prefetch:
         self.stop()
 
     def begin(self, piece: str | AIMessageChunk | None = None) -> None:
-        """Prefill the context; once begun, or stopped, it does nothing.
+        """Start to prefill the context; does nothing if it has already started or stopped.
 
         Args:
-            piece: The beginning of the reply, where there is one.
+            piece: The beginning of the reply, if there is one.
         """
         find, self._find = self._find, None
         if find is None:
             return
-        # Whatever is wrong, the edit itself will tell.
+        # The edit itself reports any error.
         with suppress(Exception):
             aligner = self._get_aligner()
             if aligner.prefills and (what := find(piece)) is not None:
@@ -75,11 +77,11 @@ class Prefetch:
         self.over = self._worker is None
 
     def add(self, piece: Any) -> None:
-        """Take note of what the policy has said.
+        """Add a piece of the policy's reply.
 
         Args:
-            piece: The next piece of the reply. One with a tool call ends it, and so does one that
-                is no piece of a text: what comes then is no answer to edit.
+            piece: The next piece. A tool call, or anything that is not a message chunk or text,
+                stops the prefill, because such a reply is not edited.
         """
         if self.over:
             return
@@ -93,11 +95,11 @@ class Prefetch:
                 self._worker.grow(self._text)
 
     def restart(self) -> None:
-        """Take note that the reply begins anew: another model makes it, or the same once more."""
+        """Discard the reply so far, because another model or another attempt starts it again."""
         self._text = ""
 
     def stop(self) -> None:
-        """Prefill nothing more; a pass that is under way ends by itself."""
+        """Stop; a forward pass that is running ends by itself."""
         self._find, self.over = None, True
         if self._worker is not None:
             self._worker.stop()
@@ -105,13 +107,13 @@ class Prefetch:
 
 
 class Overhearing(BaseCallbackHandler):
-    """Tells a `Prefetch` what a model says whose stream goes to somebody else.
+    """Passes the tokens of a model to a `Prefetch` when the stream itself goes elsewhere.
 
     Args:
-        prefetch: What is told.
+        prefetch: The `Prefetch` that gets the tokens.
     """
 
-    run_inline = True  # in the order in which it was said
+    run_inline = True  # so that tokens arrive in order
 
     def __init__(self, prefetch: Prefetch) -> None:
         self._prefetch = prefetch
@@ -119,19 +121,19 @@ class Overhearing(BaseCallbackHandler):
         self._by_events = False
 
     def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
-        """A model begins; where several do, the last is the one to listen to."""
+        """Follow the model that has started last."""
         self._run_id, self._by_events = kwargs.get("run_id"), False
         self._prefetch.restart()
 
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, **kwargs: Any) -> None:
-        """It says something."""
+        """Add a token."""
         if kwargs.get("run_id") == self._run_id and not self._by_events:
             self._prefetch.add(getattr(chunk, "message", token))
 
     def on_stream_event(self, event: Any, **kwargs: Any) -> None:
-        """It says something in LangChain's protocol of events."""
+        """Add a piece of text from LangChain's stream event protocol."""
         if kwargs.get("run_id") == self._run_id and isinstance(event, Mapping):
-            if not self._by_events:  # some models tell the same as tokens, too
+            if not self._by_events:  # some models report the same text as tokens too
                 self._by_events = True
                 self._prefetch.restart()
             said = event.get("delta") or event.get("content") or {}
@@ -166,14 +168,14 @@ class _Worker:
 
     def _work(self) -> None:
         aligner, context, objectives = self._what
-        answer = ""  # the context alone is first: it is there already
+        answer = ""  # start with the context alone, which is already known
         while True:
             if self._cancelled.is_set():
                 return
             try:
                 aligner.warm(context, objectives, answer, cancelled=self._cancelled)
-            except BaseException as error:  # noqa: BLE001 - the edit itself will say what is wrong
-                logger.debug("Nothing more is prefilled ahead: %r", error)
+            except BaseException as error:  # noqa: BLE001 - the edit itself reports the error
+                logger.debug("Prefilling stopped after an error: %r", error)
                 return
             with self._changed:
                 while not self._cancelled.is_set() and not _is_worth(self._answer, answer):
@@ -182,11 +184,15 @@ class _Worker:
 
 
 def is_piece(reply: Any) -> bool:
-    """Whether it is a part of a reply, of which more may come."""
+    """Whether an object is a piece of a streamed reply.
+
+    Args:
+        reply: The object.
+    """
     return isinstance(reply, str | AIMessageChunk)
 
 
 def _is_worth(answer: str, done: str) -> bool:
-    """Whether there is enough to prefill beside what was prefilled already."""
+    """Whether an answer has enough text that is not prefilled yet."""
     fresh = len(answer) - (len(done) if answer.startswith(done) else 0)
     return fresh >= _STEP

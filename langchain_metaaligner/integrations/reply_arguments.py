@@ -1,4 +1,4 @@
-"""The keyword arguments that every face in LangChain takes, typed.
+"""The typed keyword arguments of the runnable, the middleware and the chat model.
 
 Made from `options.py` by `make format`; `make lint` compares the two.
 """
@@ -19,7 +19,7 @@ __all__ = ["ReplyArguments"]
 
 
 class ReplyArguments(AlignerArguments, total=False):
-    """Options of a face."""
+    """Options of the runnable, the middleware and the chat model."""
 
     model: str | os.PathLike[str] | None
     """Hub id or folder of the checkpoint. `None` uses the environment variable

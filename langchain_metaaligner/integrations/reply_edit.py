@@ -1,7 +1,7 @@
-"""One reply being edited: one flow, with a driver that waits and one that awaits.
+"""The flow of editing one reply, with a synchronous and an asynchronous driver.
 
-A flow is a generator. It yields calls to be made, which it is sent the results of, and what is to
-go out to a consumer; it neither waits nor awaits itself, so that both ways of calling share it.
+A flow is a generator. It yields calls, whose results the driver sends back, and values for a
+consumer. It never waits or awaits itself, so that synchronous and asynchronous callers share it.
 """
 
 from __future__ import annotations
@@ -56,40 +56,40 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# What is joined where it arrives in pieces.
+# Types whose pieces are joined.
 _ADDED = (str, AIMessageChunk, AddableDict)
 
 END = object()
-"""What the next input is where there is none."""
+"""Marks the end of a stream of inputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """What a flow sends out to a consumer.
+    """A value that a flow sends to a consumer.
 
     Attributes:
-        value: A chunk of a message, a piece of text, or a whole.
+        value: A message chunk, a piece of text, or a whole output.
     """
 
     value: Any
 
 
 Flow = Generator[Callable[[], Any] | Emit, Any, T]
-"""Yields calls to make and what to send out; returns its result."""
+"""Yields calls to make and values to send to a consumer; returns its result."""
 
 
 class Closed(BaseException):
-    """What a flow is thrown where its consumer has left.
+    """Thrown into a flow when its consumer has stopped reading.
 
-    A `GeneratorExit` would close the generators inside it at once, before they have made the calls
-    that clean up.
+    A `GeneratorExit` would close the generators inside the flow at once, before they could make
+    the calls that clean up.
     """
 
 
 class Sync:
-    """The calls of a flow, made by waiting.
+    """The calls of a flow for a synchronous driver.
 
-    The aligner is called outside of all runs: models that its engine calls are not to stream.
+    The aligner is called outside of all runs, so that models which its engine calls don't stream.
     """
 
     manager = staticmethod(get_callback_manager_for_config)
@@ -105,7 +105,7 @@ class Sync:
 
     @staticmethod
     def align_batch(aligner: Aligner, items: Iterable[Item]) -> Sequence[Alignment | Exception]:
-        """Edit several answers, an error in the place of each that fails."""
+        """Edit several answers; a failed item gives its error."""
         outside = child_config.set(None)
         try:
             return aligner.align_batch(items, return_exceptions=True)
@@ -133,7 +133,7 @@ class Sync:
 
 
 class Async:
-    """The calls of a flow, made by awaiting; as `Sync`."""
+    """The calls of a flow for an asynchronous driver; as `Sync`."""
 
     manager = staticmethod(get_async_callback_manager_for_config)
 
@@ -150,7 +150,7 @@ class Async:
     async def align_batch(
         aligner: Aligner, items: Iterable[Item]
     ) -> Sequence[Alignment | Exception]:
-        """Edit several answers, an error in the place of each that fails."""
+        """Edit several answers; a failed item gives its error."""
         outside = child_config.set(None)
         try:
             return await aligner.aalign_batch(items, return_exceptions=True)
@@ -181,13 +181,13 @@ Mode = type[Sync] | type[Async]
 
 
 def run(flow: Flow[T]) -> T:
-    """Make a flow's calls, to its end; what it sends out goes nowhere.
+    """Run a flow to its end, and discard what it sends to a consumer.
 
     Args:
         flow: The flow.
 
     Returns:
-        Its result.
+        The flow's result.
     """
     sent: Any = None
     failed: BaseException | None = None
@@ -206,7 +206,7 @@ def run(flow: Flow[T]) -> T:
 
 
 async def arun(flow: Flow[T]) -> T:
-    """Await a flow's calls, to its end; as `run`."""
+    """Run a flow to its end and await its calls; as `run`."""
     sent: Any = None
     failed: BaseException | None = None
     while True:
@@ -224,13 +224,13 @@ async def arun(flow: Flow[T]) -> T:
 
 
 def stream(flow: Flow[None]) -> Iterator[Any]:
-    """Make a flow's calls and yield what it sends out; closing lets it clean up first.
+    """Run a flow and yield what it sends to a consumer; it can clean up when it is closed.
 
     Args:
         flow: The flow.
 
     Yields:
-        What it sends out.
+        The values for the consumer.
     """
     sent: Any = None
     failed: BaseException | None = None
@@ -252,7 +252,7 @@ def stream(flow: Flow[None]) -> Iterator[Any]:
 
 
 async def astream(flow: Flow[None]) -> AsyncGenerator[Any, None]:
-    """Await a flow's calls and yield what it sends out; as `stream`."""
+    """Run a flow, await its calls and yield what it sends to a consumer; as `stream`."""
     sent: Any = None
     failed: BaseException | None = None
     while True:
@@ -275,11 +275,11 @@ async def astream(flow: Flow[None]) -> AsyncGenerator[Any, None]:
 class UntilStopped:
     """An iterator that ends when it is stopped.
 
-    LangChain reads a step's input to its end even where the step's consumer has gone; a model
-    that nobody listens to any more would go on.
+    LangChain reads a step's input to its end, even if the step's consumer has stopped reading.
+    Without this, the model would continue to generate for nobody.
 
     Args:
-        pieces: What to iterate over.
+        pieces: The iterator to read from.
     """
 
     def __init__(self, pieces: Iterator[Any]) -> None:
@@ -295,21 +295,24 @@ class UntilStopped:
         return next(self._pieces)
 
     def stop(self) -> None:
-        """Stop, and close what the pieces come from."""
+        """End the iteration, and close the source of the pieces."""
         self._stopped = True
         if (close := getattr(self._pieces, "close", None)) is not None:
             close()
 
 
 def until_closed(pieces: UntilStopped, edited: Generator[Any, None, None]) -> Iterator[Any]:
-    """Yield what an edit gives, and stop its input before its run is closed.
+    """Yield the pieces of an edit, and stop its input before its run is closed.
 
     Args:
         pieces: The edit's input.
-        edited: What it gives.
+        edited: The edit's output.
+
+    Yields:
+        The pieces of the output.
     """
     try:
-        for piece in edited:  # noqa: UP028 - closed from inside, the run would end first
+        for piece in edited:  # noqa: UP028 - with `yield from`, the run would be closed first
             yield piece
     finally:
         pieces.stop()
@@ -318,17 +321,17 @@ def until_closed(pieces: UntilStopped, edited: Generator[Any, None, None]) -> It
 
 @dataclass(slots=True)
 class ReplyEdit:
-    """One reply on its way through its edit.
+    """A reply that is being edited.
 
     Attributes:
-        policy: What the face does with replies.
+        policy: How replies are handled.
         reply: The reply.
         asked: The objectives that the caller asked for.
-        item: What the aligner is to edit; `None` where there is nothing to edit.
-        aligner: Who edits it.
-        made: The edit or its error, once there is one.
-        run: Shows the edit to those who listen, where anybody does.
-        begun: Whether a consumer has read a part of the edit.
+        item: The input of the aligner; `None` if there is nothing to edit.
+        aligner: The aligner, if it is known already.
+        made: The record of the edit or its error, once known.
+        run: The run that reports the edit to callback handlers, if there are any.
+        begun: Whether a consumer has read part of the edit.
     """
 
     policy: ReplyPolicy
@@ -341,11 +344,12 @@ class ReplyEdit:
     begun: bool = False
 
     def flow(self, mode: Mode, writer: TextWriter | MessageWriter | None = None) -> Flow[None]:
-        """Make the edit; its error is kept for the policy.
+        """Make the edit; an error is kept for `settled`.
 
         Args:
-            mode: How calls are made.
-            writer: Writes the pieces of the edit for a consumer; without one it is made whole.
+            mode: The calls, for a synchronous or an asynchronous driver.
+            writer: Writes the pieces of the edit for a consumer; `None` makes the edit in one
+                piece.
         """
         item = self.item
         if item is None:
@@ -362,13 +366,13 @@ class ReplyEdit:
             self.begun = self.begun or (self.run is not None and self.run.emitted)
 
     def settled(self) -> Reply:
-        """What becomes of the reply.
+        """The final reply.
 
         Returns:
-            The reply, edited where it was.
+            The edited reply, or whatever replaces it after an error.
 
         Raises:
-            MetaAlignerError: The error, where the policy says so.
+            MetaAlignerError: The edit failed, and the policy is to raise the error.
         """
         if self.made is None:
             return self.reply
@@ -413,7 +417,10 @@ class ReplyEdit:
             yield partial(mode.close, pieces)
             raise
         if pieces.alignment is None:
-            msg = "The edit ended without a record."
+            msg = (
+                "The edit's stream ended without a record of the edit. This is a fault in"
+                " langchain-metaaligner; please report it."
+            )
             raise RuntimeError(msg)
         return pieces.alignment
 
@@ -429,12 +436,12 @@ class ReplyEdit:
 
 
 class Call(NamedTuple):
-    """What LangChain tells a step of one call.
+    """One call of a step by LangChain.
 
     Attributes:
         run_manager: The step's run.
-        config: Its config.
-        given: The arguments of the call: `objectives` and `context`, where they were given.
+        config: The run's config.
+        given: The arguments of the call: `objectives` and `context`, if they were given.
     """
 
     run_manager: Any
@@ -449,10 +456,10 @@ def edit_input(options: FaceOptions, input: Any, call: Call, mode: Mode) -> Flow
         options: The step's options.
         input: A message, text, or a state with messages.
         call: The call.
-        mode: How calls are made.
+        mode: The calls, for a synchronous or an asynchronous driver.
 
     Returns:
-        The edited reply, of the kind that went in.
+        The edited reply, of the same kind as the input.
     """
     edit, in_state = _read(options, input, call)
     _show(edit, call)
@@ -467,9 +474,9 @@ def edit_inputs(
 
     Args:
         options: The step's options.
-        inputs: Each as for `edit_input`.
+        inputs: The inputs, each as for `edit_input`.
         calls: The calls, one for each input.
-        mode: How calls are made.
+        mode: The calls, for a synchronous or an asynchronous driver.
 
     Returns:
         An edited reply or an error for each input, in order.
@@ -478,7 +485,7 @@ def edit_inputs(
     for input, call in zip(inputs, calls, strict=True):  # noqa: A001 - LangChain's name
         try:
             read.append(_read(options, input, call))
-        except Exception as error:  # noqa: BLE001 - one input must not take the others
+        except Exception as error:  # noqa: BLE001 - one input must not fail the others
             read.append(error)
     edits = [one[0] for one in read if not isinstance(one, Exception) and one[0].item is not None]
     bounds = [bound for one in calls if (bound := one.config.get("max_concurrency"))]
@@ -499,7 +506,7 @@ def edit_inputs(
             yield from one[0].flow(mode)
         try:
             results.append(_out(*one))
-        except Exception as error:  # noqa: BLE001 - takes this item's place alone
+        except Exception as error:  # noqa: BLE001 - this error belongs to this item only
             results.append(error)
     return results
 
@@ -511,14 +518,17 @@ def edit_pieces(
     config: RunnableConfig,
     **given: Any,
 ) -> Iterator[Any]:
-    """Edit a reply that arrives in pieces, and yield the edit as it is made.
+    """Edit a reply that arrives in pieces, and yield the edit as it is generated.
 
     Args:
         options: The step's options.
         inputs: The pieces.
         run_manager: The step's run.
-        config: Its config.
+        config: The run's config.
         **given: The arguments of the call.
+
+    Returns:
+        An iterator over the pieces of the edit.
     """
     return stream(edit_stream(options, inputs, Call(run_manager, config, given), Sync))
 
@@ -535,13 +545,13 @@ def aedit_pieces(
 
 
 def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Flow[None]:
-    """Edit a reply that arrives in pieces, and send the edit out as it is made.
+    """Edit a reply that arrives in pieces, and send out the edit as it is generated.
 
     Args:
         options: The step's options.
-        inputs: An iterator over the pieces, asynchronous or not.
+        inputs: A synchronous or asynchronous iterator over the pieces.
         call: The call.
-        mode: How calls are made.
+        mode: The calls, for a synchronous or an asynchronous driver.
     """
     arrived: list[Any] = []
     prefetch = _prefetch(options, call)
@@ -570,13 +580,13 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
     elif options.apply or not isinstance(out, str | AIMessageChunk):
         yield Emit(as_chunk(out, out.content) if type(out) is AIMessage else out)
     elif isinstance(out, AIMessageChunk) and METADATA_KEY in out.response_metadata:
-        # The reply itself has gone out already, as it came.
+        # The reply itself has already been sent, piece by piece.
         provenance = {METADATA_KEY: out.response_metadata[METADATA_KEY]}
         yield Emit(AIMessageChunk(content="", id=out.id, response_metadata=provenance))
 
 
 def _prefetch(options: FaceOptions, call: Call) -> Prefetch | None:
-    """Who prefills the edit's prompt while the reply arrives, where that makes it quicker."""
+    """Prefills the edit's prompt while the reply arrives; `None` if that is of no use."""
     policy = ReplyPolicy(options)
     try:
         if options.eager is False or not policy.aligner.prefills:
@@ -585,7 +595,7 @@ def _prefetch(options: FaceOptions, call: Call) -> Prefetch | None:
         return None
 
     def find(piece: str | AIMessageChunk | None) -> What | None:
-        # Whose reply it is, and so what it answers, is known with its first piece.
+        # The first piece tells which model run the reply is from, and so what its context is.
         item = None if piece is None else _read(options, piece, call, whole=False)[0].item
         return None if item is None else (item[0], item[2])
 
@@ -595,16 +605,16 @@ def _prefetch(options: FaceOptions, call: Call) -> Prefetch | None:
 def _read(
     options: FaceOptions, input: Any, call: Call, *, whole: bool = True
 ) -> tuple[ReplyEdit, bool]:
-    """Read the reply in an input, its context and what the edit is made towards.
+    """Read the reply in an input, its context and the objectives.
 
     Args:
         options: The step's options.
-        input: What the step was given.
+        input: The step's input.
         call: The call.
-        whole: Whether the reply is all there, so that `when` can be asked.
+        whole: Whether the reply is complete, so that `when` can be called.
 
     Returns:
-        The edit, and whether the reply came in a state and goes back in one.
+        The edit, and whether the reply came in a state and is returned in one.
     """
     run_manager, config, given = call
     asked, context = given.get("objectives"), given.get("context")
@@ -617,7 +627,7 @@ def _read(
     except InputTypeError as error:
         if options.apply:
             raise
-        logger.warning("Nothing was edited in shadow mode: %s", error)
+        logger.warning("The input was passed through unedited in shadow mode: %s", error)
         return ReplyEdit(policy, input, asked), False
     edit, in_state = ReplyEdit(policy, reply, asked), before is not None
     try:
@@ -642,7 +652,7 @@ def _read(
         if "langgraph_node" in metadata and options.apply and options.on_leak == "raise":
             check_leak(run_manager.handlers, metadata, model_run)
         if context is None:
-            # A state that holds the reply alone says nothing of what it answers.
+            # A state that contains only the reply has no context.
             context = before or (None if model_run is None else model_run.messages)
         if whole and options.when is not None:
             edit.made = policy.skipped(reply, context, asked)
@@ -657,9 +667,9 @@ def _read(
 
 
 def _show(edit: ReplyEdit, call: Call) -> None:
-    """Give an edit a run of its own where somebody listens."""
+    """Give an edit its own run if there are callback handlers to report it to."""
     handlers = call.run_manager.handlers
-    # In shadow mode the policy streams for itself, and the edit is for nobody's eyes.
+    # In shadow mode, the policy's own tokens are streamed and the edit is not shown.
     if edit.item is None or not edit.policy.options.apply:
         return
     if not any(one is not capture for one in handlers):
@@ -668,7 +678,7 @@ def _show(edit: ReplyEdit, call: Call) -> None:
     reply_id = reply.id if isinstance(reply, AIMessage) else None
     edit.run = EditRun(call.config, reply_id=reply_id, objectives=edit.item[2])
     if isinstance(reply, AIMessage) and not reply.id and streams(handlers):
-        # Without an id its consumer would get it twice: in pieces, and whole.
+        # Without an id, a consumer would get the reply twice: in pieces and whole.
         edit.reply = reply.model_copy(update={"id": edit.run.message_id})
 
 
@@ -678,15 +688,16 @@ def _out(edit: ReplyEdit, in_state: bool) -> Any:
 
 
 def _gather(pieces: Sequence[Any]) -> Any:
-    """The whole of what has arrived.
+    """Join the pieces of an input.
 
-    Pieces are joined once: chunk by chunk, a long reply's text would be copied for every chunk.
+    They are joined once at the end: joining after every chunk would copy a long reply's text each
+    time.
 
     Args:
-        pieces: What has arrived, in order; at least one piece.
+        pieces: The pieces, in order; at least one.
 
     Returns:
-        Chunks of one message merged, text joined, a dict's keys gathered; else the newest.
+        Message chunks merged, texts joined, dicts added; for any other type, the last piece.
     """
     kind = next((one for one in _ADDED if isinstance(pieces[-1], one)), None)
     if kind is None:
@@ -703,16 +714,16 @@ def _gather(pieces: Sequence[Any]) -> Any:
 
 
 def read_reply(given: Any) -> tuple[Reply, list[BaseMessage] | None]:
-    """Find the reply in what a step was given.
+    """Find the reply in a step's input.
 
     Args:
-        given: A message, text, or a state with messages, the reply last.
+        given: A message, text, or a state with messages whose last message is the reply.
 
     Returns:
-        The reply, and for a state the messages before it.
+        The reply, and the messages before it in a state; `None` for them if there is no state.
 
     Raises:
-        InputTypeError: There is no reply in it.
+        InputTypeError: The input contains no reply.
     """
     if isinstance(given, AIMessage | str):
         return given, None
@@ -725,7 +736,7 @@ def read_reply(given: Any) -> tuple[Reply, list[BaseMessage] | None]:
         raise InputTypeError(_WRONG_INPUT.format(type(given).__name__)) from error
     if not conversation or not isinstance(conversation[-1], AIMessage):
         last = type(conversation[-1]).__name__ if conversation else "nothing"
-        msg = f"The last of the messages is the reply to edit, an AIMessage; here it is {last}."
+        msg = f"The last message must be the reply to edit, an AIMessage, but it is {last}."
         raise InputTypeError(msg)
     return conversation[-1], list(conversation[:-1])
 
@@ -739,5 +750,5 @@ def _messages_of(given: Any) -> Any:
 
 _WRONG_INPUT = (
     "An aligner edits an AIMessage, text, or the last message of a state with 'messages', not"
-    " {}. Put it behind the step that makes the reply, or turn this into one of those first."
+    " {}. Put it directly after the step that makes the reply, or convert this input first."
 )

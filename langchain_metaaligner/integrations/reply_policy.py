@@ -1,4 +1,4 @@
-"""What becomes of a reply: towards what it is edited, by whom, and what an error does to it."""
+"""How a reply is handled: its objectives, its aligner, and what happens after an error."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ Reply = AIMessage | str
 When = Callable[[Any, Any], bool]
 """Decides whether a reply is edited: takes the reply and its context, which may be `None`."""
 
-# Mistakes in the code or the machine around the aligner, not failures of an edit: no policy hides
-# them, or every reply would go out unedited and nobody would notice.
+# Mistakes in the code or on the machine, not failures of one edit. They are always raised;
+# otherwise every reply would be passed through unedited and nobody would notice.
 _ALWAYS_RAISED = (CheckpointError, InputTypeError, LeakError, UnknownObjectiveError)
 
 _ALIGNER_OPTIONS = tuple(AlignerOptions.model_fields)
@@ -51,7 +51,7 @@ _values_of = operator.itemgetter(*_ALIGNER_OPTIONS)
 
 
 class SharedAligners:
-    """The aligners that a face and its copies share, one for each set of options."""
+    """The aligners that an object and its copies share, one for each set of options."""
 
     def __init__(self) -> None:
         self._made: list[tuple[tuple[Any, ...], Aligner]] = []
@@ -64,7 +64,7 @@ class SharedAligners:
         return self
 
     def close(self) -> None:
-        """Give up the engines that these aligners opened."""
+        """Release the engines that these aligners opened."""
         with self._making:
             for _, aligner in self._made:
                 aligner.close()
@@ -73,7 +73,10 @@ class SharedAligners:
         """The aligner with these options.
 
         Args:
-            options: The options; those that are no aligner's are not looked at.
+            options: The options; only those of an aligner count.
+
+        Returns:
+            The aligner.
         """
         wanted = _values_of(options.__dict__)
         for known, aligner in self._made:
@@ -101,13 +104,16 @@ def _as_tuple(given: Any) -> tuple[str | Objective, ...]:
 
 
 class FaceOptions(ReplyOptions):
-    """The options of a face, checked as far as that needs no weights and no network."""
+    """The options of a face: the runnable, the middleware or the chat model.
+
+    They are checked as far as possible without loading weights or using the network.
+    """
 
     shared: SharedAligners = Field(default_factory=SharedAligners, exclude=True, repr=False)
 
     @classmethod
     def get_lc_namespace(cls) -> list[str]:
-        """Where LangChain finds the class that it has written down by its id."""
+        """The namespace of the id under which LangChain serialises the class."""
         return namespace_of(cls)
 
     @field_validator("objectives")
@@ -125,12 +131,12 @@ class FaceOptions(ReplyOptions):
     def _plain_function(cls, given: Any, info: Any) -> Any:
         name = info.field_name
         if given is not None and not callable(given):
-            msg = f"{name} is a function, not {type(given).__name__}."
+            msg = f"{name} must be a function, not {type(given).__name__}."
             raise ValueError(msg)
         if inspect.iscoroutinefunction(given):
-            msg = f"{name} is called, not awaited, so it has to be a plain function."
+            msg = f"{name} is called, not awaited, so it must be a plain function, not async."
             if name == "on_edit":
-                msg += " Have it put the Alignment into a queue that a task of yours reads."
+                msg += " Let it put the Alignment into a queue that a task of yours reads."
             raise ValueError(msg)
         return given
 
@@ -139,8 +145,8 @@ class FaceOptions(ReplyOptions):
     def _an_aligner(cls, given: Any) -> Any:
         if given is not None and not isinstance(given, Aligner):
             msg = (
-                f"aligner is an Aligner, not {type(given).__name__}. Give a checkpoint as model=,"
-                " an engine as engine=."
+                f"aligner must be an Aligner, not {type(given).__name__}. Give a checkpoint as"
+                " model= and an engine as engine=."
             )
             raise ValueError(msg)
         return given
@@ -160,10 +166,10 @@ class FaceOptions(ReplyOptions):
 
 
 class ReplyPolicy(NamedTuple):
-    """What a face does with replies.
+    """How the runnable, the middleware or the chat model handles replies.
 
     Attributes:
-        options: The face's options.
+        options: Its options.
     """
 
     options: FaceOptions
@@ -175,7 +181,7 @@ class ReplyPolicy(NamedTuple):
         return self.options.shared.get(self.options) if given is None else given
 
     def terms(self, asked: Objectives | None) -> tuple[tuple[Objective, ...], Aligner]:
-        """Towards what a reply is edited, and by whom.
+        """The objectives and the aligner of one call.
 
         Args:
             asked: As for `wanted`.
@@ -192,13 +198,13 @@ class ReplyPolicy(NamedTuple):
         """The objectives of one call.
 
         Args:
-            asked: What the caller asks for; `None` for the aligner's own.
+            asked: The objectives that the caller asks for; `None` for those in the options.
 
         Returns:
             The objectives.
 
         Raises:
-            UnknownObjectiveError: One of them is unknown or not on the allow-list.
+            UnknownObjectiveError: An objective is unknown or not on the allow-list.
         """
         own = _parsed(self.options.objectives)
         if asked is None:
@@ -209,7 +215,7 @@ class ReplyPolicy(NamedTuple):
         return wanted
 
     def leaves_alone(self, reply: AIMessage) -> bool:
-        """Whether a reply passes as it is: it calls tools, and their text is not to be edited.
+        """Whether a reply is passed through because it calls tools.
 
         Args:
             reply: The reply.
@@ -217,12 +223,15 @@ class ReplyPolicy(NamedTuple):
         return bool(reply.tool_calls) and not self.options.edit_tool_text
 
     def skipped(self, reply: Reply, context: Any, asked: Objectives | None) -> Alignment | None:
-        """The record of a reply that `when` says is not to be edited; else `None`.
+        """Ask `when` whether to edit a reply.
 
         Args:
             reply: The reply.
-            context: What it answers; `None` where that is not known.
+            context: The context of the reply; `None` if it is not known.
             asked: The objectives that the caller asked for.
+
+        Returns:
+            The record of the skipped reply; `None` if the reply should be edited.
         """
         when: When | None = self.options.when
         if when is None or when(reply, context):
@@ -238,20 +247,20 @@ class ReplyPolicy(NamedTuple):
         *,
         begun: bool = False,
     ) -> Reply:
-        """What becomes of a reply after its edit, or after the edit's failure.
+        """The final reply after its edit, or after the failure of the edit.
 
         Args:
-            reply: The reply; it is not changed.
-            made: The record of the edit, or the error that took its place.
+            reply: The reply, which is not modified.
+            made: The record of the edit, or the error.
             asked: The objectives that the caller asked for, for the record of a failure.
-            begun: Whether a consumer has read a part of the edit, which nothing can replace.
+            begun: Whether a consumer has read part of the edit. Then an error is always raised,
+                because that part can't be replaced any more.
 
         Returns:
-            What goes on to the consumer: of the same class as the reply, a message with its
-            provenance.
+            The reply for the consumer, of the same class; a message carries its provenance.
 
         Raises:
-            MetaAlignerError: The error, where the policy says so.
+            MetaAlignerError: The edit failed, and the policy is to raise the error.
         """
         if isinstance(made, Alignment):
             record = made if self.options.apply else replace(made, status="shadow")
@@ -262,7 +271,7 @@ class ReplyPolicy(NamedTuple):
         else:
             record = self._failure(reply, made, asked, begun=begun)
         if record.status != "skipped":
-            if "opentelemetry" in sys.modules:  # else nobody can have asked for it
+            if "opentelemetry" in sys.modules:  # otherwise no provider can have been set
                 telemetry.record(record)
             if self.options.on_edit is not None:
                 self._tell(record)
@@ -280,15 +289,18 @@ class ReplyPolicy(NamedTuple):
         return with_text(reply, text, response_metadata=metadata)
 
     def trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
-        """What a trace is told of an edit.
+        """The metadata of an edit in traces.
 
         Args:
-            asked: What the caller asks for.
+            asked: The objectives that the caller asks for.
+
+        Returns:
+            The names of the objectives and the aligner's model.
         """
         try:
             names = [one.name for one in self.wanted(asked)]
         except MetaAlignerError:
-            # Raised where it counts: inside the run, under the error policy.
+            # The same error is raised later, inside the run, where the error policy applies.
             names = []
         return {"metaaligner_objectives": names, "metaaligner_model": self.aligner.model_name}
 
@@ -321,7 +333,7 @@ class ReplyPolicy(NamedTuple):
         status: Literal["skipped", "passed", "blocked", "failed"],
         error: str | None = None,
     ) -> Alignment:
-        """The record of a reply that no edit was made of."""
+        """The record of a reply without an edit."""
         try:
             names = tuple(one.name for one in self.wanted(asked))
         except MetaAlignerError:
@@ -344,7 +356,7 @@ class ReplyPolicy(NamedTuple):
         try:
             self.options.on_edit(record)
         except Exception:
-            logger.exception("on_edit failed; the reply goes on as it is")
+            logger.exception("on_edit raised an error; the reply is unaffected")
 
 
 @functools.lru_cache(maxsize=256)

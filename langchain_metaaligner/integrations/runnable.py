@@ -1,4 +1,4 @@
-"""The step of a LangChain pipe that edits what the model before it replied."""
+"""The step of a LangChain pipe that edits the reply of the model before it."""
 
 from __future__ import annotations
 
@@ -61,24 +61,24 @@ M = TypeVar("M", bound=BaseMessage)
 class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
     """Edits the reply of the model before it in a chain: `llm | MetaAlignerRunnable(...)`.
 
-    A message comes back as a message of the same class, with the same id and all else it had,
-    its text edited and what was done under `response_metadata["metaaligner"]`; text comes back
-    as text; `{"messages": [...]}` (or a state object with `.messages`) as
-    `{"messages": [edited]}`. A message without text comes back as it is, and so does the text
-    beside tool calls, unless `edit_tool_text=True`.
+    A message is returned as a message of the same class with the same id. Only its text is edited,
+    and `response_metadata["metaaligner"]` says what was done. Text is returned as text, and
+    `{"messages": [...]}` (or a state object with `.messages`) as `{"messages": [edited]}`. A
+    message without text is returned unchanged. So is text that comes with tool calls, unless
+    `edit_tool_text=True`.
 
-    The context is what the model that made the reply was sent. It can be given instead, as
-    `config={"configurable": {"context": [...]}}` or by an input with `messages`; objectives for
-    one call are `config={"configurable": {"objectives": [...]}}`.
+    The context is the messages that were sent to the model that made the reply. To give another
+    context, use `config={"configurable": {"context": [...]}}` or an input with `messages`. To
+    choose objectives for one call, use `config={"configurable": {"objectives": [...]}}`.
 
     Args:
-        objectives: What edits are made towards: names, sentences or `Objective`s.
+        objectives: What edits should improve: names, sentences or `Objective`s.
         name: The name of this step in traces.
         **options: See `ReplyOptions` in `langchain_metaaligner.options`, and docs/options.md.
 
     Raises:
         UnknownObjectiveError: An objective is unknown.
-        CheckpointError: The model can't be used, as far as that is known without reading it.
+        CheckpointError: The model can't be used, as far as can be told without loading it.
         pydantic.ValidationError: An option is unknown or out of range.
     """
 
@@ -96,7 +96,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         super().__init__(**given)
 
     def model_post_init(self, _context: Any, /) -> None:
-        """Put the capture and the hushing of pipes in place."""
+        """Install the capture of model runs and the hushing of pipes."""
         _put_in_place()
 
     @property
@@ -105,26 +105,26 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
 
     @property
     def InputType(self) -> Any:
-        """What goes in: a message, text, or a state with messages."""
+        """The type of the input: a message, text, or a state with messages."""
         return Any
 
     @property
     def OutputType(self) -> Any:
-        """What comes out: the same kind as went in."""
+        """The type of the output: the same kind as the input."""
         return Any
 
     @property
     def config_specs(self) -> list[ConfigurableFieldSpec]:
-        """The keys of `config["configurable"]` that an aligner listens to."""
-        # The same for all instances: LangChain refuses a chain whose steps differ in one.
+        """The keys of `config["configurable"]` that an aligner reads."""
+        # The same for all instances: all steps of a chain must declare a key in the same way.
         return [
             ConfigurableFieldSpec(
                 id="objectives",
                 annotation=list[str | dict[str, str]] | None,
                 name="Objectives",
                 description=(
-                    "What this call's edits are made towards, instead of the aligner's own:"
-                    " names, sentences or mappings with name and description."
+                    "Objectives for this call, instead of the aligner's own: names, sentences or"
+                    " mappings with name and description."
                 ),
                 default=None,
             ),
@@ -134,34 +134,34 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
                 name="Context",
                 description=(
                     "The conversation that the reply belongs to, as messages, instead of the"
-                    " captured one."
+                    " captured conversation."
                 ),
                 default=None,
             ),
         ]
 
     def configurable_fields(self, **kwargs: Any) -> Any:
-        """Make fields configurable; the objectives are so already, under their own name.
+        """Make fields configurable; `objectives` already is, under its own name.
 
         Args:
-            **kwargs: Fields and what configures them.
+            **kwargs: The fields and how they are configured.
 
         Returns:
             A runnable whose fields can be set by config.
         """
         given = kwargs.get("objectives")
         if isinstance(given, ConfigurableField) and given.id == "objectives":
-            # LangChain refuses a key that is described twice.
+            # LangChain refuses a key that is declared twice.
             del kwargs["objectives"]
             if not kwargs:
                 return self
         return super().configurable_fields(**kwargs)
 
     def load(self) -> Self:
-        """Load the aligner's weights now, so that no first reply waits for them.
+        """Load the aligner's weights now, so that the first reply does not wait for them.
 
         Returns:
-            The same object.
+            The runnable itself.
 
         Raises:
             CheckpointError: The checkpoint can't be loaded or used.
@@ -170,9 +170,9 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         return self
 
     def close(self) -> None:
-        """Give up the engines that this object and its copies opened.
+        """Release the engines that this object and its copies opened.
 
-        An aligner or engine that was given stays open; a later reply opens a new one.
+        An aligner or engine that was given stays open; a later reply opens a new engine.
         """
         self.shared.close()
 
@@ -190,21 +190,21 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
 
         Args:
             input: A message, text, or a state with messages.
-            config: The run's config; `configurable` may hold `objectives` and `context`.
+            config: The run's config; `configurable` may contain `objectives` and `context`.
             **kwargs: `objectives` and `context` may also be given or bound here.
 
         Returns:
-            The edited reply, of the kind that went in.
+            The edited reply, of the same kind as the input.
 
         Raises:
-            MetaAlignerError: As `on_error` says; see `Aligner.align` for the kinds.
+            MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
         _read_arguments(kwargs)
         config = ensure_config(config)
         if config.get("configurable"):
             (config,) = with_listed([config])
-        # What `_call_with_config` does, without its looks at signatures, and with trace metadata
-        # only for those who trace: half of what this step would cost otherwise.
+        # Does what `_call_with_config` does, but does not inspect signatures, and adds trace
+        # metadata only if there are handlers. That halves the overhead of this step.
         manager = get_callback_manager_for_config(config)
         if any(one is not capture for one in manager.handlers):
             manager.add_metadata(self._policy.trace_metadata(_asked(config, kwargs)))
@@ -253,13 +253,14 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[Any]:
-        """Edit several replies with one call to the engine, each by its own config.
+        """Edit several replies with one call to the engine, each with its own config.
 
         Args:
             inputs: Replies, each as for `invoke`.
-            config: One config for all or one for each; the smallest `max_concurrency` bounds how
-                many replies one call to the engine holds.
-            return_exceptions: Whether a failure is returned in its place.
+            config: One config for all replies or one for each. The smallest `max_concurrency`
+                limits how many replies are edited by one call to the engine.
+            return_exceptions: Whether to return the error of a failed reply in its place instead
+                of raising it.
             **kwargs: As for `invoke`.
 
         Returns:
@@ -298,7 +299,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
     def stream(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
-        """Edit one reply and yield the edited text as it is made.
+        """Edit one reply and yield the edited text as it is generated.
 
         Args:
             input: A message, text, or a state with messages.
@@ -310,8 +311,8 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
             Usage and provenance are on the last chunk.
 
         Raises:
-            MetaAlignerError: As for `invoke`; after the first piece whatever `on_error` says,
-                since what has been read can't be taken back.
+            MetaAlignerError: As for `invoke`. After the first piece, an error is raised whatever
+                `on_error` says, because that piece can't be replaced any more.
         """
         yield from self.transform(iter([input]), config, **kwargs)
 
@@ -354,15 +355,15 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
     def with_retry(
         self, *, retry_if_exception_type: Any = (Exception,), **options: Any
     ) -> Runnable[Any, Any]:
-        """Try again where an edit fails, as for any runnable; a `LeakError` is not repeated.
+        """Retry failed edits, as for any runnable, but never after a `LeakError`.
 
         Args:
-            retry_if_exception_type: Kinds of errors, or a function that says of an error whether
-                to try again.
+            retry_if_exception_type: Error classes, or a function that tells whether to retry after
+                an error.
             **options: As for any runnable.
 
         Returns:
-            The runnable that tries again.
+            The runnable with retries.
         """
         wanted = but_leaks(retry_if_exception_type)
         return super().with_retry(retry_if_exception_type=wanted, **options)
@@ -385,7 +386,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         configs = with_listed(get_config_list(config, count))
         return [self._traced(one, kwargs) for one in configs]
 
-    # -- what LangChain calls inside the step's run -------------------------------------------
+    # -- called by LangChain inside the step's run --------------------------------------------
 
     async def _aedit(
         self, input: Any, run_manager: Any, config: RunnableConfig, **given: Any
@@ -411,13 +412,13 @@ def _calls(
 
 
 def _read_arguments(given: dict[str, Any]) -> None:
-    """Refuse what a call does not take; let its objectives be read more than once."""
+    """Refuse unknown arguments of a call; turn an iterator of objectives into a list."""
     if not given:
         return
     if unknown := given.keys() - {"objectives", "context"}:
         msg = (
-            f"An aligner's call takes no argument {min(unknown)!r}; it can be given objectives="
-            " and context=."
+            f"A call of an aligner takes no argument {min(unknown)!r}, only objectives= and"
+            " context=. Give all other options when you make the aligner."
         )
         raise TypeError(msg)
     if "objectives" in given:

@@ -1,4 +1,4 @@
-"""What a chat model of a chat model is given as its policy, and how that is called."""
+"""The policy of `ChatMetaAligner`: how it is read from the options, and how it is called."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from langchain_metaaligner.integrations.message_chunks import as_chunk
 
 logger = logging.getLogger(__name__)
 
-# What chat models are commonly made with that a policy takes at each call as well.
+# Constructor options of most chat models that a policy also accepts with each call.
 CALL_OPTIONS = ("max_tokens", "stop")
-# Options that an aligner has too: they are the policy's where the aligner has been made already.
+# Options that an aligner has too; they go to the policy if an existing aligner is given.
 SHARED_OPTIONS = ("temperature", "timeout")
-# Options of a model that is yet to be made.
+# Options for a policy given by name, which is made here.
 MAKING_OPTIONS = ("api_key", "max_retries")
 
-# Keys by which providers are told to answer with data; such an answer is not prose to edit.
+# Options with which providers are asked for structured data, which must not be edited.
 _STRUCTURED = (
     "format", "json_schema", "output_config", "output_format", "response_format",
     "response_json_schema", "response_mime_type", "response_schema",
@@ -32,17 +32,18 @@ _STRUCTURED = (
 
 
 def read_policy(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the policy among a chat model's options, and the options that are meant for it.
+    """Read the policy and its options from the options of a `ChatMetaAligner`.
 
     Args:
-        given: The options as they were given.
+        given: The options as given.
 
     Returns:
-        The options: `policy` a chat model, `policy_options` what it gets with each call.
+        The options, with a chat model as `policy` and its options for each call as
+        `policy_options`.
 
     Raises:
-        TypeError: The policy is no chat model.
-        ImportError: It is a name, and langchain is missing.
+        TypeError: The policy is not a chat model.
+        ImportError: The policy is a name, and langchain is not installed.
     """
     options = dict(given)
     names = CALL_OPTIONS if options.get("aligner") is None else (*CALL_OPTIONS, *SHARED_OPTIONS)
@@ -53,16 +54,19 @@ def read_policy(given: Mapping[str, Any]) -> dict[str, Any]:
         policy = _by_name(policy, {**for_calls, **for_making})
         for_calls = {}
     elif for_making:
-        logger.warning("%s: the policy has its own; set it there", ", ".join(for_making))
+        logger.warning(
+            "Ignored %s, because the policy is already made: set these options on the policy",
+            ", ".join(for_making),
+        )
     while isinstance(policy, RunnableBinding):
         for_calls = {**policy.kwargs, **for_calls}
         _take_config(options, policy.config)
         policy = policy.bound
     if not isinstance(policy, BaseChatModel):
         msg = (
-            "The policy is the chat model that writes the replies: an object such as"
-            f" ChatOpenAI(...), or a name for init_chat_model; not {type(policy).__name__}."
-            " Retries and fallbacks go around this model: ChatMetaAligner(...).with_retry()."
+            "The policy must be the chat model that writes the replies, such as ChatOpenAI(...), or"
+            f" a name for init_chat_model, not {type(policy).__name__}. Add retries and fallbacks"
+            " to the ChatMetaAligner instead: ChatMetaAligner(...).with_retry()."
         )
         raise TypeError(msg)
     wanted = {name: value for name, value in for_calls.items() if value not in (None, [])}
@@ -76,15 +80,15 @@ def _by_name(name: str, options: Mapping[str, Any]) -> Any:
         from langchain.chat_models import init_chat_model
     except ImportError as error:
         msg = (
-            f"To find the policy {name!r} by its name needs langchain: pip install"
-            " 'langchain-metaaligner[agents]'. Or give the model itself."
+            f"Making the policy {name!r} from its name needs langchain, which is not installed. Run"
+            " pip install 'langchain-metaaligner[agents]', or give the model itself."
         )
         raise ImportError(msg) from error
     return init_chat_model(name, **options)
 
 
 def _take_config(options: dict[str, Any], config: Mapping[str, Any]) -> None:
-    """The policy has no run of its own, so what its binding says of runs is said of ours."""
+    """Take over the binding's tags, metadata and callbacks: the policy has no run to use them."""
     tags = [tag for tag in config.get("tags") or () if tag not in (NOSTREAM, HUSH)]
     if tags:
         options["tags"] = [*tags, *(options.get("tags") or ())]
@@ -95,7 +99,11 @@ def _take_config(options: dict[str, Any], config: Mapping[str, Any]) -> None:
 
 
 def wants_data(kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call asks the policy for data in a given form instead of prose."""
+    """Whether a call asks the policy for structured data instead of prose.
+
+    Args:
+        kwargs: The options of the call.
+    """
     for key in _STRUCTURED:
         asked = kwargs.get(key)
         plain = asked == "text/plain" or (
@@ -112,7 +120,7 @@ def chunks_of(
     stop: list[str] | None,
     kwargs: Mapping[str, Any],
 ) -> Iterator[ChatGenerationChunk]:
-    """The policy's reply as it streams, without a run of its own."""
+    """Stream the policy's reply without starting a run for it; as `_langchain.stream`."""
     return _langchain.stream(policy, messages, stop, kwargs, _whole)
 
 
@@ -122,7 +130,7 @@ def achunks_of(
     stop: list[str] | None,
     kwargs: Mapping[str, Any],
 ) -> AsyncIterator[ChatGenerationChunk]:
-    """The policy's reply as it streams, without blocking the event loop; as `chunks_of`."""
+    """Stream the policy's reply without blocking the event loop; as `chunks_of`."""
     return _langchain.astream(policy, messages, stop, kwargs, _whole)
 
 
@@ -134,7 +142,14 @@ def _whole(generation: Any) -> ChatGenerationChunk:
 
 
 def reply_of(chunks: Sequence[ChatGenerationChunk]) -> AIMessageChunk:
-    """The whole reply, with the metadata that LangChain puts on it."""
+    """Merge chunks into the whole reply, with the metadata that LangChain adds.
+
+    Args:
+        chunks: The chunks, in order; at least one.
+
+    Returns:
+        The reply.
+    """
     whole = chunks[0]
     for chunk in chunks[1:]:
         whole = whole + chunk

@@ -127,9 +127,9 @@ class PromptFamily:
         """
         if self.fixed and objective.name not in self.objectives:
             msg = (
-                f"The checkpoints of the family {self.name} support only"
-                f" {' and '.join(self.objectives)}, not {objective.name!r}. Choose one of these"
-                " objectives, or a checkpoint of another family."
+                f"The checkpoints of the family {self.name} support"
+                f" {' and '.join(self.objectives)} only, not {objective.name!r}. Choose one of"
+                " these objectives, or a checkpoint of another family."
             )
             raise UnknownObjectiveError(msg)
         if not objective.catalogued:
