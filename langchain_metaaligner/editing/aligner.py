@@ -418,8 +418,8 @@ class Aligner:
 
 def _good(made: Sequence[Alignment | Exception]) -> list[Alignment]:
     good = []
-    for one in made:
-        if isinstance(one, Exception):
-            raise one
-        good.append(one)
+    for result in made:
+        if isinstance(result, Exception):
+            raise result
+        good.append(result)
     return good

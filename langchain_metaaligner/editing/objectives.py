@@ -156,7 +156,7 @@ def parse_objectives(given: ObjectiveLike | Iterable[ObjectiveLike]) -> tuple[Ob
     if not parsed:
         msg = f"No objective was given. Give at least one, for instance {_known()}."
         if isinstance(given, Iterator):
-            msg += " An iterator can be read only once; for several calls, give a list."
+            msg += " An iterator can be read once only; for several calls, give a list."
         raise UnknownObjectiveError(msg)
     return parsed
 
@@ -179,7 +179,7 @@ def check_allowed(wanted: Iterable[Objective], allowed: Iterable[Objective] | No
         if objective not in permitted:
             msg = (
                 f"The objective {_short(objective.name)} is not on the allow-list of this aligner."
-                f" Allowed are: {', '.join(_short(one.name) for one in permitted)}."
+                f" Allowed are: {', '.join(_short(objective.name) for objective in permitted)}."
             )
             raise UnknownObjectiveError(msg)
 
@@ -204,8 +204,8 @@ def _checked(objective: Objective) -> Objective:
 def _unknown(name: str) -> str:
     key = re.sub(r"[\s_-]+", "_", name.strip()).lower()
     near = difflib.get_close_matches(key, [*CATALOGUE, *ALIASES], n=3, cutoff=0.5)
-    near = list(dict.fromkeys(ALIASES.get(one, one) for one in near))
-    hint = f" Did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
+    near = list(dict.fromkeys(ALIASES.get(name, name) for name in near))
+    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
     return (
         f"There is no objective {_short(name)}.{hint} Known are {_known()}. Describe any other"
         " objective: give a sentence such as 'The response should rhyme', or"

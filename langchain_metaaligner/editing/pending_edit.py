@@ -207,13 +207,13 @@ def edit_all(
         A record or an error for each item, in order.
     """
     prepared = prepare_all(engine, family, options, items, started=time.monotonic())
-    requests = [part.request for one in prepared for part in _parts_of(one)]
+    requests = [part.request for item in prepared for part in _parts_of(item)]
     return finish_all(prepared, deadlines.edit(engine, requests) if requests else [])
 
 
 async def aedit_all(engine: Engine, prepared: Sequence[Prepared]) -> list[Alignment | Exception]:
     """Edit prepared answers without blocking the event loop; as `edit_all`."""
-    requests = [part.request for one in prepared for part in _parts_of(one)]
+    requests = [part.request for item in prepared for part in _parts_of(item)]
     return finish_all(prepared, await deadlines.aedit(engine, requests) if requests else [])
 
 

@@ -96,7 +96,9 @@ def streams(handlers: Iterable[Any]) -> bool:
         handlers: The run's handlers.
     """
     # Both types are private: the first is a protocol, the second a class.
-    return any(hasattr(one, "tap_output_iter") or _is(one, _TAKES_EVENTS) for one in handlers)
+    return any(
+        hasattr(handler, "tap_output_iter") or _is(handler, _TAKES_EVENTS) for handler in handlers
+    )
 
 
 def takes_events(handlers: Iterable[Any]) -> bool:
@@ -105,7 +107,7 @@ def takes_events(handlers: Iterable[Any]) -> bool:
     Args:
         handlers: The run's handlers.
     """
-    return any(_is(one, _TAKES_EVENTS) for one in handlers)
+    return any(_is(handler, _TAKES_EVENTS) for handler in handlers)
 
 
 def streams_messages(handlers: Iterable[Any]) -> bool:
@@ -115,7 +117,7 @@ def streams_messages(handlers: Iterable[Any]) -> bool:
         handlers: The run's handlers.
     """
     # Compared by name, because langgraph may not be installed.
-    return any(_is(one, _STREAMS_MESSAGES) for one in handlers)
+    return any(_is(handler, _STREAMS_MESSAGES) for handler in handlers)
 
 
 def _is(handler: BaseCallbackHandler, name: str) -> bool:

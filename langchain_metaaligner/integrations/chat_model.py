@@ -404,7 +404,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         return {
             **params,
             "policy_type": kind,
-            "metaaligner_objectives": [one.name for one in self._policy.wanted(None)],
+            "metaaligner_objectives": [objective.name for objective in self._policy.wanted(None)],
             "metaaligner_model": self._policy.aligner.model_name,
         }
 
@@ -464,7 +464,9 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         ours = {
             **cache_key(self),
             **(cache_key(self.aligner.options) if self.aligner is not None else {}),
-            "objectives": [(one.name, one.description) for one in self._known(asked)],
+            "objectives": [
+                (objective.name, objective.description) for objective in self._known(asked)
+            ],
             "context": None if context is None else _digest(context),
             "model": self._policy.aligner.model_name,
         }
@@ -660,7 +662,7 @@ class _ChunkWriter(MessageWriter):
         return ChatGenerationChunk(message=super().write(piece))
 
     def end(self, settled: AIMessage) -> list[Any]:
-        return [ChatGenerationChunk(message=one) for one in super().end(settled)]
+        return [ChatGenerationChunk(message=chunk) for chunk in super().end(settled)]
 
 
 class _GoodReplies(BaseCache):

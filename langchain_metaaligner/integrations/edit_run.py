@@ -68,7 +68,7 @@ class EditRun:
         Args:
             manager_of: Makes a callback manager from a config.
         """
-        names = "; ".join(one.name for one in self._objectives)
+        names = "; ".join(objective.name for objective in self._objectives)
         (self._run,) = yield partial(
             manager_of(self._config).on_chat_model_start,
             _SERIALIZED,

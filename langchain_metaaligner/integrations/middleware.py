@@ -218,7 +218,7 @@ class _Turn:
         replies = {
             place: one for place, one in enumerate(response.result) if isinstance(one, AIMessage)
         }
-        calls_tools = any(self._policy.leaves_alone(one) for one in replies.values())
+        calls_tools = any(self._policy.leaves_alone(reply) for reply in replies.values())
         if response.structured_response is not None or calls_tools:
             return {}
         edits = {
@@ -246,7 +246,7 @@ class _Turn:
             edit.made = skipped
             return
         edit.item = (context, reply, wanted)
-        if self._options.apply and any(one is not capture for one in handlers):
+        if self._options.apply and any(handler is not capture for handler in handlers):
             edit.run = EditRun(self._edit_config(reply), reply_id=reply.id, objectives=wanted)
             if not reply.id:
                 # Without an id, a consumer would get the reply twice: in pieces and whole.

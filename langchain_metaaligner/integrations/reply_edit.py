@@ -488,11 +488,11 @@ def edit_inputs(
         except Exception as error:  # noqa: BLE001 - one input must not fail the others
             read.append(error)
     edits = [one[0] for one in read if not isinstance(one, Exception) and one[0].item is not None]
-    bounds = [bound for one in calls if (bound := one.config.get("max_concurrency"))]
+    bounds = [bound for call in calls if (bound := call.config.get("max_concurrency"))]
     size = max(1, min(bounds, default=len(edits)))
     for start in range(0, len(edits), size):
         group = edits[start : start + size]
-        items = [one.item for one in group if one.item is not None]
+        items = [edit.item for edit in group if edit.item is not None]
         made = yield partial(mode.align_batch, ReplyPolicy(options).aligner, items)
         for edit, result in zip(group, made, strict=True):
             edit.made = result
@@ -672,7 +672,7 @@ def _show(edit: ReplyEdit, call: Call) -> None:
     # In shadow mode, the policy's own tokens are streamed and the edit is not shown.
     if edit.item is None or not edit.policy.options.apply:
         return
-    if not any(one is not capture for one in handlers):
+    if not any(handler is not capture for handler in handlers):
         return
     reply = edit.reply
     reply_id = reply.id if isinstance(reply, AIMessage) else None
@@ -699,7 +699,7 @@ def _gather(pieces: Sequence[Any]) -> Any:
     Returns:
         Message chunks merged, texts joined, dicts added; for any other type, the last piece.
     """
-    kind = next((one for one in _ADDED if isinstance(pieces[-1], one)), None)
+    kind = next((kind for kind in _ADDED if isinstance(pieces[-1], kind)), None)
     if kind is None:
         return pieces[-1]
     start = len(pieces)

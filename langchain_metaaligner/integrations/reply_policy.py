@@ -298,7 +298,7 @@ class ReplyPolicy(NamedTuple):
             The names of the objectives and the aligner's model.
         """
         try:
-            names = [one.name for one in self.wanted(asked)]
+            names = [objective.name for objective in self.wanted(asked)]
         except MetaAlignerError:
             # The same error is raised later, inside the run, where the error policy applies.
             names = []
@@ -335,7 +335,7 @@ class ReplyPolicy(NamedTuple):
     ) -> Alignment:
         """The record of a reply without an edit."""
         try:
-            names = tuple(one.name for one in self.wanted(asked))
+            names = tuple(objective.name for objective in self.wanted(asked))
         except MetaAlignerError:
             names = ()
         try:

@@ -206,7 +206,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         # Does what `_call_with_config` does, but does not inspect signatures, and adds trace
         # metadata only if there are handlers. That halves the overhead of this step.
         manager = get_callback_manager_for_config(config)
-        if any(one is not capture for one in manager.handlers):
+        if any(handler is not capture for handler in manager.handlers):
             manager.add_metadata(self._policy.trace_metadata(_asked(config, kwargs)))
         run_manager = manager.on_chain_start(
             None,
@@ -384,7 +384,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         count: int,
     ) -> list[RunnableConfig]:
         configs = with_listed(get_config_list(config, count))
-        return [self._traced(one, kwargs) for one in configs]
+        return [self._traced(each, kwargs) for each in configs]
 
     # -- called by LangChain inside the step's run --------------------------------------------
 

@@ -244,7 +244,7 @@ def parse_conversation(text: str) -> list[Turn] | None:
 
 @functools.lru_cache(maxsize=256)
 def _aspects(family: PromptFamily, objectives: tuple[Objective, ...]) -> str:
-    return "; ".join(family.word(one) for one in objectives)
+    return "; ".join(family.word(objective) for objective in objectives)
 
 
 @functools.lru_cache(maxsize=32)

@@ -159,7 +159,7 @@ def test_a_broken_exporter_does_not_break_the_reply(
     monkeypatch.setattr(telemetry._instruments().duration, "record", fails)
     by_chat_model(engine=Measured())
 
-    assert "could not be told" in caplog.text
+    assert "could not be reported" in caplog.text
 
 
 def test_without_opentelemetry_edits_are_made_all_the_same():
