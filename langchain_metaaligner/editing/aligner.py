@@ -22,7 +22,13 @@ from langchain_metaaligner.editing.pending_edit import (
     prepare,
     prepare_all,
 )
-from langchain_metaaligner.editing.prompts import HH_RLHF, PromptFamily, family_of, find_family
+from langchain_metaaligner.editing.prompts import (
+    FAMILIES,
+    HH_RLHF,
+    PromptFamily,
+    family_of,
+    find_family,
+)
 from langchain_metaaligner.engines import deadlines
 from langchain_metaaligner.engines.base import Edit, Engine, as_engine
 from langchain_metaaligner.engines.registry import check_model, load_engine
@@ -209,16 +215,15 @@ class Aligner:
         """
         if self._family is None:
             engine = self._contract
-            hint = engine.family_hint
-            named = family_of(engine.name) or family_of(engine.origin)
-            if hint is None and named is None and self.options.engine is None:
+            told = family_of(engine)
+            if told is None and self.options.engine is None:
                 msg = (
-                    f"The checkpoint {engine.name!r} does not tell which prompts it"
-                    " was trained on. Give family='HH-RLHF', 'UltraFeedback', 'IMHI' or 'Aligner',"
-                    " or 'instruct' for a model with a chat template."
+                    f"The checkpoint {engine.name!r} does not tell which prompts it was trained"
+                    f" on. Give family=, one of {', '.join(repr(one.name) for one in FAMILIES)};"
+                    " 'instruct' is for models with a chat template."
                 )
                 raise CheckpointError(msg)
-            self._family = (named or HH_RLHF) if hint is None else find_family(hint)
+            self._family = told or HH_RLHF
         return self._family
 
     def load(self) -> Self:

@@ -85,7 +85,7 @@ class PromptFamily:
         stop: Texts at which an edit ends, since the model goes on with an invented turn.
         chat: The prompt is a user message for the model's own chat template.
         checkpoints: Finds the family's checkpoints by their names, for families whose checkpoints
-            are not among the published ones of `checkpoints.py`.
+            are not among the published ones of `checkpoints.py`; it goes before those.
     """
 
     name: str
