@@ -352,7 +352,13 @@ class Aligner:
         Raises:
             MetaAlignerError: As for `align`, the first one, unless `return_exceptions`.
         """
-        made = edit_all(self._contract, self.family, self.options, items)
+        started = time.monotonic()
+        items = list(items)
+        made: Sequence[Alignment | Exception]
+        try:
+            made = edit_all(self._contract, self.family, self.options, items, started=started)
+        except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
+            made = [error] * len(items)
         return made if return_exceptions else _good(made)
 
     @overload
@@ -373,10 +379,14 @@ class Aligner:
         def prepare() -> list[Prepared]:
             return prepare_all(self._contract, self.family, self.options, items, started=started)
 
-        # Counting tokens and reading a tokenizer take longer than a loop may be held up.
-        blocks = self._engine is None or self._engine.window is not None
-        prepared = await asyncio.to_thread(prepare) if blocks else prepare()
-        made = await aedit_all(self._contract, prepared)
+        made: Sequence[Alignment | Exception]
+        try:
+            # Counting tokens and reading a tokenizer take longer than a loop may be held up.
+            blocks = self._engine is None or self._engine.window is not None
+            prepared = await asyncio.to_thread(prepare) if blocks else prepare()
+            made = await aedit_all(self._contract, prepared)
+        except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
+            made = [error] * len(items)
         return made if return_exceptions else _good(made)
 
     def stream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
@@ -408,6 +418,7 @@ class Aligner:
     def _prepare(
         self, context: Any, answer: Any, objectives: Objectives
     ) -> PendingEdit | Alignment:
+        started = time.monotonic()  # finding engine and family takes time, too
         return prepare(
             self._contract,
             self.family,
@@ -415,7 +426,7 @@ class Aligner:
             context,
             answer,
             objectives,
-            started=time.monotonic(),
+            started=started,
         )
 
 

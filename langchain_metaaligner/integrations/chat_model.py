@@ -693,7 +693,7 @@ class _GoodReplies(BaseCache):
 def _failed(generation: Any) -> bool:
     message = getattr(generation, "message", None)
     metadata = message.response_metadata if isinstance(message, AIMessage) else {}
-    return (metadata.get(METADATA_KEY) or {}).get("status") in ("passed", "blocked")
+    return "error" in (metadata.get(METADATA_KEY) or {})
 
 
 def _digest(context: Any) -> str:
