@@ -47,6 +47,8 @@ from langchain_metaaligner.integrations.reply_edit import (
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
 from langchain_metaaligner.integrations.upstream_model import (
+    CALL_OPTIONS,
+    MAKING_OPTIONS,
     achunks_of,
     chunks_of,
     read_policy,
@@ -152,8 +154,8 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         objectives: Objectives = ("harmlessness", "helpfulness"),
         **options: Unpack[ChatArguments],
     ) -> None:
+        check_names(type(self), options.keys() - {*CALL_OPTIONS, *MAKING_OPTIONS})
         given = read_policy({"policy": policy, "objectives": objectives, **options})
-        check_names(type(self), given)
         super().__init__(**given)
 
     @model_validator(mode="after")
