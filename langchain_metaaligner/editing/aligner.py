@@ -22,7 +22,13 @@ from langchain_metaaligner.editing.pending_edit import (
     prepare,
     prepare_all,
 )
-from langchain_metaaligner.editing.prompts import HH_RLHF, PromptFamily, family_of, find_family
+from langchain_metaaligner.editing.prompts import (
+    FAMILIES,
+    HH_RLHF,
+    PromptFamily,
+    family_of,
+    find_family,
+)
 from langchain_metaaligner.engines import deadlines
 from langchain_metaaligner.engines.base import Edit, Engine, as_engine
 from langchain_metaaligner.engines.registry import check_model, load_engine
@@ -209,16 +215,15 @@ class Aligner:
         """
         if self._family is None:
             engine = self._contract
-            hint = engine.family_hint
-            named = family_of(engine.name) or family_of(engine.origin)
-            if hint is None and named is None and self.options.engine is None:
+            told = family_of(engine)
+            if told is None and self.options.engine is None:
                 msg = (
-                    f"The checkpoint {engine.name!r} does not tell which prompts it"
-                    " was trained on. Give family='HH-RLHF', 'UltraFeedback', 'IMHI' or 'Aligner',"
-                    " or family='instruct' for a model with a chat template."
+                    f"The checkpoint {engine.name!r} does not tell which prompts it was trained"
+                    f" on. Give family=, one of {', '.join(repr(one.name) for one in FAMILIES)};"
+                    " 'instruct' is for models with a chat template."
                 )
                 raise CheckpointError(msg)
-            self._family = (named or HH_RLHF) if hint is None else find_family(hint)
+            self._family = told or HH_RLHF
         return self._family
 
     def load(self) -> Self:
@@ -349,7 +354,13 @@ class Aligner:
         Raises:
             MetaAlignerError: The first error, as for `align`, unless `return_exceptions` is set.
         """
-        made = edit_all(self._contract, self.family, self.options, items)
+        started = time.monotonic()
+        items = list(items)
+        made: Sequence[Alignment | Exception]
+        try:
+            made = edit_all(self._contract, self.family, self.options, items, started=started)
+        except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
+            made = [error] * len(items)
         return made if return_exceptions else _good(made)
 
     @overload
@@ -370,10 +381,14 @@ class Aligner:
         def prepare() -> list[Prepared]:
             return prepare_all(self._contract, self.family, self.options, items, started=started)
 
-        # Loading a tokenizer and counting tokens would block the event loop for too long.
-        blocks = self._engine is None or self._engine.window is not None
-        prepared = await asyncio.to_thread(prepare) if blocks else prepare()
-        made = await aedit_all(self._contract, prepared)
+        made: Sequence[Alignment | Exception]
+        try:
+            # Loading a tokenizer and counting tokens would block the event loop for too long.
+            blocks = self._engine is None or self._engine.window is not None
+            prepared = await asyncio.to_thread(prepare) if blocks else prepare()
+            made = await aedit_all(self._contract, prepared)
+        except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
+            made = [error] * len(items)
         return made if return_exceptions else _good(made)
 
     def stream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
@@ -405,6 +420,7 @@ class Aligner:
     def _prepare(
         self, context: Any, answer: Any, objectives: Objectives
     ) -> PendingEdit | Alignment:
+        started = time.monotonic()  # finding engine and family takes time, too
         return prepare(
             self._contract,
             self.family,
@@ -412,7 +428,7 @@ class Aligner:
             context,
             answer,
             objectives,
-            started=time.monotonic(),
+            started=started,
         )
 
 

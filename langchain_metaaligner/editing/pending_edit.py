@@ -193,7 +193,12 @@ Prepared = PendingEdit | Alignment | Exception
 
 
 def edit_all(
-    engine: Engine, family: PromptFamily, options: AlignerOptions, items: Iterable[Item]
+    engine: Engine,
+    family: PromptFamily,
+    options: AlignerOptions,
+    items: Iterable[Item],
+    *,
+    started: float,
 ) -> list[Alignment | Exception]:
     """Edit answers with one call to the engine.
 
@@ -202,11 +207,12 @@ def edit_all(
         family: The prompt family.
         options: The aligner's options.
         items: Triples of context, answer and objectives.
+        started: Time of `time.monotonic()` when the work began, in seconds.
 
     Returns:
         A record or an error for each item, in order.
     """
-    prepared = prepare_all(engine, family, options, items, started=time.monotonic())
+    prepared = prepare_all(engine, family, options, items, started=started)
     requests = [part.request for item in prepared for part in _parts_of(item)]
     return finish_all(prepared, deadlines.edit(engine, requests) if requests else [])
 

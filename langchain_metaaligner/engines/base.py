@@ -310,7 +310,7 @@ def as_engine(engine: Any) -> Engine:
     """
     if Engine in type(engine).__mro__:
         return cast("Engine", engine)
-    what = f"{engine.__name__} is a class" if isinstance(engine, type) else f"{engine!r:.80}"
+    what = f"{engine.__name__} (a class)" if isinstance(engine, type) else f"{engine!r:.80}"
     if isinstance(engine, type) or not callable(getattr(engine, "edit", None)):
         message = (
             f"engine={what} is no engine: expected an object with a method"
@@ -373,20 +373,32 @@ _CONTRACT = {
 }
 
 
+# Not asked for before the first edit: what tells it may load a model, or fail, as may an edit.
+_TOLD_BY_MODEL = {"window", "family_hint", "control_tokens", "origin"}
+
+
 def _adapted(inner: Any) -> Engine:
     """An engine that reads what an object has of an engine anew each time; the rest is filled in.
 
     What the object has is found out now; a `window` counts only beside a `count_tokens` of its own.
     """
-    has = {name for name in _CONTRACT if getattr(inner, name, None) not in (None, "")}
-    has |= {name for name in _CONTRACT & {"window", "family_hint"} if hasattr(inner, name)}
-    if "count_tokens" not in has:
-        has.discard("window")
+    names = _CONTRACT - _TOLD_BY_MODEL
+    has = {name for name in names if getattr(inner, name, None) not in (None, "")}
     own: dict[str, Any] = {name: property(attrgetter(f"_inner.{name}")) for name in has}
+    told = _TOLD_BY_MODEL if "count_tokens" in has else _TOLD_BY_MODEL - {"window"}
+    own |= {name: _read_anew(name) for name in told}
     own.setdefault("name", type(inner).__name__)
     own.setdefault("prefills", hasattr(inner, "warm"))
     kind = cast("type[_Adapted]", type(_Adapted.__name__, (_Adapted,), own))
     return kind(inner)
+
+
+def _read_anew(name: str) -> property:
+    def read(self: _Adapted) -> Any:
+        found = getattr(self._inner, name, None)
+        return getattr(Engine, name) if found is None else found
+
+    return property(read)
 
 
 def as_many(edits: Sequence[T], count: int) -> Sequence[T]:

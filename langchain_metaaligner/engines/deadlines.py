@@ -83,6 +83,7 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
     """
     texts: list[str] = []
     pieces: Iterator[str] = iter(())
+    left = False
     try:
         if request.deadline is None or engine.keeps_deadlines:
             pieces = iter(engine.stream(request))
@@ -101,10 +102,12 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
                 raise too_late()
             if piece:
                 texts.append(piece)
+                left = True  # unless the consumer comes back for more
                 yield piece
-    except GeneratorExit:  # the consumer has left
-        raise
+                left = False
     except BaseException as error:
+        if left:
+            raise
         ours = as_ours(error)
         if ours is error:
             raise

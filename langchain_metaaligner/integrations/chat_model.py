@@ -47,6 +47,8 @@ from langchain_metaaligner.integrations.reply_edit import (
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
 from langchain_metaaligner.integrations.upstream_model import (
+    CALL_OPTIONS,
+    MAKING_OPTIONS,
     achunks_of,
     chunks_of,
     read_policy,
@@ -153,8 +155,8 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         objectives: Objectives = ("harmlessness", "helpfulness"),
         **options: Unpack[ChatArguments],
     ) -> None:
+        check_names(type(self), options.keys() - {*CALL_OPTIONS, *MAKING_OPTIONS})
         given = read_policy({"policy": policy, "objectives": objectives, **options})
-        check_names(type(self), given)
         super().__init__(**given)
 
     @model_validator(mode="after")
@@ -701,7 +703,7 @@ class _GoodReplies(BaseCache):
 def _failed(generation: Any) -> bool:
     message = getattr(generation, "message", None)
     metadata = message.response_metadata if isinstance(message, AIMessage) else {}
-    return (metadata.get(METADATA_KEY) or {}).get("status") in ("passed", "blocked")
+    return "error" in (metadata.get(METADATA_KEY) or {})
 
 
 def _digest(context: Any) -> str:

@@ -79,12 +79,13 @@ class SharedAligners:
             The aligner.
         """
         wanted = _values_of(options.__dict__)
+        # Engines that are equal need not be the same; one of them may be closed, for instance.
         for known, aligner in self._made:
-            if known == wanted:
+            if known == wanted and aligner.options.engine is options.engine:
                 return aligner
         with self._making:
             for known, aligner in self._made:
-                if known == wanted:
+                if known == wanted and aligner.options.engine is options.engine:
                     return aligner
             aligner = Aligner(**{name: getattr(options, name) for name in given_options(options)})
             self._made.append((wanted, aligner))
@@ -277,12 +278,13 @@ class ReplyPolicy(NamedTuple):
                 self._tell(record)
         if record.status == "failed":
             raise cast("Exception", made)
-        text = record.original if record.status in ("passed", "shadow", "skipped") else record.text
+        kept = record.status in ("passed", "shadow", "skipped")
+        text = record.original if kept else record.text
         if isinstance(reply, str):
             return text
         provenance = record.provenance(keep_original=self.options.keep_original)
         metadata = {**reply.response_metadata, METADATA_KEY: provenance}
-        if record.status == "blocked":
+        if record.error is not None and not kept:
             reply = without_thoughts(reply)
         if isinstance(reply.content, str):
             return reply.model_copy(update={"content": text, "response_metadata": metadata})
@@ -340,7 +342,7 @@ class ReplyPolicy(NamedTuple):
             names = ()
         try:
             family = self.aligner.family.name
-        except MetaAlignerError:
+        except Exception:  # noqa: BLE001 - whatever is wrong with the engine, this is told all the same
             family = self.options.family or ""
         return Alignment(
             original=original,

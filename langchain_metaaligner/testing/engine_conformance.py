@@ -104,10 +104,14 @@ class EngineConformance:
 
     def test_it_loads_and_warms(self, engine: Any) -> None:
         """`load` and `warm` can be called at any time, more than once."""
-        one = as_engine(engine)
+        one, cancelled = as_engine(engine), threading.Event()
+
+        def warm() -> None:
+            one.warm(self.prompts[0][0], templated=False, cancelled=cancelled)
+
         for _ in range(2):
             self._in_time(one.load, "load()")
-            self._in_time(lambda: one.warm(self.prompts[0][0]), "warm(prompt)")
+            self._in_time(warm, "warm(prompt, templated=..., cancelled=...)")
 
     # -- edits --------------------------------------------------------------------------------
 

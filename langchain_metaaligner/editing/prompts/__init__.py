@@ -17,6 +17,7 @@ from langchain_metaaligner.editing.prompts.imhi import IMHI
 from langchain_metaaligner.editing.prompts.instruct import INSTRUCT
 from langchain_metaaligner.editing.prompts.pku_aligner import ALIGNER
 from langchain_metaaligner.editing.prompts.ultrafeedback import ULTRAFEEDBACK
+from langchain_metaaligner.engines.base import Engine
 from langchain_metaaligner.errors import CheckpointError
 
 __all__ = [
@@ -62,18 +63,28 @@ def find_family(name: str) -> PromptFamily:
     raise CheckpointError(msg)
 
 
-def family_of(name: str) -> PromptFamily | None:
-    """Find a checkpoint's family from its name.
+def family_of(engine: Engine) -> PromptFamily | None:
+    """Tell which prompts an engine's model was trained on.
 
     Args:
-        name: A hub id, a folder or a file.
+        engine: The engine; its `origin` is read only where its name tells nothing.
 
     Returns:
-        The family; `None` if the name doesn't tell.
+        The family; `None` where nothing tells.
     """
-    if (known := checkpoints.family_of(name, {})) is not None:
-        return find_family(known)
-    matching = (
-        family for family in FAMILIES if family.checkpoints and family.checkpoints.search(name)
-    )
-    return next(matching, None)
+    hint = engine.family_hint
+    told, own = _told_by(engine.name)
+    if told is None and own is None:
+        told, own = _told_by(engine.origin)
+    # What the engine makes of a name or of a chat template counts less than a family that knows
+    # its checkpoints; what a checkpoint's files say outright counts more.
+    if own is not None and hint in (None, told, INSTRUCT.name):
+        return own
+    known = told if hint is None else hint
+    return None if known is None else find_family(known)
+
+
+def _told_by(name: str) -> tuple[str | None, PromptFamily | None]:
+    """What the table of published names makes of a name, and the family that knows it itself."""
+    own = (one for one in FAMILIES if one.checkpoints and one.checkpoints.search(name))
+    return checkpoints.family_of(name, {}), next(own, None)

@@ -94,7 +94,7 @@ class PromptFamily:
         stop: Texts at which an edit ends, because the model would continue with an invented turn.
         chat: Whether the prompt is a user message for the model's own chat template.
         checkpoints: Matches the names of the family's checkpoints, for checkpoints that are not
-            listed in `checkpoints.py`.
+            listed in `checkpoints.py`. It takes precedence over that list.
     """
 
     name: str

@@ -5,6 +5,7 @@ import gc
 import pickle
 import re
 import threading
+import time
 
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
@@ -337,6 +338,22 @@ def test_a_timeout_becomes_the_requests_deadline():
     engine.keeps_deadlines = True
     aligner_of(engine, timeout=60).align("c", "a", "humour")
     assert engine.requests[0].deadline is not None
+
+
+@pytest.mark.parametrize("way", ["align", "stream"])
+def test_a_timeout_counts_what_it_takes_to_find_the_family(way):
+    class Asked(ScriptedEngine):
+        keeps_deadlines = True
+
+        @property
+        def family_hint(self):
+            self.asked_at = time.monotonic()
+            return "IMHI"
+
+    engine = Asked()
+    made = getattr(aligner_of(engine, timeout=60), way)("c", "a", "humour")
+    assert list(made) if way == "stream" else made
+    assert engine.requests[0].deadline <= engine.asked_at + 60
 
 
 def test_the_options_of_decoding_reach_the_request():

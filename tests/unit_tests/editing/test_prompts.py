@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_metaaligner import CheckpointError, Objective, UnknownObjectiveError
+from langchain_metaaligner import Aligner, CheckpointError, Objective, UnknownObjectiveError
+from langchain_metaaligner.editing import prompts
 from langchain_metaaligner.editing.conversation import Turn
 from langchain_metaaligner.editing.objectives import CATALOGUE, parse_objectives
 from langchain_metaaligner.editing.prompts import (
@@ -19,10 +20,12 @@ from langchain_metaaligner.editing.prompts import (
     INSTRUCT,
     ULTRAFEEDBACK,
     Prompt,
+    PromptFamily,
     find_family,
     parse_conversation,
     render_conversation,
 )
+from langchain_metaaligner.testing import ScriptedEngine
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(
@@ -501,3 +504,34 @@ def test_a_prompt_knows_where_its_answer_is_also_inside_a_template(family):
 def test_a_prompt_that_begins_with_white_space_knows_its_place_in_a_template_that_trims():
     inside = Prompt("  say: hi", "hi", draft_at=7).in_template("<user>say: hi")
     assert inside.text[inside.draft_at :] == "hi"
+
+
+@pytest.fixture
+def kindness(monkeypatch):
+    family = PromptFamily(
+        name="Kindness",
+        template="{aspects} | Query: {question} | Answer: {answer} | Edit: ",
+        whole_conversation=False,
+        checkpoints=re.compile("new-aligner", re.IGNORECASE),
+    )
+    monkeypatch.setattr(prompts, "FAMILIES", (*FAMILIES, family))
+    return family
+
+
+@pytest.mark.parametrize("hint", [None, "Aligner", "instruct"], ids=["none", "name", "template"])
+def test_a_family_that_knows_its_checkpoints_goes_before_what_an_engine_guesses(kindness, hint):
+    engine = ScriptedEngine()
+    engine.name, engine.family_hint = "somebody/new-aligner-7b", hint
+    assert Aligner(engine=engine).family is kindness
+
+
+def test_what_a_checkpoints_files_say_goes_before_a_family_that_knows_its_name(kindness):
+    engine = ScriptedEngine()
+    engine.name, engine.family_hint = "somebody/new-aligner-7b", "IMHI"
+    assert Aligner(engine=engine).family is IMHI
+
+
+def test_a_family_knows_a_checkpoint_by_the_one_that_it_was_made_from(kindness):
+    engine = ScriptedEngine()
+    engine.name, engine.origin = "/models/mine", "somebody/new-aligner-7b"
+    assert Aligner(engine=engine).family is kindness

@@ -98,6 +98,24 @@ def test_a_window_means_nothing_where_an_object_counts_no_tokens():
     assert as_engine(Says()).window is None
 
 
+def test_what_only_a_model_can_tell_is_not_asked_for_before_it_is_needed():
+    class Asked(Plain):
+        asked = 0
+
+        @property
+        def window(self):
+            self.asked += 1
+            return 7
+
+        def count_tokens(self, text):
+            return 1
+
+    inner = Asked()
+    engine = as_engine(inner)
+    assert inner.asked == 0
+    assert engine.window == 7
+
+
 WARM = {
     "the prompt alone": lambda told: lambda prompt: told(prompt),
     "as in 0.1": lambda told: lambda prompt, *, templated=False, gone=None: told(prompt, gone),

@@ -95,7 +95,9 @@ def test_an_async_engine_and_a_thread_let_no_more_out(kind, request_):
 
 
 @pytest.mark.parametrize("request_", [REQUEST, later()], ids=["no deadline", "a deadline"])
-@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, StopIteration, TimeoutError])
+@pytest.mark.parametrize(
+    "kind", [SystemExit, GeneratorExit, asyncio.CancelledError, StopIteration, TimeoutError]
+)
 def test_whatever_a_stream_raises_becomes_an_engine_error(kind, request_):
     with pytest.raises(EngineError):
         list(stream(ScriptedEngine(kind("why")), request_))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -139,6 +140,19 @@ def test_an_aligner_is_made_once_for_the_same_options():
     assert ReplyPolicy(copy.copy(mine)).aligner is made[0]
     assert ReplyPolicy(mine.model_copy(update={"on_error": "pass"})).aligner is made[0]
     assert ReplyPolicy(mine.model_copy(update={"max_new_tokens": 7})).aligner is not made[0]
+
+
+def test_engines_that_are_equal_are_not_the_same():
+    @dataclass
+    class Equal:
+        name: str = "equal"
+
+        def edit(self, requests):
+            return []
+
+    mine = FaceOptions(engine=Equal())
+    other = mine.model_copy(update={"engine": Equal()})
+    assert ReplyPolicy(other).aligner.engine is other.engine
 
 
 def test_pickled_options_make_an_aligner_of_their_own():

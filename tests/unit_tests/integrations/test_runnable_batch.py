@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda, chain
 
 from langchain_metaaligner import (
+    CheckpointError,
     Context,
     Edit,
     EngineError,
@@ -200,6 +201,18 @@ def test_the_policy_settles_each_failure_of_a_batch(call):
         "passed",
         "edited",
     ]
+
+
+@both
+def test_what_keeps_all_of_a_batch_from_being_edited_is_each_ones_own_error(call):
+    engine, records = ScriptedEngine(), []
+    engine.family_hint = "no such family"
+    runnable = MetaAlignerRunnable(engine=engine, on_edit=records.append)
+    made = call(runnable, ["a", 3, "b"], CONFIG, return_exceptions=True)
+    assert [type(one) for one in made] == [CheckpointError, InputTypeError, CheckpointError]
+    assert [(one.original, one.status) for one in records] == [("a", "failed"), ("b", "failed")]
+    shadow = MetaAlignerRunnable(engine=engine, apply=False)
+    assert call(shadow, ["a", "b"], CONFIG) == ["a", "b"]
 
 
 @both

@@ -141,6 +141,11 @@ class Raises(Good):
         raise OSError("no device")
 
 
+class WarmsWithThePromptAlone(Good):
+    def warm(self, prompt):
+        pass
+
+
 BROKEN = {
     ShortList: ("test_it_makes_an_edit_for_each_request", "1 items for 3 requests"),
     ShortListForEach: ("test_it_makes_each_edit_by_itself", "2 items for 3 requests"),
@@ -153,6 +158,7 @@ BROKEN = {
     BlocksTheLoop: ("test_it_leaves_the_event_loop_free", "held up the event loop for 0.4"),
     StreamsAnotherText: ("test_its_stream_joins_to_the_edit", "'one thing'"),
     Raises: ("test_it_makes_an_edit_for_each_request", "no device"),
+    WarmsWithThePromptAlone: ("test_it_loads_and_warms", "unexpected keyword argument"),
     object: ("test_it_is_an_engine", "edit(requests)"),
 }
 

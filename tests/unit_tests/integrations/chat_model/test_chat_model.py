@@ -635,6 +635,9 @@ def test_what_is_no_chat_model_is_refused(policy: Any):
 def test_unknown_options_and_objectives_are_refused_when_it_is_made():
     with pytest.raises(ValidationError, match="on_eror"):
         model_of(on_eror="pass")
+    misspelt: dict[str, Any] = {"polcy": Policy()}
+    with pytest.raises(ValidationError, match="Did you mean 'policy'"):
+        ChatMetaAligner(**misspelt)
     with pytest.raises(UnknownObjectiveError):
         ChatMetaAligner(Policy(), ["hrmlessness"])
 
