@@ -384,9 +384,16 @@ def _adapted(inner: Any) -> Engine:
     """
     names = _CONTRACT - _TOLD_BY_MODEL
     has = {name for name in names if getattr(inner, name, None) not in (None, "")}
+    for name in _TOLD_BY_MODEL:
+        # Without running a property's code; what a `load` may set later is looked for each time.
+        found = inspect.getattr_static(inner, name, None)
+        if found is not None:
+            has.add(name)
     own: dict[str, Any] = {name: property(attrgetter(f"_inner.{name}")) for name in has}
-    told = _TOLD_BY_MODEL if "count_tokens" in has else _TOLD_BY_MODEL - {"window"}
-    own |= {name: _read_anew(name) for name in told}
+    if "load" in has or hasattr(type(inner), "__getattr__"):
+        own |= {name: _read_anew(name) for name in _TOLD_BY_MODEL - has}
+    if "count_tokens" not in has:
+        own.pop("window", None)
     own.setdefault("name", type(inner).__name__)
     own.setdefault("prefills", hasattr(inner, "warm"))
     kind = cast("type[_Adapted]", type(_Adapted.__name__, (_Adapted,), own))

@@ -162,3 +162,25 @@ def test_an_engine_s_thread_sees_the_callers_context_and_is_no_pool_s():
             return [Edit(threading.current_thread().name)]
 
     assert asyncio.run(Tells().aedit([REQUEST])) == [Edit("metaaligner-edit")]
+
+
+def test_what_an_object_forwards_or_learns_as_it_loads_counts():
+    class Learns(Plain):
+        def count_tokens(self, text):
+            return len(text)
+
+        def load(self):
+            self.window = 99
+
+    class Proxy:
+        def __init__(self, inner):
+            self._inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+    learns = Learns()
+    engine, proxy = as_engine(learns), as_engine(Proxy(learns))
+    assert (engine.window, proxy.window) == (None, None)
+    engine.load()
+    assert (engine.window, proxy.window) == (99, 99)
