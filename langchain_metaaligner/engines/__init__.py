@@ -1,1 +1,1 @@
-"""What runs the aligner's model; the only place that knows torch."""
+"""The engines that run the aligner's model; only they need torch."""

@@ -1,4 +1,4 @@
-"""The contract between the aligner and whatever runs its model."""
+"""The contract between the aligner and the engine that runs its model."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ FinishReason = Literal["stop", "length"]
 T = TypeVar("T")
 
 DOCS = '"Your own engine" (docs/your_own_engine.md)'
-"""The page that says how to write an engine, as errors name it."""
+"""The page about writing an engine, as error messages refer to it."""
 
 
 class TokenAgreement(NamedTuple):
-    """How likely the model was to write one token of the answer, after all that came before it.
+    """How likely the model was to write one token of the answer, given everything before it.
 
     Attributes:
         start: Offset of the token's first character in the answer.
-        end: Offset behind its last character. Tokens that are parts of one character have the
-            same two.
-        log_probability: Natural logarithm; 0 where the model was sure of it.
+        end: Offset after its last character. Tokens that are parts of the same character have
+            the same offsets.
+        log_probability: Natural logarithm of the probability; 0 if the model was certain.
     """
 
     start: int
@@ -47,22 +47,21 @@ class Request:
     """One edit to make.
 
     Attributes:
-        prompt: The whole prompt, byte for byte; it ends where the edit begins.
-        draft: The answer as it stands in the prompt: a good guess of the edit.
-        max_new_tokens: Most tokens that the edit may have.
-        stop: Texts at which the edit ends; they are not part of it.
-        temperature: 0 decodes greedily.
-        deadline: Time of `time.monotonic()` at which the work must stop with `EditTimeout`, in
-            seconds; `None` for no limit.
-        keep_above: Agreement from which on the draft itself is the edit, with nothing decoded:
-            one pass over the whole draft decides. `None` never does. Engines that don't report
-            agreement ignore it.
-        token_agreement: Whether the edit should report the agreement of each of the draft's
-            tokens.
-        templated: The prompt was written by the model's chat template, so its control tokens
-            are meant as such and no beginning-of-text token is to be added. Otherwise the
-            prompt is plain text in which nothing counts as a control token.
-        draft_at: Offset of the draft's first character in the prompt; `None` where it is unknown.
+        prompt: The whole prompt, byte for byte. It ends where the edit begins.
+        draft: The answer, exactly as it appears in the prompt: a good guess at the edit.
+        max_new_tokens: Maximum length of the edit, in tokens.
+        stop: Texts that end the edit; they are not part of it.
+        temperature: Sampling temperature; 0 decodes greedily.
+        deadline: Time at which the work must stop with `EditTimeout`, in seconds of
+            `time.monotonic()`; `None` for no limit.
+        keep_above: Return the draft itself, without decoding, if its agreement is at least this
+            value. One pass over the whole draft decides. `None` always decodes. Engines that
+            don't report agreement ignore it.
+        token_agreement: Whether the edit should report the agreement of each token of the draft.
+        templated: Whether the model's chat template wrote the prompt. If so, its control tokens
+            are read as such, and no beginning-of-text token is added. If not, the prompt is plain
+            text, and nothing in it is read as a control token.
+        draft_at: Offset of the draft's first character in the prompt; `None` if unknown.
     """
 
     prompt: str = field(repr=False)
@@ -79,18 +78,18 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What an engine made of one request.
+    """An engine's result for one request.
 
     Attributes:
-        text: The edited answer, without stop text and control tokens.
-        finish_reason: `stop` at an end token or a stop text, `length` where tokens ran out.
-        usage: `input_tokens`, `output_tokens` and `total_tokens`, where the engine counts.
-        passes: Forward passes of the model that this edit took part in.
-        agreement: Mean log-probability per token (natural logarithm, 0 at most) of the draft
-            under the model; `None` where the engine doesn't report it, or no pass saw all of the
-            draft.
-        token_agreement: The same for each token of the draft, in order, where it was asked for;
-            `None` where it was not, or is not known for all of them.
+        text: The edited answer, without stop texts and control tokens.
+        finish_reason: `stop` if an end token or a stop text ended it, `length` if it reached the
+            maximum length.
+        usage: `input_tokens`, `output_tokens` and `total_tokens`, if the engine counts them.
+        passes: Number of the model's forward passes that this edit took part in.
+        agreement: Mean log-probability (natural logarithm, at most 0) of the draft's tokens under
+            the model; `None` if the engine doesn't report it or no pass covered the whole draft.
+        token_agreement: The log-probability of each token of the draft, in order; `None` if it
+            was not requested or is not known for every token.
     """
 
     text: str = field(repr=False)
@@ -102,37 +101,38 @@ class Edit:
 
 
 class _ClassName:
-    """The name of an engine's class, where the engine has no name of its own."""
+    """The name of an engine's class, if the engine has no name of its own."""
 
     def __get__(self, engine: object, kind: type) -> str:
         return kind.__name__
 
 
 class EngineLike(Protocol):
-    """What is accepted as an engine, too: any object with a method `edit`."""
+    """Any other object that is accepted as an engine: it has a method `edit`."""
 
     def edit(self, requests: Any, /) -> Any:
-        """Make all edits, in the order of the requests."""
+        """Make all edits and return them in the order of the requests."""
         ...
 
 
 class Engine(ABC):
     """Runs an aligner's model.
 
-    A subclass has to write `edit`; everything else has a default that works. An object of any
-    other class with an `edit` is accepted wherever an engine is asked for, too: what it lacks is
-    filled in from here.
+    A subclass must define `edit`; everything else has a working default. An object of any other
+    class that has a method `edit` is also accepted wherever an engine is expected, and gets these
+    defaults for whatever it lacks.
 
     Attributes:
-        name: What records call the model; by default the class's name.
-        origin: The checkpoint that the model was made from, where its files say so; else empty.
-        family_hint: The prompt family that the model was trained on, where it is known.
-        window: Tokens that prompt and edit share; `None` where there is no such limit.
+        name: The model's name in records; by default the name of the class.
+        origin: The checkpoint that the model was made from, if its files say so; else empty.
+        family_hint: The prompt family that the model was trained on, if known.
+        window: How many tokens the prompt and the edit may have together; `None` for no limit.
         control_tokens: Strings that the tokenizer reads as control tokens.
-        keeps_deadlines: Whether each call ends by itself at its requests' deadlines, with
-            `EditTimeout`. Calls of any other engine are left alone in their thread at the deadline.
-        prefills: Whether `warm` makes a later edit quicker.
-        reports_agreement: Whether edits carry `agreement`.
+        keeps_deadlines: Whether each call stops by itself at the deadlines of its requests, with
+            `EditTimeout`. If not, the caller stops waiting at the deadline, and the call runs on
+            in its thread.
+        prefills: Whether `warm` makes a later edit faster.
+        reports_agreement: Whether edits have an `agreement`.
     """
 
     name: str = cast("str", _ClassName())
@@ -146,7 +146,7 @@ class Engine(ABC):
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
-        # Objects with an `edit` of their own count as engines, see `as_engine`.
+        # Any object with an `edit` counts as an engine; see `as_engine`.
         return True if cls is Engine and callable(getattr(other, "edit", None)) else NotImplemented
 
     @abstractmethod
@@ -154,22 +154,22 @@ class Engine(ABC):
         """Make all edits.
 
         Args:
-            requests: What to edit.
+            requests: The edits to make.
 
         Returns:
             An edit for each request, in order.
 
         Raises:
-            EngineError: The edits can't be made; any other error becomes one.
-            EditTimeout: The time of one of them is up.
-            OverloadedError: Too many edits wait already.
+            EngineError: The edits can't be made. Callers turn any other error into this one.
+            EditTimeout: The deadline of a request has passed.
+            OverloadedError: Too many edits are waiting already.
         """
 
     async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
-        """Make all edits without blocking the event loop; by default in a thread of its own.
+        """Make all edits without blocking the event loop; by default in a new thread.
 
         Args:
-            requests: What to edit.
+            requests: The edits to make.
 
         Returns:
             An edit for each request, in order.
@@ -179,19 +179,19 @@ class Engine(ABC):
         """
 
         def work() -> list[Edit]:
-            with errors_of_ours():  # a future takes no StopIteration, nor a CancelledError as such
+            with errors_of_ours():  # a future can't pass on StopIteration or CancelledError
                 return self.edit(requests)
 
         return await asyncio.wrap_future(threads.start(work, "metaaligner-edit"))
 
     def edit_each(self, requests: Sequence[Request]) -> Sequence[Edit | MetaAlignerError]:
-        """Make edits so that a bad one takes no other with it.
+        """Make edits so that the failure of one does not affect the others.
 
-        By default all are tried together, and each alone where that fails with an `EngineError`;
-        any other failure (overload, time) would only cost more of the same.
+        By default all are made together. If that fails with an `EngineError`, each is made alone.
+        After any other error (overload, timeout) a second try would only add to the problem.
 
         Args:
-            requests: What to edit.
+            requests: The edits to make.
 
         Returns:
             An edit or its error for each request, in order.
@@ -209,7 +209,7 @@ class Engine(ABC):
         ]
 
     async def aedit_each(self, requests: Sequence[Request]) -> Sequence[Edit | MetaAlignerError]:
-        """Make edits without blocking the event loop; as `edit_each`."""
+        """Make edits without blocking the event loop; like `edit_each`."""
         try:
             with errors_of_ours():
                 return as_many(await self.aedit(requests), len(requests))
@@ -223,14 +223,14 @@ class Engine(ABC):
         ]
 
     def stream(self, request: Request) -> Iterator[str]:
-        """Make one edit and give its text out as it is made; by default in one piece.
+        """Make one edit and yield its text as it is generated; by default in one piece.
 
         Args:
-            request: What to edit.
+            request: The edit to make.
 
         Returns:
-            A generator whose pieces join to the edit's text, and which may return the whole
-            `Edit`. `.close()` stops the work.
+            A generator. Its pieces joined are the edit's text, and it may return the whole `Edit`.
+            `.close()` stops the work.
         """
         return _in_one_piece(self, request)
 
@@ -241,17 +241,17 @@ class Engine(ABC):
         templated: bool = False,
         cancelled: threading.Event | None = None,
     ) -> None:
-        """Prefill the beginning of a prompt, so that its edit is quicker; by default nothing.
+        """Prefill the beginning of a prompt to make its edit faster; by default does nothing.
 
         Args:
-            prompt: The beginning; what follows is not known yet.
-            templated: As in a `Request`.
-            cancelled: Set when nobody wants it any more.
+            prompt: The beginning of the prompt; the rest is not known yet.
+            templated: As in `Request`.
+            cancelled: An event that is set when the result is no longer wanted.
         """
         return
 
     def load(self) -> None:
-        """Get everything ready, so that no first request waits for it; by default nothing.
+        """Load the model, so that the first request need not wait; by default does nothing.
 
         Raises:
             CheckpointError: The model can't be found, read or used.
@@ -259,31 +259,31 @@ class Engine(ABC):
         return
 
     def close(self) -> None:
-        """Give up what the engine holds; by default nothing."""
+        """Release the engine's resources; by default does nothing."""
         return
 
     def count_tokens(self, text: str) -> int:
-        """Count a text's tokens as a plain prompt.
+        """Count the tokens that a text has as a plain prompt.
 
         Args:
             text: Any text.
 
         Returns:
-            The number of tokens or more; by default the number of bytes in UTF-8.
+            The number of tokens, or an upper bound; by default the number of bytes in UTF-8.
         """
         return len(text.encode("utf-8", "surrogatepass"))
 
     def apply_chat_template(self, messages: Sequence[Mapping[str, str]]) -> str | None:
-        """Write messages as the model's chat template does, with the next turn opened.
+        """Format messages with the model's chat template, up to the start of the next turn.
 
         Args:
-            messages: Each with `role` and `content`.
+            messages: Mappings with `role` and `content`.
 
         Returns:
-            A prompt for a `Request(templated=True)`; by default `None`: there is no template.
+            A prompt for `Request(templated=True)`; `None`, the default, if there is no template.
 
         Raises:
-            EngineError: The template does not take these messages.
+            EngineError: The template rejects these messages.
         """
         return None
 
@@ -296,32 +296,32 @@ def _in_one_piece(engine: Engine, request: Request) -> Generator[str, None, Edit
 
 
 def as_engine(engine: Any) -> Engine:
-    """Take anything that can edit as an engine.
+    """Turn any object that can edit into an engine.
 
     Args:
-        engine: An `Engine`, or an object with an `edit`. What else it has under the names of an
-            engine's attributes and methods is used; the rest is filled in.
+        engine: An `Engine`, or another object with a method `edit`. Its other attributes and
+            methods are used if they have the names of an engine's; defaults replace the rest.
 
     Returns:
-        The engine itself, or one around the object.
+        The engine itself, or an engine that wraps the object.
 
     Raises:
-        CheckpointError: It can't edit.
+        CheckpointError: The object has no method `edit`.
     """
     if Engine in type(engine).__mro__:
         return cast("Engine", engine)
     what = f"{engine.__name__} (a class)" if isinstance(engine, type) else f"{engine!r:.80}"
     if isinstance(engine, type) or not callable(getattr(engine, "edit", None)):
         message = (
-            f"engine={what} is no engine: expected an object with a method"
-            f" edit(requests) -> list[Edit], best a subclass of Engine. See {DOCS}."
+            f"engine={what} is not an engine: expected an object with a method"
+            f" edit(requests) -> list[Edit], ideally a subclass of Engine. See {DOCS}."
         )
         raise CheckpointError(message)
     return _adapted(engine)
 
 
 class _Adapted(Engine):
-    """An engine around an object that has some of what an engine has.
+    """An engine that wraps an object with some of an engine's attributes and methods.
 
     Args:
         inner: The object.
@@ -334,12 +334,12 @@ class _Adapted(Engine):
         return as_engine, (self._inner,)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Python's own questions are about this object
+        if name.startswith("__"):  # what Python looks up for itself must not come from `inner`
             raise AttributeError(name)
         return getattr(self._inner, name)
 
     def edit(self, requests: Sequence[Request]) -> list[Edit]:
-        """The object's own; never called, but an abstract class wants one."""
+        """Call the object's own `edit`; it is here because an abstract class requires it."""
         return cast("list[Edit]", self._inner.edit(requests))
 
     def warm(
@@ -349,14 +349,14 @@ class _Adapted(Engine):
         templated: bool = False,
         cancelled: threading.Event | None = None,
     ) -> None:
-        """Prefill with what the object's method takes: some take the prompt alone."""
+        """Call the object's `warm` with the arguments that it accepts; some accept no options."""
         warm = getattr(self._inner, "warm", None)
         if warm is None:
             return
         given = {"templated": templated, "cancelled": cancelled, "gone": cancelled}
         taken = inspect.signature(warm).parameters.values()
         if any(one.kind is one.VAR_KEYWORD for one in taken):
-            del given["gone"]  # the name that it had in version 0.1
+            del given["gone"]  # the name of `cancelled` in version 0.1
         else:
             given = {one.name: given[one.name] for one in taken if one.name in given}
         warm(prompt, **given)
@@ -365,7 +365,7 @@ class _Adapted(Engine):
         return repr(self._inner)
 
 
-# What an object may have of an engine; `warm` is missing, since it is adapted.
+# What is taken from a wrapped object. `warm` is missing because `_Adapted` defines it.
 _CONTRACT = {
     *(name for name in Engine.__annotations__ if not name.startswith("_")),
     *("edit", "aedit", "edit_each", "aedit_each", "stream"),
@@ -378,9 +378,9 @@ _TOLD_BY_MODEL = {"window", "family_hint", "control_tokens", "origin"}
 
 
 def _adapted(inner: Any) -> Engine:
-    """An engine that reads what an object has of an engine anew each time; the rest is filled in.
+    """Wrap an object in an engine that reads the object's attributes at each use.
 
-    What the object has is found out now; a `window` counts only beside a `count_tokens` of its own.
+    Which attributes it has is decided now. Its `window` is used only if it also has `count_tokens`.
     """
     names = _CONTRACT - _TOLD_BY_MODEL
     has = {name for name in names if getattr(inner, name, None) not in (None, "")}
@@ -409,32 +409,32 @@ def _read_anew(name: str) -> property:
 
 
 def as_many(edits: Sequence[T], count: int) -> Sequence[T]:
-    """Check that an engine returned something for each request.
+    """Check that an engine returned one item for each request.
 
     Args:
         edits: What it returned.
         count: The number of requests.
 
     Returns:
-        The same; what it consists of was not looked at.
+        The same sequence; its items are not checked.
 
     Raises:
-        EngineError: It is no list of that length.
+        EngineError: It is not a sequence of that length.
     """
     made: Any = edits
     if isinstance(made, Sequence) and not isinstance(made, str | bytes) and len(made) == count:
         return made
     if inspect.iscoroutine(made):
         made.close()
-        what = "a coroutine (edit is no async method; aedit is)"
+        what = "a coroutine (edit must not be async; aedit is)"
     else:
         what = f"{len(made)} items" if isinstance(made, Sequence) else type(made).__name__
-    message = f"The engine returned {what} for {count} requests; expected as many Edits, in order."
+    message = f"The engine returned {what} for {count} requests; expected one Edit each, in order."
     raise EngineError(message)
 
 
-class errors_of_ours:  # noqa: N801 - used like a function, but no generator: every edit passes here
-    """Lets only errors of this package out; others become `EngineError`, with their cause."""
+class errors_of_ours:  # noqa: N801 - used like a function; a generator would slow every edit down
+    """Lets only errors of this package through; others become `EngineError`, with their cause."""
 
     __slots__ = ()
 
@@ -450,46 +450,46 @@ class errors_of_ours:  # noqa: N801 - used like a function, but no generator: ev
 
 
 def as_ours(error: BaseException) -> MetaAlignerError:
-    """Make an error of this package of any other.
+    """Turn any error into an error of this package.
 
     Args:
         error: What an engine raised.
 
     Returns:
-        The error, or one that has it as its cause.
+        The error itself if it is one of this package; else an `EngineError` that it caused.
 
     Raises:
-        KeyboardInterrupt: It is one.
-        asyncio.CancelledError: It is one, and the task that we are in is being cancelled.
+        KeyboardInterrupt: The error is a `KeyboardInterrupt`.
+        asyncio.CancelledError: The error is one, and the current task is being cancelled.
     """
     if isinstance(error, MetaAlignerError):
         return error
     cancelled = isinstance(error, asyncio.CancelledError) and _is_being_cancelled()
     if cancelled or isinstance(error, KeyboardInterrupt):
         raise error
-    # Anything outside Exception would take the place of every item of LangChain's batch.
+    # In a batch of LangChain, an error outside Exception would replace the results of all items.
     ours = failed(error)
     ours.__cause__ = error
     return ours
 
 
 def failed(error: BaseException) -> EngineError:
-    """Say that an engine has failed.
+    """Make the error for an engine that has failed.
 
     Args:
         error: What it raised.
 
     Returns:
-        The error that stands for it.
+        The error to raise in its place.
     """
     return EngineError(
-        f"The engine failed: {type(error).__name__}: {error}. The answer was not edited; the"
-        " cause stands above, and on_error says what becomes of such answers."
+        f"The engine failed: {type(error).__name__}: {error}. The answer was not edited. The"
+        " cause is shown above; on_error decides what happens to such answers."
     )
 
 
 def _is_being_cancelled() -> bool:
-    """Whether somebody cancels the task we are in; an engine may raise the same on its own."""
+    """Whether the current task is being cancelled; an engine may raise CancelledError too."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
@@ -498,11 +498,11 @@ def _is_being_cancelled() -> bool:
 
 
 def too_late() -> EditTimeout:
-    """Make the error for an edit that came, or would come, after its deadline."""
+    """Make the error for an edit that was or would be finished after its deadline."""
     return EditTimeout(
-        "The edit was stopped because its timeout had passed. Give more time with timeout=, choose"
-        " a smaller checkpoint or a lower max_new_tokens, or say with on_error= what becomes of"
-        " the answer."
+        "The edit was stopped because its timeout had passed. Allow more time with timeout=..., use"
+        " a smaller checkpoint or a lower max_new_tokens, or choose with on_error=... what happens"
+        " to the answer."
     )
 
 

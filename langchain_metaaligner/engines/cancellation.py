@@ -1,4 +1,4 @@
-"""Stops work that nobody waits for any longer: deadlines, cancelled tasks, closed streams."""
+"""Stops work that is no longer wanted: after a deadline, a cancelled task or a closed stream."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from langchain_metaaligner.engines.base import Edit, Request
 from langchain_metaaligner.errors import EditTimeout
 
-_GLANCE = 0.05  # seconds between two looks at whether a caller still waits for a lock
+_GLANCE = 0.05  # seconds between two checks whether a caller is still waiting for a lock
 
 
-class Cancelled(Exception):  # noqa: N818 - nobody sees it: the caller has left
+class Cancelled(Exception):  # noqa: N818 - not an error: nobody is waiting for it
     """The caller no longer wants the result."""
 
 
 class Cancellation:
-    """Says before each forward pass whether the work is still wanted.
+    """Tells before each forward pass whether the work is still wanted.
 
     Args:
-        requests: The requests that are worked on together; the first deadline counts for all.
-        cancelled: Set when nobody waits any more, where somebody else says so.
+        requests: Requests that are worked on together; the earliest deadline applies to all.
+        cancelled: An event that the caller sets when the result is no longer wanted.
     """
 
     def __init__(
@@ -35,31 +35,31 @@ class Cancellation:
 
     @classmethod
     def longest(cls, requests: Iterable[Request]) -> Cancellation:
-        """Go by the last of several deadlines, each of which counts for its request alone.
+        """Use the latest deadline, for requests whose deadlines are each checked separately.
 
         Args:
             requests: The requests.
 
         Returns:
-            The cancellation; without an end where one of them has none.
+            The cancellation; it has no deadline if one of the requests has none.
         """
         requests = list(requests)
         last = max(requests, key=lambda one: one.deadline or float("inf"), default=None)
         return cls([last] if last else [])
 
     def cancel(self) -> None:
-        """Note that nobody waits any more."""
+        """Record that the result is no longer wanted."""
         self._cancelled.set()
 
     def check(self, doing: str = "the edit was being made") -> None:
-        """Go on only if the work is still wanted.
+        """Raise an error if the work is no longer wanted.
 
         Args:
-            doing: What is going on, for the message.
+            doing: What is happening now, for the message.
 
         Raises:
-            EditTimeout: The time is up.
-            Cancelled: Nobody waits any more.
+            EditTimeout: The deadline has passed.
+            Cancelled: The caller no longer wants the result.
         """
         if self._cancelled.is_set():
             raise Cancelled
@@ -69,7 +69,7 @@ class Cancellation:
 
     @property
     def over(self) -> bool:
-        """Whether nobody waits any more, or the time is up."""
+        """Whether the work was cancelled or its deadline has passed."""
         left = self.left()
         return self._cancelled.is_set() or (left is not None and left <= 0)
 
@@ -77,7 +77,7 @@ class Cancellation:
         """Tell how much time is left.
 
         Returns:
-            Seconds, or `None` where nothing limits it.
+            Seconds; `None` if there is no deadline.
         """
         return None if self._deadline is None else self._deadline - time.monotonic()
 
@@ -85,27 +85,27 @@ class Cancellation:
         """Make the error for a deadline that has passed.
 
         Args:
-            doing: What is going on, for the message.
+            doing: What was happening, for the message.
 
         Returns:
             The error.
         """
         return EditTimeout(
-            f"The edit's time was up while {doing}. Allow more (timeout=...), or shorten the"
-            " answer; a second try may be quicker once the model is loaded and idle."
+            f"The edit reached its time limit while {doing}. Allow more time with timeout=..., or"
+            " shorten the answer. A second try may be faster once the model is loaded and idle."
         )
 
     @contextmanager
     def holding(self, lock: threading.Lock, doing: str) -> Iterator[None]:
-        """Hold a lock; waiting for it ends as the work itself would.
+        """Hold a lock; waiting for it ends at the deadline and when the work is cancelled.
 
         Args:
             lock: The lock.
-            doing: What is going on while it is waited for, for the message.
+            doing: What is happening during the wait, for the message.
 
         Raises:
-            EditTimeout: The time is up.
-            Cancelled: Nobody waits any more.
+            EditTimeout: The deadline has passed.
+            Cancelled: The caller no longer wants the result.
         """
         self.check(doing)
         while not lock.acquire(timeout=_GLANCE):
@@ -120,8 +120,8 @@ class EditStream(Generator[str, None, Edit]):
     """The pieces of one edit, as a generator that any thread may close.
 
     Args:
-        pieces: Makes the pieces and returns the edit.
-        cancellation: What `pieces` looks at between passes.
+        pieces: A generator that yields the pieces and returns the edit.
+        cancellation: The cancellation that `pieces` checks between passes.
     """
 
     def __init__(self, pieces: Generator[str, None, Edit], cancellation: Cancellation) -> None:
@@ -142,22 +142,22 @@ class EditStream(Generator[str, None, Edit]):
             try:
                 return self._pieces.send(value)
             except Cancelled:
-                raise StopIteration from None  # closed meanwhile, by another thread
+                raise StopIteration from None  # another thread has closed the stream
 
     def throw(self, *error: Any) -> str:
-        """Raise an error where the edit stands, which ends it.
+        """Raise an error inside the generator, which ends the edit.
 
         Args:
             *error: As for any generator.
 
         Returns:
-            Never anything: the error comes out again.
+            Nothing: the error is always raised again.
         """
         with self._busy:
             return self._pieces.throw(*error)
 
     def close(self) -> None:
-        """Stop within one forward pass, and return when the model is free."""
+        """Stop the work within one forward pass, and wait until it has stopped."""
         self._cancellation.cancel()
         with self._busy:
             self._pieces.close()

@@ -1,4 +1,4 @@
-"""Calls engines: in time, with errors of this package, and with every result checked."""
+"""Calls engines, keeping deadlines, checking results and raising only this package's errors."""
 
 from __future__ import annotations
 
@@ -32,39 +32,39 @@ from langchain_metaaligner.errors import EngineError, MetaAlignerError
 
 T = TypeVar("T")
 
-_ROUNDING = 1e-3  # log-probabilities may be this far above 0, and count as 0
+_ROUNDING = 1e-3  # log-probabilities may be this far above 0; they are taken as 0
 
 
 def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
-    """Make edits so that a bad one takes no other with it.
+    """Make edits so that the failure of one does not affect the others.
 
     Args:
         engine: The engine.
         requests: The edits to make.
 
     Returns:
-        An edit or its error for each request, in order. Where the engine keeps no deadlines, the
-        soonest of the requests' deadlines counts for all of them.
+        An edit or its error for each request, in order. If the engine keeps no deadlines, the
+        earliest deadline applies to all requests.
     """
     try:
-        # One request has no others to keep its error from.
+        # A single request needs no protection from the errors of others.
         plain = len(requests) == 1 and type(engine).edit_each is Engine.edit_each
         edit_all = engine.edit if plain else engine.edit_each
         return checked_each(_in_time(engine, requests, lambda: edit_all(requests)), requests)
-    except BaseException as error:  # noqa: BLE001 - what is not ours is made so
+    except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
         return [as_ours(error)] * len(requests)
 
 
 async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
-    """Make edits without blocking the event loop; as `edit`."""
+    """Make edits without blocking the event loop; like `edit`."""
     try:
         return checked_each(await _aedit_in_time(engine, requests), requests)
-    except BaseException as error:  # noqa: BLE001 - what is not ours is made so
+    except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
         return [as_ours(error)] * len(requests)
 
 
 def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
-    """Yield the pieces of one edit; closing stops the engine.
+    """Yield the pieces of one edit; closing the generator stops the engine.
 
     Args:
         engine: The engine.
@@ -77,8 +77,8 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
         The whole edit.
 
     Raises:
-        EditTimeout: The request's deadline has passed; an engine that keeps no deadlines is left
-            alone in its thread.
+        EditTimeout: The request's deadline has passed. An engine that keeps no deadlines may
+            still be running in its thread.
         EngineError: The engine failed.
     """
     texts: list[str] = []
@@ -96,13 +96,13 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
                 made = Edit("".join(texts)) if end.value is None else end.value
                 return _checked(made, request)
             if not isinstance(piece, str):
-                message = f"The engine streamed a {type(piece).__name__}, but pieces are texts."
+                message = f"The engine streamed a {type(piece).__name__}; expected a str."
                 raise EngineError(message)
             if request.deadline is not None and is_late(request):
                 raise too_late()
             if piece:
                 texts.append(piece)
-                left = True  # unless the consumer comes back for more
+                left = True  # until the consumer asks for another piece
                 yield piece
                 left = False
     except BaseException as error:
@@ -117,22 +117,22 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
 
 
 def _close(pieces: Any) -> None:
-    close = getattr(pieces, "close", None)  # an iterator that is no generator may have none
+    close = getattr(pieces, "close", None)  # only generators are sure to have it
     if close is None:
         return
     try:
         close()
-    except BaseException as error:  # noqa: BLE001 - what is not ours is made so
+    except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
         ours = as_ours(error)
         raise ours from (None if ours is error else error)
 
 
 class _PiecesInTime(Iterator[str]):
-    """The pieces of a stream that keeps no deadline, made in a thread that can be left alone.
+    """The pieces of a stream that keeps no deadline, made in a thread that can be abandoned.
 
     Args:
-        begin: Begins the engine's stream.
-        deadline: Time of `time.monotonic()` at which nobody waits for it any more, in seconds.
+        begin: Starts the engine's stream.
+        deadline: Time at which the wait for a piece ends, in seconds of `time.monotonic()`.
     """
 
     def __init__(self, begin: Callable[[], Iterator[str]], deadline: float) -> None:
@@ -146,9 +146,9 @@ class _PiecesInTime(Iterator[str]):
         return _wait(made, self._deadline)
 
     def close(self) -> None:
-        """Close the engine's stream, now or, where it is busy past its deadline, after that."""
+        """Close the engine's stream; if it is still busy at the deadline, don't wait for it."""
         self._wanted.put(None)
-        # An error of the engine's that comes too late to matter is nobody's.
+        # The edit is over, so an error while closing no longer matters.
         with suppress(Exception):
             _wait(self._ended, self._deadline)
 
@@ -159,7 +159,7 @@ class _PiecesInTime(Iterator[str]):
                 if pieces is None:
                     pieces = iter(self._begin())
                 made.set_result(next(pieces))
-            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            except BaseException as error:  # noqa: BLE001 - raised again by `_wait`
                 made.set_exception(error)
         _close(pieces)
 
@@ -168,7 +168,7 @@ def _in_time(engine: Engine, requests: Sequence[Request], work: Callable[[], T])
     deadline = _soonest(requests)
     if deadline is None or engine.keeps_deadlines:
         return work()
-    # An engine that keeps no deadlines can't be stopped, but nobody has to wait for it.
+    # An engine that keeps no deadlines can't be stopped, but the caller can stop waiting.
     return _wait(threads.start(work, "metaaligner-edit"), deadline)
 
 
@@ -176,10 +176,10 @@ def _wait(made: Future[T], deadline: float) -> T:
     try:
         result = made.result(max(0.0, deadline - time.monotonic()))
     except TimeoutError as error:
-        if made.done() and made.exception() is error:  # the engine's own
+        if made.done() and made.exception() is error:  # raised by the engine, not by the wait
             raise
         raise too_late() from None
-    if time.monotonic() > deadline:  # done at once, but asked for too late
+    if time.monotonic() > deadline:  # the result was there at once, but the deadline had passed
         raise too_late()
     return result
 
@@ -190,11 +190,11 @@ async def _aedit_in_time(engine: Engine, requests: Sequence[Request]) -> Any:
         return await engine.aedit_each(requests)
 
     async def work() -> Any:
-        # Inside the task: SystemExit would go around whoever waits for it, to the loop.
+        # Converted inside the task: asyncio raises SystemExit in the loop, not in the waiter.
         with errors_of_ours():
             return await engine.aedit_each(requests)
 
-    # Cancelled, an engine may take its time or not listen at all: nobody waits for that either.
+    # A cancelled engine may stop late or never, so after a timeout nobody waits for it.
     task = asyncio.ensure_future(work())
     try:
         done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - time.monotonic()))
@@ -206,7 +206,7 @@ async def _aedit_in_time(engine: Engine, requests: Sequence[Request]) -> Any:
         task.cancel()
         task.add_done_callback(_forget)
         raise too_late()
-    # A call that held up the event loop has held up this clock, too.
+    # A call that blocked the event loop also delayed the timeout of `wait`.
     if time.monotonic() > deadline:
         _forget(task)
         raise too_late()
@@ -214,7 +214,7 @@ async def _aedit_in_time(engine: Engine, requests: Sequence[Request]) -> Any:
 
 
 def _forget(task: asyncio.Future[Any]) -> None:
-    # An error that is never looked at makes asyncio complain when the task is collected.
+    # asyncio logs an error that was never retrieved when the task is garbage-collected.
     if not task.cancelled():
         task.exception()
 
@@ -224,17 +224,17 @@ def _soonest(requests: Sequence[Request]) -> float | None:
 
 
 def checked_each(made: Any, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
-    """Check what an engine returned for requests.
+    """Check what an engine returned.
 
     Args:
         made: What it returned.
-        requests: What it was asked.
+        requests: The requests that it was given.
 
     Returns:
-        A good edit or an error for each request, in order.
+        A valid edit or an error for each request, in order.
 
     Raises:
-        EngineError: There are not as many as requests.
+        EngineError: The number of edits is not the number of requests.
     """
     found: list[Edit | MetaAlignerError] = []
     if type(made) is not list or len(made) != len(requests):
@@ -253,11 +253,11 @@ def checked_each(made: Any, requests: Sequence[Request]) -> list[Edit | MetaAlig
 
 
 def _checked(edit: Any, request: Request) -> Edit:
-    """An engine's edit, if it is one and nothing about it is impossible."""
+    """Return an engine's edit if it is a valid one."""
     if fault := _fault(edit, len(request.draft)):
         message = (
-            f"The engine returned {fault}. The answer was not edited. The engine has to be mended:"
-            f" {DOCS} says what an edit holds."
+            f"The engine returned {fault}. The answer was not edited. This is a bug in the engine;"
+            f" {DOCS} describes what an Edit contains."
         )
         raise EngineError(message)
     made: Edit = edit
@@ -267,7 +267,7 @@ def _checked(edit: Any, request: Request) -> Edit:
 
 
 def _fault(edit: Any, length: int) -> str | None:
-    """What is wrong with an edit of a draft of so many characters, and what was expected."""
+    """Say what is wrong with an edit of a draft with `length` characters, and what was expected."""
     if not isinstance(edit, Edit):
         return f"a {type(edit).__name__}; expected an Edit"
     if not isinstance(edit.text, str):
@@ -275,15 +275,16 @@ def _fault(edit: Any, length: int) -> str | None:
     if edit.finish_reason not in get_args(FinishReason):
         return f"finish_reason={edit.finish_reason!r}; expected 'stop' or 'length'"
     if edit.usage is not None and not _is_usage(edit.usage):
-        return f"usage={edit.usage!r:.80}; expected None, or names with numbers of tokens"
+        return f"usage={edit.usage!r:.80}; expected None, or a mapping of names to token counts"
     if edit.passes is not None and not _is_count(edit.passes):
         return f"passes={edit.passes!r:.80}; expected None, or a number of forward passes"
     if edit.agreement is not None and not _is_log_probability(edit.agreement):
-        return f"agreement={edit.agreement!r:.80}; expected None, or a finite number, 0 at most"
+        return f"agreement={edit.agreement!r:.80}; expected None, or a finite number, at most 0"
     if edit.token_agreement is not None and not _is_of_draft(edit.token_agreement, length):
         return (
-            "another token_agreement than expected: a TokenAgreement for each of the draft's"
-            " tokens, in order, within the draft, with a finite log_probability of 0 at most"
+            "an invalid token_agreement; expected None, or a tuple with a TokenAgreement for each"
+            " token of the draft, in order, with offsets inside the draft and a finite"
+            " log_probability of at most 0"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Edit-draft decoding for `generate` of transformers, without anything else of this package.
+"""Edit-draft decoding for transformers' `generate`, usable without the rest of this package.
 
 ```python
 from langchain_metaaligner.engines.generation import edit_draft_decoding
@@ -29,11 +29,11 @@ class _Sequence:
     """One row of the batch.
 
     Attributes:
-        ids: Everything so far as `generate` has it, padding included.
-        prompt: The prompt's tokens.
-        made: The tokens since.
-        drafter: Says what to try next.
-        cache: What the model keeps.
+        ids: `[1, tokens]`: prompt and output so far in `generate`'s form, including padding.
+        prompt: The prompt's tokens, without padding.
+        made: The output's tokens so far.
+        drafter: Proposes the next draft.
+        cache: The model's keys and values.
         ended: Whether a stopping criterion was met.
     """
 
@@ -57,36 +57,40 @@ def edit_draft_decoding(
     draft_ids: Any = None,
     **model_kwargs: Any,
 ) -> torch.Tensor:
-    """Generate what `generate` would, with a draft of the output to go by.
+    """Generate the same output as `generate`, faster, with the help of a draft.
 
-    Greedy output in float32 is the same token for token, up to exact ties; so is sampled output
-    of a single sequence with the same seed. In shorter formats near ties may turn out otherwise.
-    Every logits processor and stopping criterion is asked token by token.
+    Greedy output in float32 is the same token for token, except where two tokens are exactly
+    tied; so is sampled output of a single sequence with the same seed. In shorter formats, nearly
+    tied tokens may be chosen differently. Every logits processor and stopping criterion is called
+    for each token.
 
-    `generate` itself drops a `streamer`, a `tokenizer` and `synced_gpus` without a word when it
-    is given a function, and fails with `stop_strings`, which need the tokenizer. Several
-    sequences may have drafts of their own.
+    With a custom function, `generate` itself silently ignores `streamer`, `tokenizer` and
+    `synced_gpus`, and fails with `stop_strings`, which need the tokenizer. In a batch, each
+    sequence may have its own draft.
 
     Args:
-        model: The model; `generate` gives it.
-        input_ids: The prompts, padded on the left; `generate` gives them.
-        logits_processor: `generate` makes it.
-        stopping_criteria: `generate` makes them.
-        generation_config: `generate` makes it.
-        draft_ids: What the output may look like: ids, or ids for each sequence. Tokenise it as an
-            output: without a beginning-of-text token, and without an end token.
-        **model_kwargs: What else `generate` gives the model; only the attention mask is used.
+        model: The model; passed by `generate`.
+        input_ids: `[sequences, prompt_tokens]`: the prompts, padded on the left; passed by
+            `generate`.
+        logits_processor: Passed by `generate`.
+        stopping_criteria: Passed by `generate`.
+        generation_config: Passed by `generate`.
+        draft_ids: The expected output: token ids, or a list of them for each sequence, as lists
+            or a tensor `[draft_tokens]` or `[sequences, draft_tokens]`. Tokenise it as an output,
+            without a beginning-of-text token and without an end token.
+        **model_kwargs: Further model inputs from `generate`; only `attention_mask` is used.
 
     Returns:
-        The sequences, each with its prompt, filled up on the right.
+        `[sequences, tokens]`: each prompt with its output, padded on the right.
 
     Raises:
-        ValueError: What was asked for can't be drafted: beams, or scores to be returned.
+        ValueError: Beam search or returned scores were requested, which can't be drafted, or the
+            number of drafts does not fit the number of sequences.
     """
     if generation_config.num_beams > 1 or generation_config.return_dict_in_generate:
         message = (
-            "edit_draft_decoding makes one greedy or sampled output for each sequence, as ids."
-            " Leave num_beams at 1 and return_dict_in_generate off, or leave custom_generate out."
+            "edit_draft_decoding returns one greedy or sampled output for each sequence, as ids."
+            " Leave num_beams at 1 and return_dict_in_generate off, or don't use custom_generate."
         )
         raise ValueError(message)
     forward = _known.get(model)
@@ -128,10 +132,18 @@ def _go_on(
     *,
     sample: bool,
 ) -> int:
-    """Choose token after token for as long as the draft has foreseen it.
+    """Choose one token after another while the draft predicts them.
+
+    Args:
+        row: The row; the chosen tokens are appended to it.
+        draft: The tokens that were drafted.
+        logits: `[1 + drafted_tokens, vocabulary]`.
+        processors: `generate`'s logits processors.
+        criteria: `generate`'s stopping criteria.
+        sample: Whether to sample; else the likeliest token is chosen.
 
     Returns:
-        How many of the draft's tokens were chosen.
+        How many tokens of the draft were chosen.
     """
     for place in range(len(logits)):
         scores = logits[place : place + 1].clone()
@@ -166,7 +178,7 @@ def _sequences(
 
 
 def _lists(drafts: Any, count: int) -> list[list[int]]:
-    """One draft for each sequence, however they were given."""
+    """Turn drafts in any of the accepted forms into one list for each sequence."""
     if drafts is None:
         return [[] for _ in range(count)]
     if isinstance(drafts, torch.Tensor):
@@ -176,7 +188,7 @@ def _lists(drafts: Any, count: int) -> list[list[int]]:
     if count % len(drafts):
         message = f"There are {len(drafts)} drafts for {count} sequences; give one for each."
         raise ValueError(message)
-    # num_return_sequences repeats each prompt; its draft goes with each of them.
+    # num_return_sequences repeats each prompt, so its draft is repeated too.
     return [list(map(int, one)) for one in drafts for _ in range(count // len(drafts))]
 
 

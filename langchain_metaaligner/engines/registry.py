@@ -1,4 +1,4 @@
-"""The table from a model's name to the engine that runs it."""
+"""The table of engines, by the names of the models that they run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from langchain_metaaligner.options import normal_name
 
 @dataclass(frozen=True, slots=True)
 class EngineKind:
-    """A kind of engine, and the models that it runs.
+    """A kind of engine and the models that it runs.
 
     Attributes:
         runs: What it runs, in the plural, for messages.
-        names: Matches the whole name of each such model.
-        make: Makes the engine from a model's name and options, reading nothing yet; `None` for a
-            kind that this version knows of but lacks.
-        check: Raises `CheckpointError` for a model and options that are known not to work before
-            anything large is read, and with no network.
+        names: A pattern that matches the whole name of each such model.
+        make: Makes the engine from a model's name and options, without reading any files; `None`
+            if this version recognises such models but has no engine for them.
+        check: Raises `CheckpointError` if a model and its options can't work, as far as this is
+            known without a network and without reading large files.
     """
 
     runs: str
@@ -35,7 +35,7 @@ class EngineKind:
 
 
 def _make_local(name: str, **options: Any) -> Engine:
-    # torch is imported here and no sooner: the package itself must be quick to import.
+    # torch is imported only here, so that the package itself is quick to import.
     from langchain_metaaligner.engines.local.engine import LocalEngine
 
     return LocalEngine(name, **options)
@@ -50,7 +50,7 @@ def _check_local(name: str, options: Mapping[str, Any]) -> None:
         find_folder(name)
     if parsed.adapter is not None:
         find_folder(parsed.adapter)
-    # A constructor must not take the seconds that importing torch takes; `load` checks it anyway.
+    # Importing torch takes seconds, too long for a constructor; `load` checks the devices anyway.
     if "torch" in sys.modules:
         from langchain_metaaligner.engines.local.placement import check_devices
 
@@ -62,27 +62,27 @@ KINDS = [
     EngineKind("GGUF files", re.compile(r".*\.gguf", re.IGNORECASE | re.DOTALL)),
     EngineKind("checkpoints", re.compile(r".*", re.DOTALL), _make_local, _check_local),
 ]
-"""All kinds; the first that a name fits counts."""
+"""All kinds, in order; the first one that matches a name is used."""
 
 
 def load_engine(model: str | None = None, **options: Any) -> Engine:
-    """Find the engine for a model; it is shared by all who ask with the same settings.
+    """Find the engine for a model; calls with the same settings share its weights.
 
-    Nothing is read yet: weights come with the first edit or with `engine.load()`.
+    No files are read yet: the weights are loaded by the first edit or by `engine.load()`.
 
     Args:
-        model: A hub id or a folder; `None` is the environment variable `METAALIGNER_MODEL`, else
-            the embedded aligner.
-        **options: Options of the engine, for instance `dtype`, `device_map`, `revision`,
-            `adapter`, `quantization_config`.
+        model: A hub id or a folder. `None` uses the environment variable `METAALIGNER_MODEL`, or
+            the embedded aligner if it is not set.
+        **options: Options of the engine, such as `dtype`, `device_map`, `revision`, `adapter` or
+            `quantization_config`.
 
     Returns:
-        The engine. Each call makes the caller one more owner, with an engine object of its own;
-        the weights are shared, and freed when the last owner has called `close()` or forgotten
-        its engine. A closed engine raises `EngineError`.
+        The engine. Each call returns a new engine object, and its caller becomes one more owner
+        of the shared weights. They are freed when every owner has called `close()` or dropped its
+        engine. A closed engine raises `EngineError`.
 
     Raises:
-        CheckpointError: No engine of this version runs such a model.
+        CheckpointError: This version has no engine for such a model.
     """
     name = _name(model)
     _, make = _kind(name)
@@ -90,20 +90,20 @@ def load_engine(model: str | None = None, **options: Any) -> Engine:
 
 
 def check_model(model: str | None, options: Mapping[str, Any]) -> str:
-    """Find out what is wrong with a model and its options before anything large is read.
+    """Check a model and its options without reading large files.
 
-    It is quick enough for a constructor: no network, no weights, no torch where nobody has
-    imported it yet. What it can't know is left to `load`.
+    This is quick enough for a constructor: it uses no network, reads no weights, and does not
+    import torch if nothing else has. `load` checks the rest.
 
     Args:
         model: As for `load_engine`.
         options: As for `load_engine`.
 
     Returns:
-        The name by which the engine knows the model.
+        The engine's name for the model.
 
     Raises:
-        CheckpointError: No engine of this version runs such a model, or not with these options.
+        CheckpointError: This version has no engine for such a model, or not with these options.
         TypeError: An option is unknown.
     """
     name = _name(model)
@@ -121,9 +121,9 @@ def _kind(name: str) -> tuple[EngineKind, Callable[..., Engine]]:
     kind = next(kind for kind in KINDS if kind.names.fullmatch(name))
     if kind.make is None:
         message = (
-            f"This version has no engine for {kind.runs}, so model={name!r} can't be used. Give a"
-            " hub id or the folder of a checkpoint of transformers; or write an engine and give it"
-            f" as engine=..., see {DOCS}."
+            f"This version has no engine for {kind.runs}, so model={name!r} can't be used. Give"
+            " the hub id or the folder of a checkpoint in transformers' format, or write an engine"
+            f" and pass it as engine=...; see {DOCS}."
         )
         raise CheckpointError(message)
     return kind, kind.make

@@ -1,4 +1,4 @@
-"""Runs work in a daemon thread of its own, which nobody has to wait for."""
+"""Runs work in a new daemon thread, which does not keep the process alive."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ T = TypeVar("T")
 
 
 def start(work: Callable[[], T], name: str) -> Future[T]:
-    """Begin work in a new thread, with the caller's context variables.
+    """Start work in a new thread, with the caller's context variables.
 
-    Pools are shared, asyncio's default one most of all: work that hangs there takes the place of
-    everybody else's, and holds up the end of the process.
+    A thread pool is shared, asyncio's default pool above all. Work that hangs in a pool blocks
+    other users of the pool and keeps the process from ending.
 
     Args:
-        work: What to do.
+        work: The function to call.
         name: The thread's name.
 
     Returns:
-        The result to come; cancelling it does nothing.
+        The future result; cancelling it has no effect.
     """
     made: Future[T] = Future()
     made.set_running_or_notify_cancel()
@@ -31,7 +31,7 @@ def start(work: Callable[[], T], name: str) -> Future[T]:
     def run() -> None:
         try:
             made.set_result(inside.run(work))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised again by `Future.result`
             made.set_exception(error)
 
     threading.Thread(target=run, name=name, daemon=True).start()

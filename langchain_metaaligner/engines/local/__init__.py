@@ -1,1 +1,1 @@
-"""Runs a checkpoint in this process, with torch."""
+"""The engine that runs a checkpoint in this process, with torch."""
