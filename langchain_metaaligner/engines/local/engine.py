@@ -1,4 +1,4 @@
-"""Runs a checkpoint in this process, with torch, transformers and accelerate."""
+"""The engine that runs a checkpoint in this process, with torch and transformers."""
 
 from __future__ import annotations
 
@@ -27,34 +27,33 @@ from langchain_metaaligner.engines.local.tokenizer import OutputText, PromptToke
 from langchain_metaaligner.errors import EngineError, MetaAlignerError, first_line
 from langchain_metaaligner.options import load_key, normal_name, parse_load_options
 
-_UNSURE = 4  # tokens at the end of a growing text that the next ones may change
+_UNSURE = 4  # tokens at the end of a growing text that may change when more text follows
 
 
 _shared: Leases[LoadedModel] = Leases()
 
 
 class LocalEngine(Engine):
-    """A checkpoint of transformers, run in this process.
+    """A checkpoint in transformers' format, run in this process.
 
-    All engines with the same model and settings share the weights and the scheduler in which edits
-    wait for the next pass, which is made for all of them. Each has one share; the weights go when
-    every engine that shares them was closed or forgotten. After `close()` an engine raises
-    `EngineError`.
+    All engines with the same model and settings share the weights and one scheduler, which batches
+    their edits into common forward passes. The weights are freed when every engine that shares
+    them has been closed or dropped. After `close()` an engine raises `EngineError`.
 
-    On Linux the C library may give large buffers back after every pass and fetch them anew, page
-    by page. Where `perf` or `ps` shows much time in the kernel, run the process with
-    `LD_PRELOAD=libjemalloc.so.2`; an allocator can be chosen from outside only.
+    On Linux, the C library may return large buffers to the system after each pass and request
+    them again, page by page. If `perf` or `ps` shows much time in the kernel, run the process with
+    `LD_PRELOAD=libjemalloc.so.2`. A process can't change its own allocator.
 
-    Edits are greedy unless a request has a temperature. Nothing is taken from the checkpoint's
-    own generation settings but its end tokens.
+    Edits are greedy unless a request has a temperature. Of the checkpoint's generation settings,
+    only the end tokens are used.
 
     Args:
         model: A hub id, a folder, or `embedded`.
-        limits: What the scheduler takes on at a time; left out, it suits the device.
+        limits: Limits of the scheduler; by default they suit the device.
         **options: See `LoadOptions`.
 
     Attributes:
-        keeps_deadlines: A request's deadline is kept here, within one forward pass.
+        keeps_deadlines: True: an edit stops within one forward pass after its deadline.
 
     Raises:
         CheckpointError: An option would run code that comes with a checkpoint.
@@ -80,43 +79,43 @@ class LocalEngine(Engine):
     # -- what it is -------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:  # type: ignore[override]  # read only: the files say it
+    def name(self) -> str:  # type: ignore[override]  # read-only
         """The checkpoint: its hub id or folder, or `embedded`."""
         return self._lease.value.name
 
     @property
     def config(self) -> Any:
-        """The model's configuration; reading it reads no weights."""
+        """The model's configuration; reading it does not load the weights."""
         return self._loaded.config
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer; reading it reads no weights."""
+        """The tokenizer; reading it does not load the weights."""
         return self.prompt_tokenizer.tokenizer
 
     @property
     def prompt_tokenizer(self) -> PromptTokenizer:
-        """What turns prompts into tokens, and tokens into edits; reading it reads no weights."""
+        """The converter between prompts, tokens and edits; reading it does not load the weights."""
         return self._loaded.tokenizer
 
     @property
     def scheduler(self) -> Scheduler:
-        """What makes the passes for all who share the model; touching it loads the weights."""
+        """The scheduler that all engines with this model share; reading it loads the weights."""
         return self._loaded.scheduler()
 
     @property
     def stats(self) -> EngineStats:
-        """What is going on at the moment, for all who share the model."""
+        """Current figures, for all engines that share the model."""
         return self._loaded.stats
 
     @property
     def model(self) -> Any:
-        """The model of transformers; touching it loads the weights."""
+        """The transformers model; reading it loads the weights."""
         return self._loaded.model()
 
     @property
     def window(self) -> int:  # type: ignore[override]
-        """Tokens that prompt and edit share."""
+        """How many tokens the prompt and the edit may have together."""
         told = checkpoints.window_of(self.config)
         if told is not None:
             return told
@@ -125,10 +124,11 @@ class LocalEngine(Engine):
 
     @property
     def family_hint(self) -> str | None:  # type: ignore[override]
-        """The prompts that the checkpoint was trained on, where anything tells.
+        """The prompt family that the checkpoint was trained on, if known.
 
-        A name may tell without anything being read or downloaded; a folder's configuration goes
-        before its name; and a chat template makes a checkpoint `instruct`. No weights are read.
+        A hub id may be enough, with nothing read or downloaded. For a folder, the configuration
+        takes precedence over the name. Otherwise, a checkpoint with a chat template is `instruct`.
+        The weights are not loaded.
         """
         by_name = checkpoints.family_of(self.name, {})
         if by_name and not Path(self.name).is_dir():
@@ -140,17 +140,17 @@ class LocalEngine(Engine):
 
     @property
     def control_tokens(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Strings that the tokenizer knows as control tokens; in plain prompts they are text."""
+        """Strings that are control tokens in templated prompts; in plain prompts they are text."""
         return self.prompt_tokenizer.control_tokens
 
     @property
     def origin(self) -> str:  # type: ignore[override]
-        """The checkpoint that it was made from, as its configuration has it; else empty."""
+        """The checkpoint that it was made from, if its configuration says so; else empty."""
         found = self._loaded.config_dict.get("_name_or_path")
         return found if isinstance(found, str) else ""
 
     def count_tokens(self, text: str) -> int:
-        """Count a text's tokens as a plain prompt, with what the tokenizer puts before it.
+        """Count the tokens that a text has as a plain prompt, including a beginning-of-text token.
 
         Args:
             text: Any text.
@@ -161,23 +161,23 @@ class LocalEngine(Engine):
         return self.prompt_tokenizer.count(text)
 
     def apply_chat_template(self, messages: Sequence[Any]) -> str:
-        """Write messages as the checkpoint's chat template does, with the next turn opened.
+        """Format messages with the checkpoint's chat template, up to the start of the next turn.
 
         Args:
             messages: Dicts with `role` and `content`.
 
         Returns:
-            A prompt for a `Request(templated=True)`.
+            A prompt for `Request(templated=True)`.
 
         Raises:
-            EngineError: There is no template, or it does not take these messages.
+            EngineError: There is no template, or it rejects these messages.
         """
         return self.prompt_tokenizer.chat(messages)
 
     # -- life -------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Load the weights now, so that no first request waits for them.
+        """Load the weights now, so that the first request need not wait for them.
 
         Raises:
             CheckpointError: They can't be loaded.
@@ -185,7 +185,10 @@ class LocalEngine(Engine):
         self._loaded.model()
 
     def close(self) -> None:
-        """Give up this engine's share; the last share takes the weights. Again does nothing."""
+        """Release this engine's share of the weights; the last share frees them.
+
+        Closing an engine again has no effect.
+        """
         self._lease.close()
 
     def __enter__(self) -> Self:
@@ -205,19 +208,19 @@ class LocalEngine(Engine):
     # -- edits ------------------------------------------------------------------------------
 
     def edit(self, requests: Sequence[Request]) -> list[Edit]:
-        """Make all edits, together with those that others wait for.
+        """Make all edits, in the same forward passes as those of other callers.
 
         Args:
-            requests: What to edit.
+            requests: The edits to make.
 
         Returns:
-            The edits in the same order.
+            The edits, in the order of the requests.
 
         Raises:
             CheckpointError: The weights can't be loaded.
-            EditTimeout: The first of the requests' deadlines has passed; all edits are lost.
-            EngineError: A prompt doesn't fit, or the model failed.
-            OverloadedError: Too many edits wait already.
+            EditTimeout: The earliest of the requests' deadlines has passed; all edits are lost.
+            EngineError: A prompt doesn't fit into the window, or the model failed.
+            OverloadedError: Too many edits are waiting already.
         """
         return _all(self._each(requests, Cancellation(requests)))
 
@@ -225,50 +228,50 @@ class LocalEngine(Engine):
         """Make all edits in a thread; cancelling stops the model within one forward pass.
 
         Args:
-            requests: What to edit.
+            requests: The edits to make.
 
         Returns:
-            The edits in the same order.
+            The edits, in the order of the requests.
 
         Raises:
             CheckpointError: The weights can't be loaded.
-            EditTimeout: The first of the requests' deadlines has passed; all edits are lost.
-            EngineError: A prompt doesn't fit, or the model failed.
-            OverloadedError: Too many edits wait already.
+            EditTimeout: The earliest of the requests' deadlines has passed; all edits are lost.
+            EngineError: A prompt doesn't fit into the window, or the model failed.
+            OverloadedError: Too many edits are waiting already.
         """
         return _all(await self._aeach(requests, Cancellation(requests)))
 
     def edit_each(self, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
-        """Make edits; what goes wrong with one of them leaves the others alone.
+        """Make edits so that the failure of one does not affect the others.
 
         Args:
-            requests: What to edit, each with a deadline of its own.
+            requests: The edits to make; each request's deadline applies to that request alone.
 
         Returns:
             An edit or its error for each request, in order.
 
         Raises:
             CheckpointError: The weights can't be loaded.
-            OverloadedError: Too many edits wait already.
+            OverloadedError: Too many edits are waiting already.
         """
         return self._each(requests, Cancellation.longest(requests))
 
     async def aedit_each(self, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
-        """Make edits in a thread; as `edit_each`."""
+        """Make edits in a thread; like `edit_each`."""
         return await self._aeach(requests, Cancellation.longest(requests))
 
     def stream(self, request: Request) -> EditStream:
-        """Make one edit, and hand its text out as it is made.
+        """Make one edit and yield its text as it is generated.
 
-        The model works for this edit only while a piece is asked for, so a reader who stops
-        reading stops the work, and other edits go on between two pieces.
+        The model works on this edit only while a piece is requested. So the work pauses when the
+        consumer stops reading, and other edits proceed between two pieces.
 
         Args:
-            request: What to edit.
+            request: The edit to make.
 
         Returns:
-            A generator of pieces that join to the edit's text; it returns the `Edit`. Its
-            `close()` may be called from any thread, also while a piece is being made.
+            A generator. Its pieces joined are the edit's text, and it returns the `Edit`. Its
+            `close()` may be called from any thread, even while a piece is being made.
         """
         cancellation = Cancellation([request])
         return EditStream(self._stream(request, cancellation), cancellation)
@@ -280,18 +283,19 @@ class LocalEngine(Engine):
         templated: bool = False,
         cancelled: threading.Event | None = None,
     ) -> None:
-        """Prefill what a prompt will begin with, so that the edit finds it done.
+        """Prefill the beginning of a prompt, so that its edit starts sooner.
 
         Args:
-            prompt: The beginning. Its last tokens are left out: they may change with what follows.
-            templated: As in a `Request`.
-            cancelled: Set when nobody wants it any more.
+            prompt: The beginning of the prompt. Its last tokens are left out, because the text
+                that follows may change them.
+            templated: As in `Request`.
+            cancelled: An event that is set when the result is no longer wanted.
 
         Raises:
-            Cancelled: Nobody wanted it any more.
+            Cancelled: The result is no longer wanted.
             CheckpointError: The weights can't be loaded.
             EngineError: The model failed.
-            OverloadedError: Too many edits wait already.
+            OverloadedError: Too many edits are waiting already.
         """
         cancellation = Cancellation(cancelled=cancelled)
         loaded = self._loaded
@@ -312,12 +316,12 @@ class LocalEngine(Engine):
     ) -> list[Edit | MetaAlignerError]:
         work = partial(contextvars.copy_context().run, self._each, requests, cancellation)
         try:
-            # The thread keeps the deadline too, but only once it has begun: all may be taken.
+            # The thread keeps the deadline too, but all threads may be busy until then.
             async with asyncio.timeout(cancellation.left()):
                 return await asyncio.get_running_loop().run_in_executor(self._loaded.workers, work)
         except TimeoutError:
             cancellation.cancel()
-            error = cancellation.too_late("the edit was waited for")
+            error = cancellation.too_late("the caller was waiting for the edit")
             raise error from None
         except asyncio.CancelledError:
             cancellation.cancel()
@@ -329,7 +333,7 @@ class LocalEngine(Engine):
         if not requests:
             return []
         loaded = self._loaded
-        cancellation.check("it had not yet begun")
+        cancellation.check("it was waiting to start")
         with _as_engine_errors(loaded.name):
             scheduler = loaded.scheduler(cancellation)
             made = [self._sequence_or_error(request) for request in requests]
@@ -340,7 +344,7 @@ class LocalEngine(Engine):
 
     def _stream(self, request: Request, cancellation: Cancellation) -> Generator[str, None, Edit]:
         loaded = self._loaded
-        cancellation.check("it had not yet begun")
+        cancellation.check("it was waiting to start")
         with _as_engine_errors(loaded.name):
             scheduler = loaded.scheduler(cancellation)
             sequence = self._sequence(request)
@@ -377,9 +381,9 @@ class LocalEngine(Engine):
             ),
         )
         draft_at = request.draft_at
-        if draft_at is None and draft:  # a request that was written by hand
+        if draft_at is None and draft:  # a request that the aligner did not make
             draft_at = max(0, request.prompt.rfind(draft))
-        if draft_at:  # a later prompt may begin with all that comes before the answer
+        if draft_at:  # later prompts may begin with the same text, up to the answer
             sequence.shareable = tokenizer.tokens_before(
                 request.prompt, draft_at, templated=request.templated
             )
@@ -411,7 +415,7 @@ def _edit_or_error(name: str, sequence: EditSequence | MetaAlignerError) -> Edit
 
 @contextmanager
 def _as_engine_errors(name: str) -> Iterator[None]:
-    """Let only errors of this package out, each with what to do."""
+    """Turn errors of other packages into `EngineError`, with advice if memory ran out."""
     try:
         yield
     except (MetaAlignerError, Cancelled):
@@ -419,7 +423,7 @@ def _as_engine_errors(name: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise EngineError(_out_of_memory(name, error)) from error
     except Exception as error:
-        if "alloc" in str(error) and "memory" in str(error):  # torch's CPU allocator says it so
+        if "alloc" in str(error) and "memory" in str(error):  # torch's CPU allocator
             raise EngineError(_out_of_memory(name, error)) from error
         message = f"The model {name} failed: {type(error).__name__}: {error}"
         raise EngineError(message) from error
@@ -428,6 +432,6 @@ def _as_engine_errors(name: str) -> Iterator[None]:
 def _out_of_memory(name: str, error: BaseException) -> str:
     return (
         f"Memory ran out while {name} was editing: {first_line(error)} Edit fewer or shorter"
-        " replies at once, lower max_new_tokens, or load the model smaller: dtype='bfloat16' or a"
-        " quantization_config=..."
+        " replies at once, lower max_new_tokens, or load the weights in a smaller format with"
+        " dtype='bfloat16' or quantization_config=..."
     )

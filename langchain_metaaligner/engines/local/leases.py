@@ -1,4 +1,4 @@
-"""Counts the owners of what is shared in a process, and closes it behind the last one."""
+"""Counts the owners of shared objects, and closes an object when its last owner releases it."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ T = TypeVar("T", bound=_Closable)
 
 
 class Lease(Generic[T]):
-    """One owner's share in a thing that others may own too.
+    """One owner's share of an object that may have other owners.
 
-    It can be given back once only, so an owner who closes twice takes nothing from another. A
-    lease that is forgotten without closing gives its share back when it is collected.
+    A share is returned only once, so closing a lease twice takes nothing from other owners. A
+    lease that is dropped without closing returns its share when it is garbage-collected.
 
     Attributes:
-        value: The shared thing.
+        value: The shared object.
     """
 
     def __init__(self, value: T, give_back: Callable[[], None]) -> None:
         self.value = value
         self._finalizer = weakref.finalize(self, give_back)
-        # At the end of the process all memory goes anyway, and torch may be half gone before us.
+        # When the process ends, all memory is freed anyway, and parts of torch may be gone.
         self._finalizer.atexit = False
 
     @property
     def closed(self) -> bool:
-        """Whether the share was given back."""
+        """Whether the share was returned."""
         return not self._finalizer.alive
 
     def close(self) -> None:
-        """Give the share back; the last owner's closes the thing itself."""
+        """Return the share; returning the last one closes the object."""
         self._finalizer()
 
 
 class Leases(Generic[T]):
-    """Counts the owners of each shared thing."""
+    """Counts the owners of each shared object."""
 
     def __init__(self) -> None:
-        # Reentrant: the collector may end a forgotten lease in the very thread that holds it.
+        # Reentrant: garbage collection may return a lease in the thread that holds the lock.
         self._lock = threading.RLock()
         self._entries: dict[Hashable, _Entry[T]] = {}
 
@@ -53,8 +53,8 @@ class Leases(Generic[T]):
         """Make the caller one more owner.
 
         Args:
-            key: What the thing is made from; equal keys share one.
-            make: Makes it where nobody owns one yet. It must be quick: loading comes later.
+            key: What the object is made from; equal keys share one object.
+            make: Makes the object if it has no owner yet. It must be quick, without loading.
 
         Returns:
             The caller's share.
@@ -67,11 +67,11 @@ class Leases(Generic[T]):
         return Lease(entry.value, _GiveBack(self, key, entry))
 
     def give_back(self, key: Hashable, entry: _Entry[T]) -> None:
-        """Take a share back; only a lease does this.
+        """Take a share back; called by leases only.
 
         Args:
-            key: The key that the thing was leased by.
-            entry: The thing with its count of owners.
+            key: The key of the object.
+            entry: The object with its number of owners.
         """
         with self._lock:
             entry.owners -= 1
@@ -87,7 +87,7 @@ class Leases(Generic[T]):
 
 
 class _Entry(Generic[T]):
-    """A shared thing and the number of its owners."""
+    """A shared object and the number of its owners."""
 
     def __init__(self, value: T) -> None:
         self.value = value
@@ -95,7 +95,7 @@ class _Entry(Generic[T]):
 
 
 class _GiveBack:
-    """What ends a lease: no closure, so that nothing but these three is kept alive."""
+    """Returns a share; not a closure, so that it keeps nothing else alive."""
 
     def __init__(self, registry: Leases[Any], key: Hashable, entry: _Entry[Any]) -> None:
         self._registry, self._key, self._entry = registry, key, entry

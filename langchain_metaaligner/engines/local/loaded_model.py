@@ -1,4 +1,4 @@
-"""A checkpoint's parts, loaded when first needed, for all engines that share them."""
+"""The parts of a checkpoint, loaded on first use and shared by engines."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from langchain_metaaligner.options import LoadOptions
 logger = logging.getLogger(__name__)
 
 CLOSED = (
-    "This engine was closed. Ask load_engine for a new one; close() belongs at the very end of an"
-    " owner's work."
+    "This engine was closed. Get a new one from load_engine, and call close() only when you no"
+    " longer need the engine."
 )
 _WORKERS = 64
 _PREFIXES_ON_CPU = 128 << 20
@@ -39,15 +39,15 @@ _PREFIXES_ON_ACCELERATORS = 1 << 30
 
 
 class LoadedModel:
-    """A checkpoint that is being used.
+    """A checkpoint in use.
 
     Args:
         name: A hub id, a folder, or `embedded`.
         options: How it is loaded.
-        limits: What its scheduler takes on at a time; `None` suits the device.
+        limits: Limits of its scheduler; `None` chooses limits that suit the device.
 
     Attributes:
-        name: The same name.
+        name: The hub id, the folder, or `embedded`.
     """
 
     def __init__(self, name: str, options: LoadOptions, limits: Limits | None = None) -> None:
@@ -65,7 +65,7 @@ class LoadedModel:
 
     @property
     def config(self) -> Any:
-        """The configuration, read without any weights."""
+        """The configuration; reading it does not load the weights."""
         if self._config is None:
             with self._loading:
                 self._read_config()
@@ -73,7 +73,7 @@ class LoadedModel:
 
     @property
     def config_dict(self) -> Mapping[str, Any]:
-        """The configuration as its file has it."""
+        """The content of `config.json`."""
         said = self._config_dict
         if said is None:
             with self._loading:
@@ -83,7 +83,7 @@ class LoadedModel:
 
     @property
     def tokenizer(self) -> PromptTokenizer:
-        """The tokenizer's rules, read without any weights."""
+        """The tokenizer; reading it does not load the weights."""
         tokenizer = self._tokenizer
         if tokenizer is None:
             with self._loading:
@@ -91,13 +91,13 @@ class LoadedModel:
         return tokenizer
 
     def model(self, cancellation: Cancellation | None = None) -> Any:
-        """The model, which is loaded where it isn't yet.
+        """Load the model if that has not been done yet.
 
         Args:
-            cancellation: Ends the wait for another thread's loading.
+            cancellation: Ends the wait while another thread loads the model.
 
         Returns:
-            The model of transformers.
+            The transformers model.
         """
         model = self._model
         if model is None:
@@ -105,39 +105,42 @@ class LoadedModel:
             with cancellation.holding(self._loading, "the model was being loaded"):
                 model = self._model
                 if model is None:
-                    # With the thread goes what OpenMP keeps for one that has multiplied anything.
+                    # When this thread ends, OpenMP frees the helper threads that it made for it.
                     model = threads.start(self._read_model, "metaaligner-load").result()
             cancellation.check("the model was being loaded")
         return model
 
     def scheduler(self, cancellation: Cancellation | None = None) -> Scheduler:
-        """The scheduler of the model, which is loaded where it isn't yet.
+        """Load the model if that has not been done yet, and return its scheduler.
 
         Args:
-            cancellation: Ends the wait for another thread's loading.
+            cancellation: Ends the wait while another thread loads the model.
 
         Returns:
-            The one scheduler of all who share the model.
+            The scheduler that all engines with this model share.
+
+        Raises:
+            EngineError: The model was closed.
         """
         self.model(cancellation)
         scheduler = self._scheduler
-        if scheduler is None:  # closed meanwhile
+        if scheduler is None:  # closed in the meantime
             raise EngineError(CLOSED)
         return scheduler
 
     @property
     def stats(self) -> EngineStats:
-        """What is going on at the moment."""
+        """Current figures; all zero before the weights are loaded."""
         scheduler = self._scheduler
         return EngineStats() if scheduler is None else scheduler.stats
 
     @cached_property
     def workers(self) -> ThreadPoolExecutor:
-        """Threads that wait for edits in place of an event loop."""
+        """Threads that wait for edits, so that event loops need not."""
         return ThreadPoolExecutor(_WORKERS, thread_name_prefix="metaaligner")
 
     def close(self) -> None:
-        """Let go of everything; work that is under way keeps the weights until it ends."""
+        """Release everything; edits that are still running keep the weights until they end."""
         self._closed = True
         scheduler = self._scheduler
         if scheduler is not None:
@@ -181,7 +184,7 @@ class LoadedModel:
             compile_feed_forward(model, self._options.torch_compile)
         else:
             prepack(model, self._options.prepack_weights)
-        if self._closed:  # meanwhile; nobody would free it again
+        if self._closed:  # closed while loading: nothing would free the weights later
             raise EngineError(CLOSED)
         self._scheduler = self._new_scheduler(model)
         self._model = model

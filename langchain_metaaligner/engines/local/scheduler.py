@@ -1,4 +1,4 @@
-"""The scheduler of a model: one thread makes passes for all who wait for an edit."""
+"""The scheduler of a model: one thread makes the forward passes for all callers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from langchain_metaaligner.errors import EditTimeout, OverloadedError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one scheduler takes on.
+    """Limits of a scheduler.
 
     Attributes:
-        sequences: Most sequences that keep keys and values at a time.
-        chunk: Most tokens of a prompt in one pass; a longer one takes several.
-        prefill: Tokens up to which a pass takes on more than one prompt.
-        waiting: Sequences waiting for their first pass at which further callers are turned away.
-        glance: Seconds between two looks at whether a caller still waits.
+        sequences: How many sequences may have keys and values in memory at a time.
+        chunk: How many tokens of a prompt one pass may process; longer prompts take several.
+        prefill: How many prompt tokens one pass may process if they are of several prompts.
+        waiting: How many sequences may wait for their first pass; beyond that, calls are refused.
+        glance: Seconds between two checks whether a caller is still waiting.
         idle: Seconds without work after which the thread ends.
     """
 
@@ -38,14 +38,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine is doing at the moment; nothing before its weights are loaded.
+    """Current figures of an engine; all zero before its weights are loaded.
 
     Attributes:
-        calls: Callers who wait for an edit or a piece of one.
-        waiting: Their sequences of which the model has seen nothing yet.
-        running: Their sequences that keep keys and values.
-        passes: Forward passes since the weights were loaded.
-        prefix_bytes: Bytes of keys and values kept for later prompts.
+        calls: Number of calls that are waiting for an edit or a piece of one.
+        waiting: Number of their sequences that wait for their first pass.
+        running: Number of their sequences with keys and values in memory.
+        passes: Number of forward passes since the weights were loaded.
+        prefix_bytes: Bytes of keys and values that are kept for later prompts.
         packs: Whether all sequences share each pass.
         has_thread: Whether the thread that makes the passes is alive.
     """
@@ -65,7 +65,7 @@ def _has_ended(sequence: EditSequence) -> bool:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """The sequences of one caller, who waits for them."""
+    """The sequences that one caller is waiting for."""
 
     sequences: Sequence[EditSequence]
     cancellation: Cancellation
@@ -73,7 +73,7 @@ class _Call:
     ready: threading.Event = field(default_factory=threading.Event)
 
     def wanted(self) -> list[EditSequence]:
-        """Those that somebody waits for, even if the caller has not found out yet."""
+        """Sequences that are neither done, cancelled nor past their deadline."""
         if self.cancellation.over:
             return []
         return [sequence for sequence in self.left() if not sequence.cancellation.over]
@@ -83,24 +83,24 @@ class _Call:
 
 
 class Scheduler:
-    """Gathers the requests of all callers, threads and tasks alike, into shared passes.
+    """Combines the requests of all callers, threads and tasks alike, into shared passes.
 
-    One thread makes the passes for everybody's sequences; a request that arrives joins at the next
-    one. A caller who has left, or whose time is up, takes only its own sequences along.
+    One thread makes the passes for all sequences; a new request joins at the next pass. When a
+    call is cancelled or passes its deadline, only its own sequences are dropped.
 
-    The thread is there because OpenMP keeps helpers for each thread that ever ran a model, and
-    with more of them than cores all wait for each other the slow way: 16 edits took 1.5 times as
-    long. It starts with the first request and ends when there is nothing to do for a second; what
-    `torch.set_num_threads` says counts for it from its next start on.
+    A single thread is used because OpenMP keeps helper threads for each thread that ever ran a
+    model. With more helpers than cores they slow each other down: 16 edits took 1.5 times as long.
+    The thread starts with the first request and ends after a second (`Limits.idle`) without work.
+    A change by `torch.set_num_threads` takes effect when the thread next starts.
 
     Args:
         decoder: Makes the passes.
-        prefixes: Keys and values of prompts' beginnings.
-        limits: What is taken on.
+        prefixes: Keys and values of the beginnings of prompts.
+        limits: The scheduler's limits.
 
     Attributes:
         decoder: Makes the passes.
-        prefixes: Keys and values of prompts' beginnings.
+        prefixes: Keys and values of the beginnings of prompts.
     """
 
     def __init__(self, decoder: Decoder, prefixes: PrefixCache, limits: Limits) -> None:
@@ -114,12 +114,12 @@ class Scheduler:
 
     @property
     def keeps_prefixes(self) -> bool:
-        """Whether it is any use to prefill ahead."""
+        """Whether prefixes are kept, so that prefilling ahead is useful."""
         return self.decoder.forward.packs and self.prefixes.limit > 0
 
     @property
     def stats(self) -> EngineStats:
-        """What is going on at the moment."""
+        """Current figures."""
         with self._changed:
             states = [one.state for call in self._calls for one in call.sequences]
             begun = (SequenceState.PREFILLING, SequenceState.DECODING)
@@ -139,16 +139,17 @@ class Scheduler:
         cancellation: Cancellation,
         done: Callable[[EditSequence], bool] = _has_ended,
     ) -> None:
-        """Wait until sequences are done; what went wrong with one is its `error`.
+        """Wait until sequences are done; a failed sequence has its error in `error`.
 
         Args:
             sequences: The sequences.
-            cancellation: Says whether the caller is still there.
-            done: When a sequence is done, if not at its end.
+            cancellation: Tells whether the caller still wants the result.
+            done: Tells whether a sequence is done; by default when it has ended.
 
         Raises:
-            Cancelled: The caller has left.
-            OverloadedError: Too many requests wait already.
+            Cancelled: The caller no longer wants the result.
+            EditTimeout: The deadline of the whole call has passed.
+            OverloadedError: Too many requests are waiting already.
         """
         call = _Call(sequences, cancellation, done)
         with self._changed:
@@ -162,19 +163,19 @@ class Scheduler:
         finally:
             with self._changed:
                 self._calls.remove(call)
-                while any(one in self._running for one in sequences):  # in the middle of a pass
+                while any(one in self._running for one in sequences):  # a pass still uses them
                     self._changed.wait()
             for one in sequences:
                 if one.state is SequenceState.FAILED:
                     one.cache = None
 
     def close(self) -> None:
-        """Let the thread end as soon as nobody waits for anything."""
+        """Let the thread end as soon as no caller is waiting."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
             thread = self._thread if not self._calls else None
-        # Whoever forgets an engine may be any thread, this one too.
+        # An engine may be garbage-collected in any thread, even in the scheduler's own.
         if thread is not None and thread is not threading.current_thread():
             thread.join(self._limits.glance)
 
@@ -184,13 +185,13 @@ class Scheduler:
         )
         if waiting >= self._limits.waiting:
             message = (
-                f"{waiting} edits wait for this model already, and no more are taken on. Try"
-                " again in a while, send fewer at once, or allow more with max_queue=..."
+                f"{waiting} edits are waiting for this model already, and no more are accepted."
+                " Try again later, send fewer at once, or allow more with max_queue=..."
             )
             raise OverloadedError(message)
 
     def _is_wanted(self, call: _Call) -> bool:
-        """Whether a caller still waits for any sequence; those whose time is up are given up."""
+        """Whether a caller still waits for a sequence; fails those whose deadline has passed."""
         left = call.left()
         if not left:
             return False
@@ -203,7 +204,7 @@ class Scheduler:
         return any(not sequence.ended for sequence in left)
 
     def _wake(self) -> None:
-        if self._thread is None or not self._thread.is_alive():  # none is, behind a fork
+        if self._thread is None or not self._thread.is_alive():  # no thread survives a fork
             self._thread = threading.Thread(
                 target=self._work, name="metaaligner-model", daemon=True
             )
@@ -231,15 +232,15 @@ class Scheduler:
                     self._changed.notify_all()
 
     def _pass(self, sequences: Sequence[EditSequence]) -> None:
-        """Make one pass for some of the sequences that are waited for."""
+        """Make one pass for some of the sequences."""
         try:
             for sequence in sequences:
                 self._begin(sequence)
             self.decoder.step(sequences, self._limits.chunk)
-        except BaseException as error:  # noqa: BLE001 - belongs to the sequence that caused it
+        except BaseException as error:  # noqa: BLE001 - it becomes the error of its sequence
             if len(sequences) == 1:
                 sequences[0].fail(error)
-            for sequence in sequences:  # which of them was it? Each goes by itself next time.
+            for sequence in sequences:  # each gets a pass of its own, to find the one at fault
                 sequence.isolated = True
         else:
             for sequence in sequences:
@@ -249,7 +250,7 @@ class Scheduler:
                     sequence.cache = None
 
     def _choose(self) -> list[EditSequence]:
-        """The sequences of the next pass: all that are being decoded, and prompts in turn."""
+        """Choose the sequences of the next pass: all that are being decoded, then prompts."""
         self._calls.rotate(-1)
         sequences = list(self._in_turn())
         alone = next((sequence for sequence in sequences if sequence.isolated), None)
@@ -271,7 +272,7 @@ class Scheduler:
         return chosen
 
     def _in_turn(self) -> Iterator[EditSequence]:
-        """All callers' sequences, one of each in turn, so that no large call delays a small one."""
+        """Take a sequence from each caller in turn, so that large calls don't delay small ones."""
         for turn in zip_longest(*(call.wanted() for call in self._calls)):
             yield from (sequence for sequence in turn if sequence is not None)
 
@@ -284,7 +285,7 @@ class Scheduler:
         sequence.begin(cache)
 
     def _share(self, sequence: EditSequence) -> None:
-        """Keep what the prompt begins with for others, once it was computed."""
+        """Keep the beginning of the prompt for other sequences, once it has been computed."""
         begun = sequence.shared < sequence.shareable <= sequence.cache.length
         if begun and self.keeps_prefixes:
             self.prefixes.add(sequence.prompt[: sequence.shareable], sequence.cache.copy)

@@ -1,4 +1,4 @@
-"""One request on its way through the model."""
+"""The state of one request while the model works on it."""
 
 from __future__ import annotations
 
@@ -19,47 +19,48 @@ _IN_CACHE = 4  # rows of logits
 
 
 class SequenceState(enum.Enum):
-    """How far a sequence has come."""
+    """The stages of a sequence."""
 
     WAITING = enum.auto()
-    """The model has seen nothing of it, and it has no cache."""
+    """The model has processed none of its tokens, and it has no cache."""
     PREFILLING = enum.auto()
-    """The model has more than one of its tokens still to see."""
+    """More than one of its tokens is still to be processed."""
     DECODING = enum.auto()
-    """One token is left to see, behind which the next ones are chosen."""
+    """One token is still to be processed; the next tokens are chosen after it."""
     FINISHED = enum.auto()
-    """It has ended by itself."""
+    """It has ended normally."""
     FAILED = enum.auto()
     """It has ended with an error."""
 
 
 @dataclass(slots=True, eq=False)
 class EditSequence:
-    """One request on its way through the model.
+    """The state of one request while the model works on it.
 
     Attributes:
         prompt: The prompt's tokens.
-        limit: Most tokens of output; 0 where the prompt is only prefilled.
-        temperature: 0 takes the likeliest token.
-        output: The text so far.
-        drafter: Says what to try next.
-        ends: Tokens that end it.
-        draft_text: The answer, which is the edit's text if the edit has just its tokens.
-        keep_above: From which agreement on the answer stays as it is, if at all.
-        token_agreement: Whether the answer's tokens are wanted with their log-probabilities.
-        state: How far it has come.
-        cache: What the model keeps of the tokens that it has seen, while there is any use for it.
-        finish_reason: Why it ended, once it has.
-        error: What went wrong with it, once it has failed.
-        passes: Forward passes that it took part in.
-        piece: Text that was made sure of since it was last emptied.
-        scores: Log-probabilities of the answer's tokens, as far as passes have told them.
-        first_scores: Log-probabilities of what the answer may begin with, by token.
-        kept: Whether the answer was left as it is, with no decoding.
-        cancellation: Knows when the request's time is up.
-        isolated: Whether it took part in a pass that failed, so that its next one is its own.
-        shareable: Tokens of the prompt that others' prompts may begin with.
-        shared: How many of those are kept for others already, or were taken over from them.
+        limit: Maximum length of the output, in tokens; 0 if the prompt is only prefilled.
+        temperature: Sampling temperature; 0 takes the likeliest token.
+        output: The output so far.
+        drafter: Proposes the next draft.
+        ends: Tokens that end the output.
+        draft_text: The answer; it is the edit's text if the edit has the answer's tokens.
+        keep_above: Agreement from which the answer is kept without decoding; `None` for never.
+        token_agreement: Whether the log-probability of each token of the answer is wanted.
+        state: The stage that it has reached.
+        cache: Keys and values of the tokens that the model has processed; `None` before the first
+            pass and after the end.
+        finish_reason: Why it ended; `None` before that.
+        error: Why it failed; `None` unless it did.
+        passes: Number of forward passes that it took part in.
+        piece: Text that became final and was not yet handed out.
+        scores: Log-probabilities of the answer's tokens, as far as they are known.
+        first_scores: Log-probabilities of the tokens that the answer may begin with, by token.
+        kept: Whether the answer was kept as it is, without decoding.
+        cancellation: Tells whether the request's deadline has passed.
+        isolated: Whether its last pass failed, so that its next one must be for it alone.
+        shareable: Number of tokens at the beginning of the prompt that other prompts may share.
+        shared: How many of these are in the prefix cache or came from it.
     """
 
     prompt: list[int]
@@ -100,11 +101,11 @@ class EditSequence:
 
         Args:
             request: The request.
-            prompt: Its prompt's tokens.
-            output: Its text, still empty.
-            drafter: Knows its draft.
-            window: Tokens that prompt and output share.
-            ends: Tokens that end it.
+            prompt: The tokens of its prompt.
+            output: Its output, still empty.
+            drafter: A drafter for its draft.
+            window: How many tokens the prompt and the output may have together.
+            ends: Tokens that end the output.
 
         Returns:
             The sequence.
@@ -118,8 +119,8 @@ class EditSequence:
         room = window - len(prompt)
         if room <= 0:
             message = (
-                f"The prompt has {len(prompt)} tokens, but the window holds {window} for prompt"
-                " and edit together. Shorten the context or the answer."
+                f"The prompt has {len(prompt)} tokens, but the window holds {window} for the"
+                " prompt and the edit together. Shorten the context or the answer."
             )
             raise EngineError(message)
         sequence = cls(
@@ -140,12 +141,12 @@ class EditSequence:
 
     @classmethod
     def of_prefix(cls, prompt: list[int], output: OutputText, drafter: Drafter) -> EditSequence:
-        """Make a sequence that prefills the beginning of a prompt, and decodes nothing.
+        """Make a sequence that prefills the beginning of a prompt and decodes nothing.
 
         Args:
             prompt: The tokens of the beginning.
-            output: An empty text.
-            drafter: One with nothing to draft.
+            output: An empty output.
+            drafter: A drafter without a draft.
 
         Returns:
             The sequence.
@@ -156,55 +157,58 @@ class EditSequence:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will be done for it."""
+        """Whether it has finished or failed."""
         return self.state in (SequenceState.FINISHED, SequenceState.FAILED)
 
     @property
     def unseen(self) -> int:
-        """Tokens that the model has not seen yet."""
+        """Number of tokens that the model has not processed yet."""
         seen = self.cache.length if self.cache is not None else 0
         return len(self.prompt) + len(self.output.ids) - seen
 
     def begin(self, cache: Any) -> None:
-        """Take a cache, empty or with what the prompt begins with.
+        """Start with a cache.
 
         Args:
-            cache: The cache.
+            cache: The cache, empty or with keys and values of the prompt's beginning.
         """
         self.cache = cache
         self.shared = cache.length
         self.advance()
 
     def advance(self) -> None:
-        """Take note that the cache holds more of the sequence, or that there is more of it."""
+        """Update the state after the cache or the output has grown."""
         if not self.ended:
             last = self.unseen == 1
             self.state = SequenceState.DECODING if last else SequenceState.PREFILLING
 
     def finish(self, reason: FinishReason) -> None:
-        """End well.
+        """End normally.
 
         Args:
             reason: Why it ends.
         """
-        if not self.ended:  # its time may have been up in the middle of a pass
+        if not self.ended:  # its deadline may have passed during a pass
             self.state, self.finish_reason = SequenceState.FINISHED, reason
 
     def fail(self, error: BaseException) -> None:
         """End with an error.
 
         Args:
-            error: What went wrong.
+            error: The error.
         """
         self.state, self.error = SequenceState.FAILED, error
 
     # -- a pass -------------------------------------------------------------------------------
 
     def next_tokens(self, most: int) -> list[int]:
-        """The next tokens that the model has not seen.
+        """Return the next tokens that the model has not processed.
 
         Args:
-            most: How many at most.
+            most: Maximum number of tokens.
+
+        Returns:
+            The tokens.
         """
         seen, made = self.cache.length, len(self.prompt)
         if seen >= made:
@@ -213,30 +217,30 @@ class EditSequence:
 
     @property
     def asks_all(self) -> bool:
-        """Whether the next draft is the whole answer, whatever it costs or may be used of it."""
+        """Whether the next draft must be the whole answer, whatever it costs."""
         wanted = self.keep_above is not None or self.token_agreement
-        # Behind the first token it may have turned out that the answer is spelt otherwise.
+        # The first token may show that the edit uses another spelling, so the second pass asks too.
         return wanted and len(self.output.ids) < 2
 
     def score(self, logits: torch.Tensor) -> None:
-        """Take note of how likely the answer's next tokens were, while edit and answer are one.
+        """Record how likely the answer's next tokens were, while the edit follows the answer.
 
         Args:
-            logits: `[1 + drafted_tokens, vocabulary]`: those behind the last token of the output,
-                and behind each token that was drafted.
+            logits: `[1 + drafted_tokens, vocabulary]`: the logits after the last token of the
+                output and after each drafted token.
         """
         made, spelt = len(self.output.ids), self.drafter.draft
         if not made:
             firsts = [one[0] for one in self.drafter.spellings]
             odds = _log_probabilities(logits[:1].expand(len(firsts), -1), firsts)
             self.first_scores = dict(zip(firsts, odds, strict=True))
-        elif made == 1:  # the edit may have begun in another spelling than was drafted
+        elif made == 1:  # the edit may have begun in another spelling than the drafted one
             self.scores = [self.first_scores.get(spelt[0], 0.0)]
         if len(self.scores) == made:
             self.scores += _log_probabilities(logits, spelt[made : made + len(logits)])
 
     def push(self, tokens: Sequence[int]) -> None:
-        """Take tokens that the model has chosen, up to where the edit ends.
+        """Append tokens that were chosen, up to the end of the edit.
 
         Args:
             tokens: The tokens.
@@ -252,7 +256,7 @@ class EditSequence:
             self.piece += self.output.finish()
 
     def keep(self) -> None:
-        """Leave the answer as it is."""
+        """End with the answer as it is."""
         self.finish("stop")
         self.kept, self.piece = True, self.draft_text
 
@@ -260,13 +264,17 @@ class EditSequence:
 
     @property
     def agreement(self) -> float | None:
-        """Mean log-probability of the answer's tokens; `None` unless all of them are known."""
+        """Mean log-probability of the answer's tokens; `None` unless all are known."""
         if not self.scores or len(self.scores) < len(self.drafter.draft):
             return None
         return sum(self.scores) / len(self.scores)
 
     def edit(self) -> Edit:
-        """The finished edit; its usage counts no end token and nothing behind a stop text."""
+        """Make the finished edit.
+
+        Returns:
+            The edit. Its usage counts neither the end token nor anything after a stop text.
+        """
         made = 0 if self.kept else self.output.used_tokens()
         return Edit(
             text=self.draft_text if self.kept else self.output.text,
@@ -294,10 +302,18 @@ class EditSequence:
 
 
 def _log_probabilities(logits: torch.Tensor, tokens: Sequence[int]) -> list[float]:
-    """How likely each token was, in its place."""
+    """Compute the log-probability of each token.
+
+    Args:
+        logits: `[rows, vocabulary]`, at least one row for each token.
+        tokens: The tokens, one for each row.
+
+    Returns:
+        Their natural log-probabilities.
+    """
     logits = logits[: len(tokens)]
     wanted = torch.tensor(tokens, device=logits.device)[:, None]
-    # A few rows at a time stay in a CPU's cache: a quarter of the time for a whole answer.
+    # A few rows at a time fit into a CPU's cache, which takes a quarter of the time.
     sums = [rows.float().logsumexp(-1) for rows in torch.split(logits, _IN_CACHE)]
     found: list[float] = (logits.gather(-1, wanted)[:, 0].float() - torch.cat(sums)).tolist()
     return found
