@@ -1,4 +1,4 @@
-"""For tests: an engine that edits by a script, and the tests that every engine should pass."""
+"""Tools for tests: a scripted engine, and the tests that every engine should pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
     if name != "EngineConformance":
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    # Only here, because it needs pytest.
+    # Imported only on demand, because it needs pytest.
     from langchain_metaaligner.testing import engine_conformance
 
     globals()[name] = value = engine_conformance.EngineConformance

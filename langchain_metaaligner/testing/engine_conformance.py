@@ -19,13 +19,13 @@ from langchain_metaaligner.errors import EditTimeout, MetaAlignerError
 
 T = TypeVar("T")
 
-_BEAT = 0.01  # seconds between two signs of life of an event loop
+_BEAT = 0.01  # seconds between two heartbeats of an event loop
 
 
 class EngineConformance:
     """The tests that every engine should pass.
 
-    Subclass it in a test module and say how the engine is made:
+    Subclass it in a test module and define how to make the engine:
 
     ```python
     class TestMyEngine(EngineConformance):
@@ -35,13 +35,13 @@ class EngineConformance:
     ```
 
     Attributes:
-        prompts: Prompts and drafts of the edits that are asked for. Override them where the model
-            needs others.
-        max_new_tokens: Most tokens of each edit.
-        patience: Seconds that an edit may take before it counts as stuck.
-        grace: Seconds by which an engine that keeps deadlines may miss one: its longest forward
-            pass, or step.
-        held_up: Seconds for which nothing may hold up the event loop.
+        prompts: Prompts of the requested edits, each with its draft. Override them if the model
+            needs other prompts.
+        max_new_tokens: Maximum length of each edit, in tokens.
+        patience: Seconds that a call may take before it counts as stuck.
+        grace: Seconds by which a call may miss its deadline: the time of the longest forward pass
+            or step.
+        held_up: Seconds for which the event loop must not be blocked.
     """
 
     prompts: Sequence[tuple[str, str]] = (
@@ -63,7 +63,7 @@ class EngineConformance:
         pytest.fail("Override the fixture `engine`: it returns the engine to test.")
 
     def requests(self) -> list[Request]:
-        """What the engine is asked to edit."""
+        """Make the requests that the engine is given."""
         return [
             Request(prompt, draft, max_new_tokens=self.max_new_tokens, draft_at=prompt.rfind(draft))
             for prompt, draft in self.prompts
@@ -72,34 +72,34 @@ class EngineConformance:
     # -- what it is ---------------------------------------------------------------------------
 
     def test_it_is_an_engine(self, engine: Any) -> None:
-        """It has an `edit`, and says of itself what an engine may say."""
+        """It has a method `edit`, and its attributes have valid values."""
         one = as_engine(engine)
-        expect(isinstance(one.name, str) and one.name, f"name is {one.name!r}, expected a text")
+        expect(isinstance(one.name, str) and one.name, f"name is {one.name!r}; expected a text")
         window = one.window
         expect(
             window is None or (isinstance(window, int) and window > 0),
-            f"window is {window!r}, expected None or a number of tokens",
+            f"window is {window!r}; expected None or a number of tokens",
         )
         hint = one.family_hint
-        expect(hint is None or isinstance(hint, str), f"family_hint is {hint!r}, expected a text")
+        expect(hint is None or isinstance(hint, str), f"family_hint is {hint!r}; expected a text")
         control = list(one.control_tokens)
         expect(
             all(isinstance(token, str) and token for token in control),
-            f"control_tokens are {control!r:.80}, expected texts, none of them empty",
+            f"control_tokens are {control!r:.80}; expected texts, none of them empty",
         )
 
     def test_it_counts_tokens(self, engine: Any) -> None:
-        """`count_tokens` never counts too few: a text has no fewer tokens than its beginning."""
+        """`count_tokens` gives plausible numbers: a text has about as many as its half, or more."""
         one = as_engine(engine)
         for prompt, _ in self.prompts:
             whole, half = one.count_tokens(prompt), one.count_tokens(prompt[: len(prompt) // 2])
             expect(
                 isinstance(whole, int) and whole > 0,
-                f"count_tokens({prompt!r}) is {whole!r}, expected a number of tokens",
+                f"count_tokens({prompt!r}) is {whole!r}; expected a number of tokens",
             )
-            # The last word of a beginning may be cut in more tokens than the whole word has.
+            # The half may end inside a word, which can take more tokens than the whole word.
             expect(
-                half <= whole + 8, f"half of {prompt!r} has {half} tokens, but the whole {whole}"
+                half <= whole + 8, f"half of {prompt!r} has {half} tokens, all of it only {whole}"
             )
 
     def test_it_loads_and_warms(self, engine: Any) -> None:
@@ -116,20 +116,20 @@ class EngineConformance:
     # -- edits --------------------------------------------------------------------------------
 
     def test_it_makes_an_edit_for_each_request(self, engine: Any) -> None:
-        """`edit` returns as many good edits as there are requests, one request or several."""
+        """`edit` returns a valid edit for each request, for one request and for several."""
         one = as_engine(engine)
         requests = self.requests()
         self._check(self._in_time(lambda: one.edit(requests), "edit(requests)"), requests)
         self._check(self._in_time(lambda: one.edit(requests[:1]), "edit([request])"), requests[:1])
 
     def test_it_makes_edits_asynchronously(self, engine: Any) -> None:
-        """`aedit` does as `edit`."""
+        """`aedit` returns a valid edit for each request, like `edit`."""
         one, requests = as_engine(engine), self.requests()
         made = self._in_time(lambda: asyncio.run(_awaited(one.aedit(requests))), "aedit(requests)")
         self._check(made, requests)
 
     def test_it_makes_each_edit_by_itself(self, engine: Any) -> None:
-        """`edit_each` and `aedit_each` return an edit or an error of this package for each."""
+        """`edit_each` and `aedit_each` return a valid edit for each request."""
         one, requests = as_engine(engine), self.requests()
         self._check(self._in_time(lambda: one.edit_each(requests), "edit_each(requests)"), requests)
         self._check(
@@ -140,7 +140,7 @@ class EngineConformance:
         )
 
     def test_it_edits_with_every_option(self, engine: Any) -> None:
-        """Options of a request that the engine does nothing with do no harm."""
+        """All options of a request are accepted, even if the engine ignores them."""
         one = as_engine(engine)
         for options in (
             {"keep_above": -1e9},
@@ -155,16 +155,16 @@ class EngineConformance:
             self._check(made, [request])
 
     def test_it_reports_agreement_where_it_says_so(self, engine: Any) -> None:
-        """An engine with `reports_agreement` tells the agreement of a draft that it has seen."""
+        """An engine with `reports_agreement` reports the agreement of a draft."""
         one = as_engine(engine)
         if not one.reports_agreement:
             return
         request = replace(self.requests()[0], token_agreement=True)
         (made,) = self._check(self._in_time(lambda: one.edit([request]), "edit"), [request])
-        expect(made.agreement is not None, "agreement is None, though reports_agreement is True")
+        expect(made.agreement is not None, "agreement is None, but reports_agreement is True")
 
     def test_threads_may_share_it(self, engine: Any) -> None:
-        """Several threads edit at once."""
+        """Several threads may edit at the same time."""
         one, requests = as_engine(engine), self.requests()
         going = [threads.start(lambda: one.edit(requests), "conformance") for _ in range(4)]
         for made in going:
@@ -173,10 +173,10 @@ class EngineConformance:
     # -- time ---------------------------------------------------------------------------------
 
     def test_it_is_never_late(self, engine: Any) -> None:
-        """With a deadline there is an edit before it or an `EditTimeout` soon after it.
+        """With a deadline, there is an edit before it or an `EditTimeout` soon after it.
 
-        An engine that doesn't say `keeps_deadlines` is left alone at the deadline; one that does
-        is taken at its word, here and in use.
+        For an engine without `keeps_deadlines`, the caller stops waiting at the deadline. An
+        engine with it must stop by itself, here as in use.
         """
         one = as_engine(engine)
         one.load()
@@ -194,20 +194,20 @@ class EngineConformance:
                     raise made
                 expect(
                     late < (0 if seconds < 0 else self.grace),
-                    f"{way} gave a good edit {late + max(0.0, -seconds):.2f} s after the deadline;"
-                    " expected EditTimeout. An engine that can't stop in time leaves"
+                    f"{way} gave an edit {late + max(0.0, -seconds):.2f} s after the deadline;"
+                    " expected EditTimeout. An engine that can't stop in time must leave"
                     " keeps_deadlines at False",
                 )
 
     def test_it_leaves_the_event_loop_free(self, engine: Any) -> None:
-        """Other tasks go on while `aedit` works."""
+        """Other tasks can run while `aedit` works."""
         one, requests = as_engine(engine), self.requests()
         one.load()
         gap, others = self._in_time(lambda: asyncio.run(_longest_gap(one, requests)), "aedit")
         expect(
             gap - others < self.held_up,
-            f"aedit held up the event loop for {gap:.2f} s. Await something, or leave aedit out:"
-            " by default edit runs in a thread",
+            f"aedit held up the event loop for {gap:.2f} s. Await the blocking work, or leave aedit"
+            " out: by default, edit runs in a thread",
         )
 
     def test_cancelling_ends_the_wait(self, engine: Any) -> None:
@@ -227,21 +227,21 @@ class EngineConformance:
     # -- streams ------------------------------------------------------------------------------
 
     def test_its_stream_joins_to_the_edit(self, engine: Any) -> None:
-        """The pieces of a stream are texts and join to the edit that it returns, if it does."""
+        """The pieces of a stream are texts; joined, they are the edit, if it returns one."""
         one = as_engine(engine)
         for request in self.requests():
             pieces, made = self._in_time(partial(_read, one.stream, request), "stream(request)")
             wrong = [piece for piece in pieces if not isinstance(piece, str)]
-            expect(not wrong, f"a stream gave {wrong[:1]!r:.80}, expected texts")
+            expect(not wrong, f"a stream gave {wrong[:1]!r:.80}; expected texts")
             if made is not None:
                 (edit,) = self._check([made], [request])
                 expect(
                     edit.text == "".join(pieces),
-                    f"pieces join to {''.join(pieces)!r:.80}, but the edit is {edit.text!r:.80}",
+                    f"pieces joined are {''.join(pieces)!r:.80}, but the edit is {edit.text!r:.80}",
                 )
 
     def test_its_stream_can_be_closed(self, engine: Any) -> None:
-        """`close()` ends a stream before, and after, its first piece."""
+        """`close()` ends a stream, both before and after its first piece."""
         one, request = as_engine(engine), self.requests()[0]
         for pieces_before in (0, 1):
             pieces = self._in_time(lambda: iter(one.stream(request)), "stream(request)")
@@ -254,10 +254,10 @@ class EngineConformance:
             more = self._in_time(partial(next, pieces, None), "a closed stream")
             expect(more is None, f"a closed stream goes on with {more!r:.80}")
 
-    # -- how it is asked ----------------------------------------------------------------------
+    # -- how it is called ---------------------------------------------------------------------
 
     def _ways(self, engine: Engine) -> dict[str, Callable[[list[Request]], Any]]:
-        """All ways to an edit, as the aligner goes them."""
+        """Return all ways to make an edit, called as the aligner calls them."""
         return {
             "edit": lambda requests: deadlines.edit(engine, requests)[0],
             "aedit": lambda requests: asyncio.run(deadlines.aedit(engine, requests))[0],
@@ -288,11 +288,11 @@ class EngineConformance:
 
 
 def expect(held: Any, otherwise: str) -> None:
-    """Fail the test with a sentence unless something holds.
+    """Fail the test with a message unless a condition is true.
 
     Args:
-        held: What should be true.
-        otherwise: The sentence.
+        held: The condition.
+        otherwise: The message, without a full stop.
     """
     if not held:
         pytest.fail(f"{otherwise}.", pytrace=False)
@@ -320,9 +320,12 @@ def _read_or_error(engine: Engine, request: Request) -> Any:
 
 
 async def _longest_gap(engine: Engine, requests: Sequence[Request]) -> tuple[float, float]:
-    """Seconds for which the event loop stood still during an edit, and a thread beside it.
+    """Measure how long the event loop stood still during an edit, and a separate thread too.
 
-    The thread tells what the machine was busy with from what the engine held up.
+    A pause of the thread means that the machine was busy; only the engine's part must be short.
+
+    Returns:
+        The longest pause of the event loop and of the thread, in seconds.
     """
     ended = threading.Event()
 

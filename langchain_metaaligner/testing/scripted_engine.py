@@ -1,4 +1,4 @@
-"""An engine that edits by a script instead of a model."""
+"""An engine that returns scripted edits instead of running a model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from langchain_metaaligner.engines.base import Edit, Engine, Request
 from langchain_metaaligner.errors import EditTimeout
 
 Reply = str | Edit | BaseException
-"""What becomes of one request: the edited text, a whole `Edit`, or an error to raise."""
+"""The reply to one request: the edited text, a whole `Edit`, or an error to raise."""
 
 
 class ScriptedEngine(Engine):
-    """Edits by a script, and keeps every request.
+    """Returns scripted edits, and records every request.
 
     ```python
     engine = ScriptedEngine(lambda request: request.draft.replace("stupid", "good"))
@@ -24,17 +24,18 @@ class ScriptedEngine(Engine):
     ```
 
     Args:
-        reply: What becomes of each request: the same for all, a list with one for each request in
-            turn (the last one serves all that come after), or a function of the request. Left
-            out, every answer stays as it is.
-        delay: Seconds that each call takes.
-        piece: Characters of a piece in a stream.
-        name: What records call the model.
-        window: Tokens that prompt and edit share; a token is a word here.
+        reply: The reply to each request: one reply for all requests; a list of replies, one for
+            each request in turn, whose last one is repeated; or a function that takes the request
+            and returns a reply. By default every answer stays unchanged.
+        delay: How long each call takes, in seconds.
+        piece: Length of the pieces in a stream, in characters.
+        name: The model's name in records.
+        window: How many tokens the prompt and the edit may have together; `None` for no limit. A
+            token is a word here.
 
     Attributes:
         requests: All requests so far, in order.
-        closed_streams: How many streams have ended or were closed.
+        closed_streams: Number of streams that have ended or were closed.
     """
 
     keeps_deadlines = True
@@ -64,23 +65,50 @@ class ScriptedEngine(Engine):
         vars(self).update(state, _lock=threading.Lock())
 
     def count_tokens(self, text: str) -> int:
-        """Count words."""
+        """Count the words of a text.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The number of words.
+        """
         return len(text.split())
 
     def edit(self, requests: Sequence[Request]) -> list[Edit]:
-        """Make all edits by the script."""
+        """Return the scripted edits.
+
+        Args:
+            requests: The edits to make.
+
+        Returns:
+            An edit for each request, in order.
+
+        Raises:
+            EditTimeout: The delay went past the deadline of a request.
+        """
         replies = self._take(requests)
         time.sleep(_wait(self._delay, requests))
         return _made(replies, requests)
 
     async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
-        """Make all edits by the script."""
+        """Return the scripted edits without blocking the event loop; like `edit`."""
         replies = self._take(requests)
         await asyncio.sleep(_wait(self._delay, requests))
         return _made(replies, requests)
 
     def stream(self, request: Request) -> Generator[str, None, Edit]:
-        """Make one edit by the script, in pieces."""
+        """Yield one scripted edit in pieces.
+
+        Args:
+            request: The edit to make.
+
+        Yields:
+            The pieces of the edited text.
+
+        Returns:
+            The whole edit.
+        """
         try:
             (made,) = self.edit([request])
             for start in range(0, len(made.text), self._piece):
@@ -107,14 +135,17 @@ class ScriptedEngine(Engine):
 
 
 def _wait(delay: float, requests: Sequence[Request]) -> float:
-    """Seconds to wait, not past the first deadline."""
+    """Compute the seconds to wait, which end at the earliest deadline."""
     deadlines = [one.deadline for one in requests if one.deadline is not None]
     return min(delay, max(0.0, min(deadlines, default=float("inf")) - time.monotonic()))
 
 
 def _made(replies: Sequence[Reply], requests: Sequence[Request]) -> list[Edit]:
     if any(one.deadline is not None and one.deadline <= time.monotonic() for one in requests):
-        message = "The script's delay was longer than the time for the edit."
+        message = (
+            "The scripted engine's delay is longer than the edit's timeout. Use a shorter delay=,"
+            " or a longer timeout=."
+        )
         raise EditTimeout(message)
     return [_edit(reply) for reply in replies]
 

@@ -1,4 +1,4 @@
-"""Reads a checkpoint's folder: configuration, tokenizer, weights."""
+"""Reads a checkpoint: its configuration, tokenizer and weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointFiles:
-    """A checkpoint as its authors' trainer left it: a folder, or a hub repository.
+    """A checkpoint in transformers' format: a folder, or a hub repository.
 
     Args:
         name: Hub id or folder.
@@ -34,13 +34,13 @@ class CheckpointFiles:
         self._files = HubFiles(name, options)
 
     def config_dict(self) -> Mapping[str, Any]:
-        """Read the configuration as its file has it.
+        """Read `config.json`.
 
         Returns:
-            What `config.json` says.
+            Its content.
 
         Raises:
-            CheckpointError: It is missing or no JSON.
+            CheckpointError: It is missing or not JSON.
         """
         folder = self._files.description()
         file = folder / "config.json"
@@ -49,7 +49,7 @@ class CheckpointFiles:
         try:
             said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            message = f"The config.json of {self.name} is no JSON: {error}. Download it again."
+            message = f"The config.json of {self.name} is no JSON file: {error}. Download it again."
             raise CheckpointError(message) from error
         return said
 
@@ -60,7 +60,7 @@ class CheckpointFiles:
             The configuration of transformers.
 
         Raises:
-            CheckpointError: It is missing, unknown to transformers, or not of a causal model.
+            CheckpointError: It is missing, unknown to transformers, or not one of a causal model.
         """
         from transformers import AutoConfig
 
@@ -72,10 +72,10 @@ class CheckpointFiles:
         except Exception as error:
             code = "auto_map" in said
             message = f"The config.json of {self.name} can't be used: {first_line(error)} " + (
-                "It wants to run code of its own, and code that comes with a checkpoint is never"
-                " run. Use a checkpoint whose architecture is part of transformers."
+                "It needs code that comes with the checkpoint, and such code is never run. Use a"
+                " checkpoint whose architecture is part of transformers."
                 if code
-                else "Use a checkpoint of an architecture that this transformers knows."
+                else "Use a checkpoint whose architecture this version of transformers supports."
             )
             raise CheckpointError(message) from error
         _check_causal(self.name, config, said.get("architectures"))
@@ -88,12 +88,12 @@ class CheckpointFiles:
             A fast tokenizer of transformers.
 
         Raises:
-            CheckpointError: There is none that can be read.
+            CheckpointError: It is missing or can't be read.
         """
         return read_tokenizer(self._files.description(), self.name)
 
     def weights(self, config: Any) -> Any:
-        """Read the weights, after checking that they fit.
+        """Read the weights, after checking that they fit into memory.
 
         Args:
             config: What `config` returned.
@@ -162,8 +162,9 @@ class CheckpointFiles:
         if missing := sorted(report.get("missing_keys", ())):
             message = (
                 f"The weights of {self.name} are incomplete: {len(missing)} tensors are missing,"
-                f" {missing[0]} first, and would be random. It may be the body of a model without"
-                " its head, or an adapter (adapter=...); or download it again."
+                f" such as {missing[0]}, and would be random. It may be a model without its"
+                " language-modelling head, or an adapter, which belongs in adapter=...; if not,"
+                " download it again."
             )
             raise CheckpointError(message)
         return model
@@ -180,24 +181,24 @@ def read_tokenizer(folder: Path, name: str) -> Any:
         A fast tokenizer of transformers.
 
     Raises:
-        CheckpointError: There is none that can be read.
+        CheckpointError: It is missing or can't be read.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     whole = (folder / "tokenizer.json").is_file()
     if not whole and (folder / "tokenizer.model").is_file():
-        # From this file alone transformers 5 orders the merges wrongly: runs of spaces are split
-        # in other ways than the model was trained on.
+        # From this file alone, transformers 5 orders the merges wrongly and splits runs of spaces
+        # differently than in training.
         message = (
-            f"{name} has a tokenizer.model but no tokenizer.json, from which alone its tokens can"
-            " be told exactly. Put the tokenizer.json of the model it was trained from (for"
-            " LLaMA 2 checkpoints that of meta-llama/Llama-2-7b-hf) into its folder."
+            f"{name} has a tokenizer.model but no tokenizer.json, which is needed for exact"
+            " tokens. Copy the tokenizer.json of the model that it was trained from into its"
+            " folder; for LLaMA 2 checkpoints that is meta-llama/Llama-2-7b-hf."
         )
         raise CheckpointError(message)
     try:
         if whole:
-            # As it stands: LlamaTokenizer would rebuild it without its normaliser and so lose a
-            # leading space.
+            # Not as a LlamaTokenizer, which would rebuild it without its normaliser and so lose
+            # a leading space.
             return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
         return AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
@@ -205,7 +206,7 @@ def read_tokenizer(folder: Path, name: str) -> Any:
     except Exception as error:
         message = (
             f"The tokenizer of {name} can't be read: {first_line(error)} Expected a tokenizer.json"
-            " beside config.json; save the tokenizer into the checkpoint's folder."
+            " next to config.json. Save the tokenizer in the checkpoint's folder."
         )
         raise CheckpointError(message) from error
 
@@ -219,14 +220,14 @@ def _check_causal(name: str, config: Any, architectures: Any) -> None:
         return
     what = ", ".join(architectures or ()) or config.model_type
     message = (
-        f"{name} is a {what}, which can't write text. An aligner needs a causal language model,"
-        " such as LlamaForCausalLM."
+        f"{name} is a {what}, which can't generate text. Use a causal language model, such as"
+        " LlamaForCausalLM."
     )
     raise CheckpointError(message)
 
 
 def _check_weights(name: str, folder: Path) -> None:
-    """All weight files must be there before the first is read."""
+    """Check that all weight files are present before any is read."""
     for index in sorted(folder.glob("*.index.json")):
         if index.name not in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
             continue
@@ -240,16 +241,17 @@ def _check_weights(name: str, folder: Path) -> None:
             return
         if index.name.startswith("model") or not (folder / "model.safetensors").is_file():
             message = (
-                f"{name} lacks {len(missing)} of {len(shards)} weight files, {missing[0]} first,"
-                f" in {folder}. Download it again."
+                f"{name} lacks {len(missing)} of {len(shards)} weight files in {folder}, such as"
+                f" {missing[0]}. Download it again."
             )
             raise CheckpointError(message)
     if (folder / "model.safetensors").is_file() or (folder / "pytorch_model.bin").is_file():
         return
-    gguf = " A .gguf file needs an engine that this version lacks."
+    gguf = " This version has no engine for .gguf files."
     message = (
-        f"There are no weights in {folder}: expected model.safetensors, pytorch_model.bin, or"
-        " either in shards with their index.json." + (gguf if any(folder.glob("*.gguf")) else "")
+        f"There are no weights in {folder}: expected model.safetensors or pytorch_model.bin, or"
+        " shards of either with an index.json. Download the checkpoint again."
+        + (gguf if any(folder.glob("*.gguf")) else "")
     )
     raise CheckpointError(message)
 
@@ -260,11 +262,11 @@ def _no_config(name: str, folder: Path) -> str:
             "base_model_name_or_path"
         )
         return (
-            f"{name} is an adapter, not a whole checkpoint. Give the model that it was trained on"
-            f" as model={base!r} and this one as adapter={name!r}."
+            f"{name} is an adapter, not a whole checkpoint. Pass the model that it was trained on"
+            f" as model={base!r} and the adapter as adapter={name!r}."
         )
     return (
-        f"There is no config.json in {folder}: expected a checkpoint of transformers, with"
+        f"There is no config.json in {folder}: expected a checkpoint in transformers' format, with"
         " config.json, a tokenizer and weights. Check the path or the hub id."
     )
 
@@ -273,17 +275,17 @@ def _cant_read(name: str, error: Exception) -> str:
     said = first_line(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return (
-            f"Memory ran out while loading {name}: {said} Take a smaller checkpoint,"
-            " dtype='bfloat16', a quantization_config=... or device_map='auto'."
+            f"Memory ran out while loading {name}: {said} Use a smaller checkpoint,"
+            " dtype='bfloat16', quantization_config=... or device_map='auto'."
         )
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         return (
-            f"A weight file of {name} is refused: it is damaged, or its pickle holds more than"
-            " tensors, which could run any code. Use a copy with safetensors, from people you"
-            " trust."
+            f"A weight file of {name} is refused: it is damaged, or its pickle contains more than"
+            " tensors, which could run any code. Use a copy in safetensors format, from a source"
+            " that you trust."
         )
     if isinstance(error, ImportError):
-        return f"{name} needs a package that is not installed: {said}"
+        return f"{name} needs a package that is not installed: {said} Install it and try again."
     return (
         f"The weights of {name} can't be read: {said} Download them again, or check that"
         " config.json belongs to them."

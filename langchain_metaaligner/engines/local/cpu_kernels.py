@@ -1,4 +1,4 @@
-"""Gives linear layers on a CPU a second copy of their weights, in the order that oneDNN reads."""
+"""Makes linear layers faster on a CPU, with weights in oneDNN's order or compiled code."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from langchain_metaaligner.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 1 << 30
-"""Copies up to this size are made unless they are refused; larger ones where they are asked for."""
-_TOKENS = 16  # what the order is chosen for; on two AVX-512 cores it was good from 1 to 512 tokens
+"""Up to this size copies are made by default; larger ones are made only on request."""
+_TOKENS = 16  # the order is chosen for this many; on two AVX-512 cores it suited 1 to 512 tokens
 
 
 def prepack(model: Any, wanted: bool | None = None) -> int:
-    """Let a model's linear layers multiply prepacked weights, in place.
+    """Make a model's linear layers use prepacked copies of their weights, in place.
 
-    Torch brings weights into the order that its kernels read anew with every call, or takes others
-    that need no order and are slower. Measured with torch 2.13 on two AVX-512 cores for the
-    layers of the embedded aligner: 1.5 to 3 times as fast for up to 16 tokens, 1.0 to 1.4 times
-    for 64 to 512, in float32 and in bfloat16. Results differ from torch's own by rounding alone.
+    In each call, torch either reorders the weights for its fast kernels or uses slower kernels
+    that need no reordering. Measured with torch 2.13 on two AVX-512 cores for the layers of the
+    embedded aligner, prepacked weights are 1.5 to 3 times as fast for up to 16 tokens and 1.0 to
+    1.4 times for 64 to 512, in float32 and in bfloat16. The results differ only by rounding.
 
-    Layers that hold anything but float32 or bfloat16 on a CPU stay as they are, and so do those
-    whose call was replaced by somebody else. The weights themselves stay too: models are saved,
+    Layers whose weights are not float32 or bfloat16 on a CPU are left alone, and so are layers
+    whose `forward` was already replaced. The original weights are kept, so models can be saved,
     moved and trained as before.
 
     Args:
         model: A model of transformers.
-        wanted: Whether to do it; `None` does it where the copies take `MOST_BYTES` at most and a
-            tenth more than that is free.
+        wanted: Whether to make copies; `None` makes them if they take at most `MOST_BYTES` and
+            1.1 times their size is free.
 
     Returns:
-        Bytes of all copies; 0 where none were made.
+        Size of all copies in bytes; 0 if none were made.
     """
     if wanted is False or not _there():
         return 0
@@ -46,8 +46,8 @@ def prepack(model: Any, wanted: bool | None = None) -> int:
     size = sum(int(layer.weight.nbytes) for layer in layers)
     if wanted is None and size > min(MOST_BYTES, free_memory() / 1.1):
         logger.info(
-            "Weights stay as they are: prepacked copies would take %.1f GiB. With"
-            " prepack_weights=True they are made all the same.",
+            "Prepacked copies of the weights would take %.1f GiB, so none are made. Use"
+            " prepack_weights=True to make them anyway.",
             size / (1 << 30),
         )
         return 0
@@ -58,7 +58,7 @@ def prepack(model: Any, wanted: bool | None = None) -> int:
 
 
 class _Prepacked:
-    """A linear layer's call."""
+    """Replaces the `forward` of a linear layer."""
 
     __slots__ = ("_known", "_layer", "_packed")
 
@@ -71,13 +71,14 @@ class _Prepacked:
         return _Prepacked(memo.get(id(self._layer), self._layer))
 
     def pack(self) -> None:
-        """Copy the weights as they are now."""
+        """Copy the current weights."""
         weight = self._layer.weight
         with torch.inference_mode():
             self._packed = _prepacked(weight) if _takes(weight) else None
-        self._known = weight.data_ptr(), weight._version  # noqa: SLF001 - no other tells
+        self._known = weight.data_ptr(), weight._version  # noqa: SLF001 - nothing public shows it
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Multiply rows, `[..., in_features]`, and return `[..., out_features]`."""
         weight, bias = self._layer.weight, self._layer.bias
         if (weight.data_ptr(), weight._version) != self._known:  # noqa: SLF001
             self.pack()
@@ -104,11 +105,13 @@ def _takes(weight: torch.Tensor) -> bool:
 
 
 def _prepacked(weight: torch.Tensor) -> torch.Tensor:
+    """Copy weights, `[out_features, in_features]`, into oneDNN's own layout."""
     made: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _TOKENS)  # noqa: SLF001
     return made
 
 
 def _multiply(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Multiply rows, `[..., in_features]`, and return `[..., out_features]`."""
     made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
         rows, packed, bias, "none", [], ""
     )
@@ -116,7 +119,7 @@ def _multiply(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | Non
 
 
 def _there() -> bool:
-    """Whether this build of torch has the operators, which `torch.compile` uses, too."""
+    """Whether this build of torch has the operators, which `torch.compile` uses as well."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     try:
@@ -125,28 +128,28 @@ def _there() -> bool:
             made = _multiply(rows, _prepacked(weight), None)
             _takes(torch.ones(1, dtype=torch.bfloat16))
     except (AttributeError, RuntimeError) as error:
-        logger.info("Weights stay as they are: this torch has no prepacked ones (%s).", error)
+        logger.info("This build of torch can't prepack weights (%s), so none are copied.", error)
         return False
     return bool((made == 16).all())
 
 
 def compile_feed_forward(model: Any, options: bool | Mapping[str, Any]) -> None:
-    """Compile each layer's feed-forward part in place; it is compiled with the first pass.
+    """Compile the feed-forward part of each layer in place; the first pass runs the compiler.
 
-    Passes have as many tokens as their rows want, so shapes are dynamic unless said otherwise.
+    The number of tokens differs from pass to pass, so shapes are dynamic by default.
 
     Args:
         model: A model of transformers.
         options: `True`, or arguments for `torch.nn.Module.compile`.
 
     Raises:
-        CheckpointError: The model's layers have no part of that kind, or the arguments are wrong.
+        CheckpointError: The model's layers have no feed-forward part, or the arguments are wrong.
     """
     parts = [part for name, part in model.named_modules() if name.endswith(".mlp")]
     if not parts:
         message = (
-            f"torch_compile is for models whose layers have a feed-forward part named mlp, as the"
-            f" LLaMA kind has; {type(model).__name__} has none. Leave torch_compile out."
+            f"torch_compile is for models whose layers have a feed-forward part named mlp, like"
+            f" LLaMA's; {type(model).__name__} has none. Leave torch_compile out."
         )
         raise CheckpointError(message)
     given = {"dynamic": True, **(options if isinstance(options, Mapping) else {})}
@@ -155,7 +158,7 @@ def compile_feed_forward(model: Any, options: bool | Mapping[str, Any]) -> None:
             part.compile(**given)
         except (TypeError, RuntimeError) as error:
             message = (
-                f"torch.compile does not take {given}: {error} Give torch_compile=True, or the"
+                f"torch.compile does not take {given}: {error} Use torch_compile=True, or the"
                 " arguments that torch.compile documents."
             )
             raise CheckpointError(message) from error

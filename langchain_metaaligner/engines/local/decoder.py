@@ -1,4 +1,4 @@
-"""The one decode loop: advances sequences pass by pass, with drafts, until each has ended."""
+"""The decode loop: advances sequences by forward passes, with drafts, until they have ended."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _NO_LIMIT = 1 << 30
 
 
 class Decoder:
-    """Advances sequences, all of them in one forward pass where the model allows it.
+    """Advances sequences, all in one forward pass if the model allows it.
 
-    Nothing of the model is changed, its configurations least of all, and nothing is inherited
-    from them: no sampling, no penalties, and the cache is on whatever `use_cache` says there.
+    The model and its configurations are not changed. Their settings for generation (sampling,
+    penalties, `use_cache`) are ignored.
 
     Args:
         model: A causal model of transformers.
-        forward: How the model is run; found out by itself where it is not given.
+        forward: Runs the model; by default `choose_forward` chooses it.
 
     Attributes:
-        forward: How the model is run.
+        forward: Runs the model.
     """
 
     def __init__(self, model: Any, forward: Forward | None = None) -> None:
@@ -44,11 +44,11 @@ class Decoder:
         return self.forward.new_cache(len(sequence.prompt) + min(sequence.limit, 64))
 
     def step(self, sequences: Sequence[EditSequence], budget: int = _NO_LIMIT) -> None:
-        """Make one pass; each sequence advances by a token at least, or by a part of its prompt.
+        """Make one pass; each sequence advances by at least one token or a part of its prompt.
 
         Args:
             sequences: Sequences that have not ended.
-            budget: Most tokens of each sequence.
+            budget: Maximum number of tokens of each sequence in the pass.
         """
         inputs, drafts = [], []
         for sequence in sequences:
@@ -65,7 +65,7 @@ class Decoder:
             for sequence, length in zip(sequences, before, strict=True):
                 sequence.cache.length = length
             raise
-        # In bfloat16 on a CPU `argmax` takes four times as long for the same indices.
+        # `max` and not `argmax`, which takes four times as long in bfloat16 on a CPU.
         choices = logits.max(dim=-1).indices.tolist()
         start = 0
         for sequence, part, draft in zip(sequences, inputs, drafts, strict=True):
@@ -81,7 +81,16 @@ class Decoder:
     def _plan(
         self, sequence: EditSequence, budget: int, *, shared: bool
     ) -> tuple[list[int], list[int], bool]:
-        """The tokens of a sequence's next pass, its draft, and whether they are all it has."""
+        """Choose the tokens of a sequence's next pass, its draft, and whether none remain after it.
+
+        Args:
+            sequence: The sequence.
+            budget: Maximum number of tokens.
+            shared: Whether other sequences take part in the pass.
+
+        Returns:
+            The tokens, the draft, and whether the pass processes all remaining tokens.
+        """
         tokens = sequence.next_tokens(budget)
         whole = len(tokens) == sequence.unseen
         if not (whole and sequence.limit and self.forward.drafts):
@@ -89,7 +98,7 @@ class Decoder:
         room = min(budget - len(tokens), sequence.limit - len(sequence.output.ids) - 1)
         if sequence.asks_all:
             room = len(sequence.drafter.draft)
-            if 1 < len(tokens) > budget - room:  # the answer's turn is the next pass
+            if 1 < len(tokens) > budget - room:  # the next pass drafts the answer
                 return tokens[:-1], [], False
         shared = shared and not sequence.asks_all
         return tokens, sequence.drafter.propose(sequence.output.ids, room, shared=shared), True
@@ -98,11 +107,11 @@ class Decoder:
 def _take(
     sequence: EditSequence, draft: list[int], logits: torch.Tensor, choices: list[int]
 ) -> None:
-    """Let a sequence take what a pass has brought.
+    """Append the tokens that a pass has produced to their sequence.
 
     Args:
         sequence: The sequence.
-        draft: What was drafted.
+        draft: The tokens that were drafted.
         logits: `[1 + drafted_tokens, vocabulary]`.
         choices: The likeliest token of each row of the logits.
     """
@@ -125,15 +134,23 @@ def _take(
 
 
 def costs_for(model: Any) -> Costs:
-    """What passes of a model cost, by its device."""
+    """Return the costs of a model's passes on its device."""
     return CPU if input_device(model).type == "cpu" else ACCELERATOR
 
 
 def _sample(logits: torch.Tensor, draft: Sequence[int], temperature: float) -> list[int]:
-    """Draw token after token for as long as the draft has foreseen what is drawn.
+    """Sample one token after another while the draft predicts them.
 
-    Each is drawn as it would be without a draft, so the outcome is distributed as without one; a
-    draft's token is accepted as often as the model gives it.
+    Each token is sampled as it would be without a draft, so the draft does not change the
+    distribution of the output.
+
+    Args:
+        logits: `[1 + drafted_tokens, vocabulary]`.
+        draft: The tokens that were drafted.
+        temperature: The sampling temperature, above 0.
+
+    Returns:
+        The accepted tokens of the draft, and one more.
     """
     odds = torch.softmax(logits.float() / temperature, dim=-1)
     chosen: list[int] = []

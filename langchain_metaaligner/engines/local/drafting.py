@@ -1,34 +1,34 @@
-"""Decides which tokens of the answer to try next as a draft of its edit."""
+"""Decides which tokens of the answer to try next as a draft of the edit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_WEAK = 2  # how far ahead a single token counts as a sign that the answer goes on there
-_FAR = 2  # tokens in a row that count wherever they stand
-_REST = 1 << 30  # all that is left is drafted next, where all of a draft was accepted
-_TOGETHER = 2  # tokens of a draft after which edit and answer count as together again
-_MOST = 6  # tokens in a row that are asked for after several useless drafts
-_FIRST_SHARE = 0.05  # of the prefill may be lost to drafts
+_WEAK = 2  # tokens ahead in which a single matching token shows where the answer continues
+_FAR = 2  # matching tokens in a row that are enough anywhere in the answer
+_REST = 1 << 30  # draft the rest of the answer: the next size after a fully accepted draft
+_TOGETHER = 2  # accepted tokens after which the edit counts as following the answer again
+_MOST = 6  # matching tokens in a row that are required after several useless drafts
+_FIRST_SHARE = 0.05  # share of the prefill's cost that may be lost to drafts
 _LEAST = 8  # tokens of the first draft, however short the prompt
-_EARNED = 0.02  # of each step without a draft, too
-_SAVED = 0.5  # of what a draft has saved may be lost by later ones
-_LENT = 0.7  # steps: as much as one useless draft, for tokens in a row that are found again
+_EARNED = 0.02  # steps of credit earned by each step without a draft
+_SAVED = 0.5  # share of what a draft has saved that later ones may lose
+_LENT = 0.7  # steps of extra credit, about one useless draft, after matching tokens in a row
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What passes cost, in steps: a step is a pass of one token.
+    """What forward passes cost, in steps: a step is the cost of a pass with one token.
 
-    The numbers are a table and not measured when a model is loaded, so that the same request
-    takes the same passes every time.
+    The numbers are fixed, not measured when a model is loaded, so that the same request always
+    takes the same passes.
 
     Attributes:
-        base: A pass of more than one token.
-        token: Each token of such a pass, in addition.
-        first: Most tokens of the answer that are tried with the prompt; `None` tries all of them.
-        again: Tokens that are tried once edit and answer have parted.
+        base: Cost of a pass with more than one token, without its tokens.
+        token: Additional cost of each token of such a pass.
+        first: How many tokens of the answer may be drafted with the prompt; `None` for all.
+        again: How many tokens are drafted after the edit has diverged from the answer.
     """
 
     base: float
@@ -37,38 +37,38 @@ class Costs:
     again: int
 
     def draft(self, length: int) -> float:
-        """Say what a draft costs beside the step that is made anyway.
+        """Compute what a draft costs in addition to the step that is made anyway.
 
         Args:
-            length: Its tokens.
+            length: Its number of tokens.
 
         Returns:
-            Steps.
+            The cost in steps.
         """
         return self.base + self.token * (length + 1) - 1 if length else 0.0
 
     def prefill(self, length: int) -> float:
-        """Say what a prompt costs.
+        """Compute what prefilling a prompt costs.
 
         Args:
-            length: Its tokens.
+            length: Its number of tokens.
 
         Returns:
-            Steps.
+            The cost in steps.
         """
         return self.base + self.token * length
 
     def opening(self, prompt: int) -> int:
-        """Say how much of an answer is tried with its prompt.
+        """Choose how much of an answer is drafted with its prompt.
 
-        Where it is useless, it has cost no more than may be lost, so that the edit can still be
-        found to be together with the answer later.
+        If that draft is useless, it has cost no more than the initial credit, so later drafts are
+        still possible.
 
         Args:
             prompt: The prompt's number of tokens.
 
         Returns:
-            Tokens; no fewer than a phrase, which is cheap behind any prompt.
+            Number of tokens; at least a short phrase, which is cheap after any prompt.
         """
         if self.first is None:
             return _REST
@@ -76,20 +76,21 @@ class Costs:
         return max(_LEAST, min(self.first, share))
 
 
-# The embedded aligner with prepacked weights on two AVX-512 cores, where float32 and bfloat16 are
-# within 5 % of each other: passes of 1 to 200 tokens behind 400 took 27 to 226 ms in bfloat16.
+# Measured with the embedded aligner and prepacked weights on two AVX-512 cores: passes of 1 to 200
+# tokens after 400 took 27 to 226 ms in bfloat16; float32 was within 5 %.
 CPU = Costs(base=1.0, token=0.037, first=32, again=24)
-# There a pass reads all weights, whatever it does with them, so the whole answer goes at once.
+# A pass reads all weights, however few its tokens, so the whole answer is drafted at once.
 ACCELERATOR = Costs(base=1.0, token=0.002, first=None, again=64)
 
 
 class Drafter:
-    """Follows an edit along its answer and drafts what comes next.
+    """Follows an edit along its answer and drafts the next tokens.
 
     A credit, counted in steps, pays for drafts that may be useless. It starts with a share of
-    the prefill, and a part of what drafts save is added to it. A draft that could overdraw it is
-    made shorter or not at all, so an edit that shares nothing with its answer loses no more. Only
-    where tokens in a row say that the answer goes on may it be overdrawn, by a draft or so.
+    the prefill's cost, and grows by a part of what drafts save. A draft that could overdraw it is
+    shortened or left out, which limits the loss for an edit that shares nothing with its answer.
+    Only when several tokens in a row match the answer may the credit be overdrawn, by about one
+    draft.
 
     Args:
         spellings: The answer's tokens, in each way in which an edit may begin with it.
@@ -115,17 +116,17 @@ class Drafter:
         self._size = self._first
         self._grown = costs.again  # tokens of the next draft in a shared pass
         self._need = _FAR
-        self._at = 0  # where the answer goes on, as far as edit and answer are together
-        self._apart = 0  # tokens since they parted
-        self._parted = False  # whether they ever did
-        self._seen = 0  # tokens of the output that were followed
+        self._at = 0  # position in the answer up to which the edit has followed it
+        self._apart = 0  # tokens since the edit diverged from the answer
+        self._parted = False  # whether it ever diverged
+        self._seen = 0  # tokens of the output that were compared with the answer
         self._proposed = 0
-        self._trial = 0  # where the last draft began, if it was to bring them together again
+        self._trial = 0  # position in the answer at which the last draft began
         self._guessed = False
 
     @property
     def draft(self) -> list[int]:
-        """The answer's tokens, in the spelling that the edit has taken up."""
+        """The answer's tokens, in the spelling that the edit uses."""
         return self._draft
 
     @property
@@ -135,21 +136,20 @@ class Drafter:
 
     @property
     def together(self) -> bool:
-        """Whether the edit is the answer so far, token by token."""
+        """Whether the edit so far is the same as the answer, token for token."""
         return not self._parted
 
     def propose(self, output: Sequence[int], room: int, *, shared: bool = False) -> list[int]:
-        """Draft what comes next.
+        """Draft the next tokens.
 
         Args:
-            output: The edit so far.
-            room: Most tokens of the draft.
-            shared: Whether other rows take part in the pass. Then a pass is no price for a draft
-                that ends too soon, but useless tokens cost what they ever did: drafts grow step
-                by step.
+            output: The tokens of the edit so far.
+            room: Maximum length of the draft, in tokens.
+            shared: Whether other sequences take part in the pass. Then another pass costs little,
+                but useless tokens cost as much as before, so drafts grow gradually.
 
         Returns:
-            The draft; empty where a step without one is the better choice.
+            The draft; empty if a step without a draft is better.
         """
         self._follow(output)
         at = self._place(output) if self._apart else self._at
@@ -162,25 +162,25 @@ class Drafter:
         return self._draft[at : at + size]
 
     def learn(self, accepted: int) -> None:
-        """Take note of what became of a pass.
+        """Record the outcome of a pass.
 
         Args:
-            accepted: The tokens of the last draft that the model would have taken itself.
+            accepted: How many tokens of the last draft were accepted.
         """
         proposed, self._proposed = self._proposed, 0
         if not proposed:
             self._credit += _EARNED
             return
         first = self._seen == 0
-        # What was asked for whole is not on the drafts' account.
+        # If the whole answer was requested, only its usual part is charged to the credit.
         most = min(proposed, self._opening)
         cost = self._costs.token * most if first else self._costs.draft(proposed)
         gain = accepted - cost
-        # All of it counts if the first draft was right, or the rest couldn't follow in one pass.
+        # After a fully right first draft all of it counts, to afford the rest of the answer.
         saved = 1.0 if first and accepted == proposed else _SAVED
         self._credit += gain * saved if gain > 0 else gain
         if self._apart and accepted >= min(_TOGETHER, proposed):
-            # What was accepted is followed from there, with the tokens that `follow` sees next.
+            # `_follow` goes on from here, with the accepted tokens.
             self._at, self._apart = self._trial, 0
         self._grown = max(self._costs.again, 2 * accepted if accepted == proposed else accepted)
         if accepted == proposed:
@@ -202,7 +202,7 @@ class Drafter:
         return size
 
     def _follow(self, output: Sequence[int]) -> None:
-        """Go along the answer with the tokens that have come since."""
+        """Compare the new tokens of the output with the answer."""
         for place in range(self._seen, len(output)):
             token = output[place]
             if place == 0:
@@ -215,7 +215,7 @@ class Drafter:
         self._seen = len(output)
 
     def _spell(self, first: int) -> None:
-        """Go on in the other spelling if that is how the edit begins: no sign of a rewrite."""
+        """Switch to the other spelling if the edit begins with it; that is not a divergence."""
         if self._draft and self._draft[0] != first:
             for other in self._spellings:
                 if other[0] == first:
@@ -224,7 +224,7 @@ class Drafter:
                     self._credit = max(self._credit, self._costs.draft(most))
 
     def _place(self, output: Sequence[int]) -> int | None:
-        """Find where in the answer the edit may have come back to it."""
+        """Find the position in the answer at which the edit may have returned to it."""
         draft, start, self._guessed = self._draft, self._at, False
         tail = list(output[-self._need :])
         if len(tail) == self._need:
@@ -237,5 +237,5 @@ class Drafter:
                 return end
         if self._apart == 1 and start + 1 < len(draft):
             self._guessed = True
-            return start + 1  # one token put in another's place
+            return start + 1  # one token replaced by another
         return None

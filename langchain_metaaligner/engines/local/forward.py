@@ -1,4 +1,4 @@
-"""What a forward pass over sequences of unequal length is told, and what it needs of a model."""
+"""The interface of forward passes over sequences of different lengths."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 
 @dataclass(slots=True)
 class ForwardInput:
-    """What one pass does for one sequence.
+    """The input of one sequence to a pass.
 
     Attributes:
-        cache: The sequence's cache. Its `length` is the number of tokens that the model has seen;
-            making it smaller forgets the last ones. It stays as it is until the pass has gone well.
-        tokens: What comes next in the sequence.
-        keep: At how many of the last tokens the logits are wanted.
+        cache: The sequence's cache. Its `length` is the number of tokens that the model has
+            processed; lowering it drops the last ones. It changes only if the pass succeeds.
+        tokens: The next tokens of the sequence.
+        keep: For how many of the last tokens to return logits.
     """
 
     cache: Any
@@ -30,41 +30,41 @@ class Forward(Protocol):
     """Makes forward passes of a model.
 
     Attributes:
-        drafts: Whether tokens can be taken back, so that drafts can be tried.
-        packs: Whether several sequences go through the model at once. Such sequences' caches can
-            begin with each other's keys and values, too.
+        drafts: Whether tokens can be removed from a cache, so that drafts are possible.
+        packs: Whether a pass processes several sequences at once. If so, caches can also begin
+            with keys and values of other sequences.
     """
 
     drafts: bool
     packs: bool
 
     def new_cache(self, room: int) -> Any:
-        """An empty cache for a sequence that will hold about so many tokens."""
+        """Make an empty cache for a sequence of about `room` tokens."""
         ...
 
     def run(self, inputs: Sequence[ForwardInput]) -> torch.Tensor:
         """Run the model.
 
         Args:
-            inputs: What is done for each sequence.
+            inputs: The input of each sequence.
 
         Returns:
-            Logits, `[kept_tokens, vocabulary]`: those that each input keeps, one after another.
+            `[kept_tokens, vocabulary]`: the logits that each input asks for, concatenated.
         """
         ...
 
 
 def input_device(model: Any) -> torch.device:
-    """Where token ids go; offloaded embeddings are nowhere until accelerate brings them."""
+    """Return the device for token ids; the CPU if the embeddings are offloaded."""
     device: torch.device = model.get_input_embeddings().weight.device
     return torch.device("cpu") if device.type == "meta" else device
 
 
 def base_model(model: Any) -> Any:
-    """The model inside an adapter's wrapper."""
+    """Return the model inside an adapter's wrapper, or the model itself if it has no adapter."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def arguments(model: Any) -> set[str]:
-    """What a model can be called with, by name."""
+    """Return the names of the arguments that a model's forward accepts."""
     return set(inspect.signature(base_model(model).forward).parameters)

@@ -1,4 +1,4 @@
-"""Reads a LLaMA model from a GGUF file into full precision: the embedded aligner's base."""
+"""Reads a LLaMA model from a GGUF file in full precision, for the embedded aligner's base."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ _NAMES = {
 class GgufFile:
     """A GGUF file of a LLaMA model.
 
-    transformers reads such files too, but takes five times as long and returns a model marked as
-    quantised, which then refuses to be merged with an adapter. The reader of the package gguf is
-    used for the numbers, not for the header: it makes objects of the whole vocabulary, 3 to 5
-    seconds for the embedded aligner's base on two cores, where the part that is needed takes 0.05.
+    transformers reads such files too, but takes five times as long and marks the model as
+    quantised, so that no adapter can be merged into it. The package gguf dequantises the weights
+    here, but its reader is not used for the header: it makes an object for each token of the
+    vocabulary, which takes 3 to 5 seconds for the embedded aligner's base on two cores. Reading
+    only what is needed takes 0.05 seconds.
 
     Args:
         path: The file.
 
     Raises:
-        CheckpointError: It is no GGUF file, or not of a LLaMA model.
+        CheckpointError: It is not a GGUF file, or not one of a LLaMA model.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,11 +58,17 @@ class GgufFile:
             with path.open("rb") as file:
                 self._metadata, self._tensors, self._start = _read_header(file)
         except (OSError, struct.error, UnicodeDecodeError, KeyError) as error:
-            message = f"{path} can't be read as a GGUF file: {error}. Install its package again."
+            message = (
+                f"{path} can't be read as a GGUF file: {error}. Reinstall the package that it"
+                " belongs to."
+            )
             raise CheckpointError(message) from error
         kind = self._metadata.get("general.architecture")
         if kind != "llama":
-            message = f"{path} holds a {kind!r} model; expected 'llama'."
+            message = (
+                f"{path} contains a {kind!r} model; expected 'llama'. Reinstall the package that"
+                " it belongs to."
+            )
             raise CheckpointError(message)
 
     def config(self) -> Any:
@@ -116,7 +123,7 @@ class GgufFile:
 
         Args:
             config: What `config` returned.
-            dtype: The type that they get.
+            dtype: The dtype to convert them to.
 
         Returns:
             A plain `LlamaForCausalLM`.
@@ -131,7 +138,7 @@ class GgufFile:
         for name, (dimensions, kind_id, offset) in self._tensors.items():
             kind = GGMLQuantizationType(kind_id)
             block, block_bytes = GGML_QUANT_SIZES[kind]
-            shape = tuple(reversed(dimensions))  # there, the dimension that runs fastest is first
+            shape = tuple(reversed(dimensions))  # GGUF lists the innermost dimension first
             row_bytes = shape[-1] // block * block_bytes
             begin = self._start + offset
             size = torch.Size(shape[:-1]).numel() * row_bytes
@@ -143,14 +150,23 @@ class GgufFile:
         with torch.device("meta"):
             model: Any = LlamaForCausalLM(config)
         model = model.to_empty(device="cpu").to(dtype)
-        # Buffers come from the configuration, not from the file.
+        # The file has no buffers; they are computed from the configuration.
         model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
         model.load_state_dict(state)
         model.tie_weights()
         return model.eval()
 
     def _unpermuted(self, name: str, tensor: torch.Tensor, config: Any) -> torch.Tensor:
-        """llama.cpp stores the rows of queries and keys in the order of its own rotation."""
+        """Undo llama.cpp's reordering of rows in query and key weights, for its rotary embedding.
+
+        Args:
+            name: The tensor's name.
+            tensor: `[rows, columns]` for queries and keys; any shape for other tensors.
+            config: The model's configuration.
+
+        Returns:
+            A tensor of the same shape.
+        """
         if name.endswith("attn_q.weight"):
             heads = config.num_attention_heads
         elif name.endswith("attn_k.weight"):
@@ -171,7 +187,15 @@ def _name(name: str) -> str:
 def _read_header(
     file: BinaryIO,
 ) -> tuple[Mapping[str, Any], dict[str, tuple[tuple[int, ...], int, int]], int]:
-    """Metadata without arrays, the tensors' dimensions, types and offsets, and where they begin."""
+    """Read the header of a GGUF file.
+
+    Args:
+        file: The file, at its beginning.
+
+    Returns:
+        The metadata without arrays; the dimensions, type and offset of each tensor by its name;
+        and the position in bytes at which the tensors begin.
+    """
     magic, _, tensors, keys = _unpack(file, "<4sIQQ")
     if magic != b"GGUF":
         message = "it does not begin with GGUF"
@@ -196,7 +220,7 @@ def _value(file: BinaryIO, kind: int) -> Any:
         return _string(file)
     if kind == _ARRAY:
         element, count = _unpack(file, "<IQ")
-        for _ in range(count):  # a vocabulary; transformers reads it for the tokenizer
+        for _ in range(count):  # skip the vocabulary: transformers reads it for the tokenizer
             if element == _STRING:
                 file.seek(_unpack(file, "<Q")[0], 1)
             else:

@@ -1,4 +1,4 @@
-"""Finds a checkpoint's folder on this machine, or brings it from the hub."""
+"""Finds a checkpoint's folder on this machine, or downloads it from the hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langchain_metaaligner.options import LoadOptions, hub_token
 logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-# Everything small that a configuration or a tokenizer may be read from; never *.py.
+# All small files of configurations and tokenizers; never *.py.
 _DESCRIPTION = (
     "config.json", "generation_config.json", "adapter_config.json", "tokenizer.json",
     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -41,15 +41,15 @@ _KEPT = {
 class HubFiles:
     """The files of one checkpoint or adapter: a folder, or a hub repository.
 
-    From a hub repository comes what is needed and nothing else: the small files first, the
-    weights when they are asked for, pickles only where there are no safetensors, never code. The
-    folder is then read as any folder on this machine: given a hub id itself, transformers would
-    also look for converted weights in a pull request, which nobody has pinned.
+    Only the needed files are downloaded from a hub repository: small ones first, weights on
+    request, pickles only if there are no safetensors, and never code. The folder is then read like
+    any local folder. If transformers were given the hub id, it would also look for converted
+    weights in pull requests, which are outside the chosen revision.
 
     Args:
         name: A hub id or a folder.
-        options: Revision, token and cache.
-        revision: Goes before the revision in the options.
+        options: Options with the revision, the token and the cache folder.
+        revision: Takes precedence over the revision in the options.
     """
 
     def __init__(self, name: str, options: LoadOptions, *, revision: str | None = None) -> None:
@@ -60,10 +60,10 @@ class HubFiles:
         self._folder = find_folder(name)
 
     def description(self) -> Path:
-        """Bring the configuration and the tokenizer.
+        """Download the configuration and the tokenizer, if necessary.
 
         Returns:
-            The folder that they are in.
+            The folder that contains them.
 
         Raises:
             CheckpointError: They can't be found or downloaded.
@@ -71,10 +71,10 @@ class HubFiles:
         return self._folder or self._download("description")
 
     def weights(self) -> Path:
-        """Bring the weights too.
+        """Download the weights too, if necessary.
 
         Returns:
-            The folder that all files are in.
+            The folder that contains all files.
 
         Raises:
             CheckpointError: They can't be found or downloaded.
@@ -82,10 +82,10 @@ class HubFiles:
         return self._folder or self._download("weights")
 
     def adapter(self) -> Path:
-        """Bring an adapter and what describes it.
+        """Download an adapter and its configuration, if necessary.
 
         Returns:
-            The folder that all files are in.
+            The folder that contains all files.
 
         Raises:
             CheckpointError: They can't be found or downloaded.
@@ -112,15 +112,15 @@ class HubFiles:
                     token=hub_token(self._options),
                 )
             )
-        except Exception as error:  # huggingface_hub's own, its HTTP library's, the disk's
+        except Exception as error:  # from huggingface_hub, its HTTP library or the disk
             raise CheckpointError(self._advice(error)) from error
 
     def _kept(self, part: str) -> Path:
-        """The folder of what was downloaded before; no connection is tried."""
+        """Find the folder of files that were downloaded earlier, without any connection."""
         from huggingface_hub import snapshot_download
 
-        # A repository may list pickles that nobody downloaded because it has safetensors too, so
-        # both can't be asked for at once.
+        # Both patterns at once would fail if the repository has pickles that were not downloaded
+        # because it has safetensors too.
         for patterns in _KEPT[part]:
             folder = Path(
                 snapshot_download(
@@ -136,7 +136,7 @@ class HubFiles:
         return folder
 
     def _listing(self) -> tuple[str, dict[str, int]] | None:
-        """The commit and its files with their sizes; `None` where the hub is out of reach."""
+        """List the commit and its files with their sizes; `None` if the hub can't be reached."""
         if self._listed is None:
             from huggingface_hub import HfApi
             from huggingface_hub.errors import HfHubHTTPError
@@ -153,17 +153,17 @@ class HubFiles:
                 if response is not None and response.status_code < 500:
                     raise
                 return None
-            except Exception:  # noqa: BLE001 - whatever it is, what was downloaded before may do
-                logger.info("The hub can't be reached; looking for %s on this machine.", self.name)
+            except Exception:  # noqa: BLE001 - files that were downloaded earlier may be enough
+                logger.info("Can't reach the hub; looking for %s on this machine.", self.name)
                 return None
             sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
             self._listed = (info.sha or "main", sizes)
         return self._listed
 
     def _announce(self, revision: str, sizes: dict[str, int]) -> None:
-        """Say how much is about to be downloaded, before it starts.
+        """Log the size of a download before it starts.
 
-        `snapshot_download(dry_run=True)` would tell too, but asks the hub again for every file.
+        `snapshot_download(dry_run=True)` could tell too, but makes a request for every file.
         """
         from huggingface_hub import try_to_load_from_cache
 
@@ -196,30 +196,31 @@ class HubFiles:
         name, revision = self.name, self._revision or self._options.revision
         if isinstance(error, GatedRepoError):
             return (
-                f"{name} is gated: its owners ask for consent first. Accept the terms on"
-                f" https://huggingface.co/{name}, then run `hf auth login` or give token=..."
+                f"{name} is gated: its owners require you to accept their terms. Accept them at"
+                f" https://huggingface.co/{name}, then run `hf auth login` or pass token=..."
             )
         if isinstance(error, RevisionNotFoundError):
             return f"{name} has no revision {revision!r}. Check revision=... or leave it out."
         if isinstance(error, RepositoryNotFoundError):
             return (
-                f"There is no checkpoint {name!r} on the hub, nor a folder of that name here."
-                " Check the spelling; a private one needs `hf auth login` or token=..."
+                f"There is no checkpoint {name!r} on the hub, and no folder of that name here."
+                " Check the spelling. A private checkpoint needs `hf auth login` or token=..."
             )
         if isinstance(error, LocalEntryNotFoundError) and self._options.local_files_only:
             return (
-                f"{name} is not, or not wholly, on this machine, and local_files_only forbids to"
-                " bring it. Leave local_files_only out, or give the folder that it is in."
+                f"{name} is not completely on this machine, and local_files_only prevents a"
+                " download. Leave local_files_only out, or give the folder of the checkpoint."
             )
         return (
-            f"{name} can't be brought from the hub ({type(error).__name__}), and is not wholly on"
-            " this machine. Check the connection (HF_ENDPOINT for a mirror, HF_HUB_OFFLINE must be"
-            " unset), or download it elsewhere and give the folder."
+            f"{name} can't be downloaded from the hub ({type(error).__name__}), and this machine"
+            " has no complete copy. Check the connection (HF_ENDPOINT selects a mirror;"
+            " HF_HUB_OFFLINE must not be set), or download the checkpoint elsewhere and give its"
+            " folder."
         )
 
 
 def find_folder(name: str) -> Path | None:
-    """Find the folder that a checkpoint's name stands for.
+    """Find the folder that a checkpoint's name refers to.
 
     Args:
         name: A hub id or a folder.
@@ -228,28 +229,28 @@ def find_folder(name: str) -> Path | None:
         The folder; `None` for a hub id.
 
     Raises:
-        CheckpointError: There is no such folder, and it can't be a hub id.
+        CheckpointError: It is a file, or neither a folder nor a possible hub id.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():
         message = (
-            f"{name!r} is a file; expected a folder with config.json, a tokenizer and weights, or"
-            " a hub id."
+            f"{name!r} is a file; expected a hub id, or a folder with config.json, a tokenizer and"
+            " weights. Give the folder."
         )
         raise CheckpointError(message)
     if not _HUB_ID.fullmatch(name):
         message = (
-            f"There is no folder {name!r}, and it is no hub id either (owner/name). Check the"
-            " path, or name a checkpoint such as MetaAligner/MetaAligner-HH-RLHF-7B."
+            f"There is no folder {name!r}, and it is no hub id (owner/name) either. Check the"
+            " path, or give a checkpoint such as MetaAligner/MetaAligner-HH-RLHF-7B."
         )
         raise CheckpointError(message)
     return None
 
 
 def _wanted(names: dict[str, int], part: str) -> list[str]:
-    """The files of a repository that loading a part of it takes."""
+    """List the files of a repository that are needed to load a part of it."""
     safe = [name for name in names if _SAFETENSORS[part].fullmatch(name)]
     return [name for name in names if name in _DESCRIPTION] + (
         safe or [name for name in names if _PICKLES[part].fullmatch(name)]

@@ -1,4 +1,4 @@
-"""Compares the memory that weights need with the memory that is free, before any is read."""
+"""Compares the memory that weights need with the free memory, before they are read."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from langchain_metaaligner.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 _GIB = 1 << 30
-_MARGIN = 1.1  # beside the weights: buffers, one shard on its way, the cache of a short edit
+_MARGIN = 1.1  # besides the weights: buffers, the shard being read, the cache of a short edit
 _FLOATING = ("F64", "F32", "F16", "BF16")
 
 
 def stored_weights(folder: Path, stored_dtype: torch.dtype) -> tuple[int, int]:
-    """Measure a folder's weights by headers, indexes and file sizes alone.
+    """Measure a folder's weights from headers, indexes and file sizes alone.
 
     Args:
-        folder: The checkpoint.
-        stored_dtype: What its `config.json` says of the type; pickles don't tell it themselves.
+        folder: The checkpoint's folder.
+        stored_dtype: The dtype in its `config.json`, which is used for pickles.
 
     Returns:
         The number of floating-point parameters, and the bytes of everything else.
@@ -56,25 +56,25 @@ def _tensors(file: Path) -> Iterable[Any]:
     try:
         return parse_local_safetensors_file_metadata(file).tensors.values()
     except SafetensorsParsingError as error:
-        message = f"{file} is no safetensors file, or only a part of one. Download it again."
+        message = f"{file} is not a complete safetensors file. Download it again."
         raise CheckpointError(message) from error
 
 
 def bytes_per_parameter(dtype: torch.dtype, quantization: Any) -> float:
-    """Say what a parameter takes once it is loaded.
+    """Estimate the memory that a loaded parameter takes.
 
     Args:
-        dtype: The type that weights are loaded in.
-        quantization: The quantisation asked for, if any.
+        dtype: The dtype of the loaded weights.
+        quantization: The quantisation config, if any.
 
     Returns:
-        Bytes, roughly where weights are quantised.
+        Bytes; approximate for quantised weights.
     """
     if quantization is None:
         return dtype.itemsize
     settings = quantization if isinstance(quantization, Mapping) else vars(quantization)
     if settings.get("load_in_4bit") or settings.get("_load_in_4bit"):
-        return 0.6  # 4 bits, their scales, and embeddings that stay as they are
+        return 0.6  # 4 bits, scales, and embeddings, which are not quantised
     if settings.get("load_in_8bit") or settings.get("_load_in_8bit"):
         return 1.1
     bits = settings.get("bits")
@@ -85,7 +85,7 @@ def free_memory() -> int:
     """Measure the memory that this process can still get.
 
     Returns:
-        Bytes available on the machine, or within the container's limit where that is less.
+        Bytes available on the machine, or within the container's limit if that is less.
     """
     import psutil  # type: ignore[import-untyped]
 
@@ -94,20 +94,20 @@ def free_memory() -> int:
     try:
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
-        # The kernel gives up cached files when memory runs short, so they count as free.
+        # The kernel drops cached files when memory runs short, so they count as free.
         cached = re.search(r"^file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
         if limit != "max":
             free = min(free, int(limit) - used + int(cached[1] if cached else 0))
-    except (OSError, ValueError):  # no Linux, or no such limit
+    except (OSError, ValueError):  # not Linux, or no such limit
         pass
     return max(free, 0)
 
 
 def free_on_accelerators() -> int:
-    """Measure what is free on all accelerators together.
+    """Measure the free memory of all accelerators together.
 
     Returns:
-        Bytes; 0 where there is none.
+        Bytes; 0 if there is no accelerator.
     """
     if not torch.cuda.is_available():
         return 0
@@ -120,21 +120,21 @@ def free_on_accelerators() -> int:
 def check(
     name: str, needed: float, *, device_map: Any, max_memory: Any, offload_folder: Any
 ) -> None:
-    """Refuse a checkpoint that will not fit.
+    """Refuse a checkpoint that does not fit into memory.
 
     Args:
         name: The checkpoint, for the message.
-        needed: Bytes of its weights once loaded.
-        device_map: Where they go.
-        max_memory: Limits that the caller has set.
-        offload_folder: Set where layers may stay on disk.
+        needed: Bytes that its loaded weights take.
+        device_map: The devices for its weights, in transformers' format.
+        max_memory: Memory limits set by the caller; if set, nothing is checked.
+        offload_folder: Folder for layers on disk; if set, nothing is checked.
 
     Raises:
-        CheckpointError: More is needed than free.
+        CheckpointError: It needs more memory than is free.
     """
     needed *= _MARGIN
     if offload_folder is not None or max_memory is not None:
-        return  # the caller has placed it by hand; accelerate checks against those limits
+        return  # the caller has chosen limits, and accelerate keeps to them
     if isinstance(device_map, Mapping) and "disk" in device_map.values():
         return
     machine, accelerators = free_memory(), free_on_accelerators()
@@ -147,15 +147,15 @@ def check(
         where = "in this machine's memory" if on_cpu else where
         message = (
             f"{name} needs about {needed / _GIB:.1f} GiB of memory, but only {free / _GIB:.1f} GiB"
-            f" are free {where}. Nothing was read. Take a smaller checkpoint (the 1.1B ones need"
-            " 2.3 GiB in bfloat16), dtype='bfloat16', a quantization_config=..., or an"
-            " offload_folder=... for the layers that don't fit; or free memory first."
+            f" are free {where}. No weights were read. Use a smaller checkpoint (the 1.1B ones need"
+            " 2.3 GiB in bfloat16), dtype='bfloat16', quantization_config=..., or"
+            " offload_folder=... for the layers that don't fit; or free some memory first."
         )
         raise CheckpointError(message)
 
 
 def _only_device(device_map: Any) -> Any:
-    """The one device of a map that names only one; else the map itself."""
+    """Return the device of a map that has only one; else the map itself."""
     if isinstance(device_map, Mapping):
         devices = set(map(str, device_map.values()))
         return devices.pop() if len(devices) == 1 else device_map

@@ -1,4 +1,4 @@
-"""Runs a model once over many sequences of unequal length, each with its own keys and values."""
+"""Runs a model over several sequences of different lengths in one forward pass."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from langchain_metaaligner.engines.local.forward import (
 from langchain_metaaligner.engines.local.sequential_forward import SequentialForward
 from langchain_metaaligner.errors import EngineError
 
-# Torch's fused attention takes 1.5 to 2.2 times as long in bfloat16 on a CPU as two products with
-# a softmax between them, block by block so that the scores stay in the cache; for few tokens they
-# are alike, and in float32 it is the faster one.
+# On a CPU in bfloat16, torch's fused attention takes 1.5 to 2.2 times as long as two matrix
+# products with a softmax between them, made in blocks so that the scores fit into the CPU's
+# cache. For few tokens both take the same time, and in float32 fused attention is faster.
 _BLOCK = 128
 _FEW = 32
 
 
 class CausalMask:
-    """What a sequence's new tokens may attend to: the tokens before them, and themselves.
+    """Lets each new token of a sequence attend to the tokens before it and to itself.
 
     Args:
-        seen: Tokens that the sequence had before.
-        new: Tokens that come on.
+        seen: Number of tokens that the sequence had before.
+        new: Number of new tokens.
     """
 
     __slots__ = ("_blocks", "_made_for", "new", "seen")
@@ -45,16 +45,17 @@ class CausalMask:
     def blocks(
         self, size: int, groups: int, like: torch.Tensor
     ) -> list[tuple[int, int, torch.Tensor]]:
-        """Make what is added to the scores of so many new tokens at a time.
+        """Make the biases to add to attention scores, for blocks of new tokens.
 
         Args:
-            size: Most new tokens of a block.
-            groups: Heads of queries for each head of keys.
-            like: Has the type and the device.
+            size: Maximum number of new tokens in a block.
+            groups: Number of query heads for each key head.
+            like: A tensor with the wanted dtype and device.
 
         Returns:
-            For each block the first of its new tokens, the one behind its last, and
-            `[groups * new_tokens, tokens]` of 0 or minus infinity, for all tokens up to its last.
+            For each block: the index of its first new token, the index after its last one, and the
+            bias, `[groups * block_tokens, tokens]`, for all tokens of the sequence up to the
+            block's last. It is 0, or minus infinity for tokens that must not be attended to.
         """
         wanted = size, groups, like.device
         if self._made_for != wanted:
@@ -81,14 +82,14 @@ def attend(
     mask: CausalMask,
     scale: float | None,
 ) -> torch.Tensor:
-    """Let a sequence's new tokens attend to the sequence.
+    """Compute the attention of a sequence's new tokens over the sequence.
 
     Args:
         query: `[1, heads, new_tokens, head_dim]`.
         keys: `[key_heads, tokens, head_dim]`.
         values: `[key_heads, tokens, head_dim]`.
-        mask: That of the sequence.
-        scale: What scores are multiplied with; `None` is `head_dim ** -0.5`.
+        mask: The sequence's mask.
+        scale: Factor for the scores; `None` is `head_dim ** -0.5`.
 
     Returns:
         `[1, new_tokens, heads, head_dim]`.
@@ -105,7 +106,7 @@ def attend(
             query, keys[None], values[None], is_causal=True, scale=scale
         )
     else:
-        # Heads that share keys stand one behind another as more queries: nothing is copied.
+        # Query heads that share keys are treated as more queries of one head, without a copy.
         packed = query.reshape(1, keys.shape[0], groups * new, size)
         bias = mask.blocks(new, groups, query)[0][2] if new > 1 else None
         made = scaled_dot_product_attention(
@@ -117,6 +118,11 @@ def attend(
 def _in_blocks(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: CausalMask, scale: float
 ) -> torch.Tensor:
+    """Compute attention in blocks of new tokens; shapes as for `attend`.
+
+    Returns:
+        `[1, heads, new_tokens, head_dim]`.
+    """
     heads, new, size = query.shape[1:]
     groups = heads // keys.shape[0]
     packed = query.reshape(keys.shape[0], groups, new, size)
@@ -130,20 +136,20 @@ def _in_blocks(
     return made.view(1, heads, new, -1)
 
 
-_SPARE = 64  # tokens of room behind what a cache holds already
+_SPARE = 64  # tokens of additional room when a buffer grows
 
 Layers = dict[int, tuple[torch.Tensor, torch.Tensor]]
-"""Keys and values of each layer, `[key_heads, tokens, head_dim]`."""
+"""Keys and values of each layer, each `[key_heads, tokens, head_dim]`."""
 
 
 class KeyValueCache:
     """Keys and values of one sequence, in buffers that grow.
 
     Args:
-        room: About how many tokens it will hold.
+        room: Roughly how many tokens the sequence will have.
 
     Attributes:
-        length: Tokens that it holds; what lies behind them is overwritten.
+        length: Number of tokens in the cache. Anything in the buffers after them is overwritten.
     """
 
     def __init__(self, room: int = 0) -> None:
@@ -152,15 +158,17 @@ class KeyValueCache:
         self._layers: Layers = {}
 
     def update(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[Any, Any]:
-        """Write what comes behind the tokens held.
+        """Write keys and values after those of the first `length` tokens.
+
+        `length` itself is not changed, since all layers are written before it grows.
 
         Args:
-            layer: The layer.
+            layer: Index of the layer.
             keys: `[key_heads, new_tokens, head_dim]`.
             values: `[key_heads, new_tokens, head_dim]`.
 
         Returns:
-            Keys and values of all tokens, the new ones included.
+            Keys and values of all tokens, each `[key_heads, length + new_tokens, head_dim]`.
         """
         end = self.length + keys.shape[1]
         held = self._layers.get(layer)
@@ -181,10 +189,11 @@ class KeyValueCache:
         return grown[0], grown[1]
 
     def begin_with(self, stretches: Sequence[tuple[Layers, int]]) -> None:
-        """Take over keys and values of tokens that this sequence begins with.
+        """Copy keys and values of the tokens that this sequence begins with.
 
         Args:
-            stretches: One after another: keys and values, and how many of their tokens.
+            stretches: Consecutive stretches: keys and values, each
+                `[key_heads, tokens, head_dim]`, and how many of their tokens to copy.
         """
         for layers, count in stretches:
             for layer, (keys, values) in layers.items():
@@ -195,11 +204,11 @@ class KeyValueCache:
         """Copy a stretch.
 
         Args:
-            start: Its first token.
-            end: The token behind its last.
+            start: Index of its first token.
+            end: Index after its last token.
 
         Returns:
-            Its keys and values, in memory of their own.
+            Copies of its keys and values, each `[key_heads, end - start, head_dim]`.
         """
         return {
             layer: (keys[:, start:end].clone(), values[:, start:end].clone())
@@ -212,7 +221,7 @@ _NAME = "metaaligner_packed"
 
 @dataclass(slots=True)
 class _Span:
-    """The place of one sequence's new tokens in a pass."""
+    """The position of one sequence's new tokens in a pass."""
 
     cache: KeyValueCache
     start: int
@@ -221,7 +230,7 @@ class _Span:
 
 
 class _Pass:
-    """One pass, as the attention of each layer sees it."""
+    """The part of a forward pass that each layer's attention needs."""
 
     def __init__(self, spans: Sequence[_Span]) -> None:
         self.spans = spans
@@ -230,7 +239,18 @@ class _Pass:
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: Any
     ) -> torch.Tensor:
-        """Attention of each sequence's new tokens over that sequence alone."""
+        """Compute the attention of each sequence's new tokens over that sequence alone.
+
+        Args:
+            module: The attention module of a layer.
+            query: `[1, heads, new_tokens, head_dim]`, with the new tokens of all sequences.
+            key: `[1, key_heads, new_tokens, head_dim]`.
+            value: `[1, key_heads, new_tokens, head_dim]`.
+            scale: As for `attend`.
+
+        Returns:
+            `[1, new_tokens, heads, head_dim]`.
+        """
         self.layers += 1
         made = []
         for span in self.spans:
@@ -250,8 +270,9 @@ def _packed_attention(
     metaaligner_pass: _Pass | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
+    """Compute attention for transformers; shapes as for `_Pass.attend`."""
     if metaaligner_pass is None:
-        # Somebody else runs the model at this moment, in another thread.
+        # Another thread is running the model outside this package at the same time.
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         made: tuple[torch.Tensor, None] = sdpa_attention_forward(
@@ -266,13 +287,13 @@ def _packed_attention(
 
 
 class PackedForward:
-    """Makes passes in which all sequences' new tokens stand one behind another, without padding.
+    """Makes passes in which the new tokens of all sequences are concatenated, without padding.
 
-    The model's attention is exchanged by its configuration, and only while a pass runs. Whoever
-    else runs the model meanwhile gets the usual attention from the same function.
+    The model's attention is replaced through its configuration, only while a pass runs. Other
+    code that runs the model at the same time still gets the usual attention.
 
     Args:
-        model: A causal model of transformers that `choose_forward` has found fit.
+        model: A causal model of transformers that `choose_forward` has found suitable.
     """
 
     drafts = True
@@ -285,20 +306,23 @@ class PackedForward:
         AttentionInterface.register(_NAME, _packed_attention)
         AttentionMaskInterface.register(_NAME, sdpa_mask)
         self._model = model
-        self._no_mask = torch.empty(1, 1, 0, 0)  # with four dimensions: taken as it is
+        self._no_mask = torch.empty(1, 1, 0, 0)  # transformers passes on 4D masks unchanged
 
     def new_cache(self, room: int) -> KeyValueCache:
-        """An empty cache."""
+        """Make an empty cache for a sequence of about `room` tokens."""
         return KeyValueCache(room)
 
     def run(self, inputs: Sequence[ForwardInput]) -> torch.Tensor:
         """Run the model once.
 
         Args:
-            inputs: What is done for each sequence.
+            inputs: The input of each sequence.
 
         Returns:
-            Logits, `[kept_tokens, vocabulary]`: those that each input keeps, one after another.
+            `[kept_tokens, vocabulary]`: the logits that each input asks for, concatenated.
+
+        Raises:
+            EngineError: The model did not use the attention of this class.
         """
         tokens: list[int] = []
         places: list[int] = []
@@ -319,14 +343,17 @@ class PackedForward:
                 position_ids=torch.tensor([places], device=device),
                 attention_mask=self._no_mask,
                 use_cache=False,
-                # A slice would not be contiguous, and the head would copy its weights for it:
-                # 45 of 250 ms for a pass of the embedded aligner's on two cores.
+                # Indices, because a slice is not contiguous and the head would copy its weights
+                # for it: 45 of 250 ms in a pass of the embedded aligner on two cores.
                 logits_to_keep=torch.tensor(wanted, device=device),
                 return_dict=True,
                 metaaligner_pass=run,
             )
         if not run.layers:
-            message = f"{type(self._model).__name__} did not use the attention that it was given."
+            message = (
+                f"{type(self._model).__name__} did not use the attention that it was given. Use a"
+                " model with LLaMA's architecture."
+            )
             raise EngineError(message)
         for part in inputs:
             part.cache.length += len(part.tokens)
@@ -344,18 +371,18 @@ class PackedForward:
             config._attn_implementation = before  # noqa: SLF001
 
 
-# Known to hand everything on to their attention as it is needed; others are tried out first.
+# Models known to pass all arguments on to their attention; others are tested first.
 _KNOWN = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 def choose_forward(model: Any) -> Forward:
-    """Choose how to run a model over sequences.
+    """Choose how to run a model over several sequences.
 
     Args:
         model: A causal model of transformers.
 
     Returns:
-        One pass for all sequences where its attention can be replaced, else one for each.
+        A `PackedForward` if the model's attention can be replaced, else a `SequentialForward`.
     """
     if _can_pack(model) and (base_model(model).config.model_type in _KNOWN or _packs_well(model)):
         return PackedForward(model)
@@ -378,10 +405,10 @@ def _can_pack(model: Any) -> bool:
 
 
 def _packs_well(model: Any) -> bool:
-    """Try it: two short sequences, one of them in two passes, against each by itself."""
+    """Test packed passes on two short sequences, and compare the logits with separate passes."""
     device = input_device(model)
     if any(weight.device.type == "meta" for weight in model.parameters()):
-        return False  # offloaded: a pass takes too long for trying
+        return False  # offloaded weights make a test pass too slow
     try:
         packed = PackedForward(model)
         one, two = packed.new_cache(8), packed.new_cache(8)
@@ -392,7 +419,7 @@ def _packs_well(model: Any) -> bool:
                 model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0, -1]
                 for ids in ([1, 2, 3, 4, 5], [3, 2, 1])
             ]
-    except Exception:  # noqa: BLE001 - whatever it is, this model can't
+    except Exception:  # noqa: BLE001 - any failure means that this model can't be packed
         return False
     spread = 0.05 * max(float(one.float().std()) for one in alone)
     return torch.allclose(made.float(), torch.stack(alone).float(), atol=spread, rtol=0)

@@ -1,4 +1,4 @@
-"""Decides in which type and on which device weights go, and says where they went."""
+"""Chooses the dtype and the devices of weights, and warns of layers on slow devices."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from langchain_metaaligner.errors import CheckpointError, first_line
 
 logger = logging.getLogger(__name__)
 
-# Whether a CPU that has the instructions gets bfloat16 by default. There it is 1.4 to 2.3 times as
-# fast (tests/benchmarks/results) and takes half the memory; near ties between two tokens may turn
-# out otherwise than in float32.
+# Whether a CPU with bfloat16 instructions uses bfloat16 by default. It is then 1.4 to 2.3 times as
+# fast (tests/benchmarks/results) and takes half the memory, but nearly tied tokens may be chosen
+# differently than in float32.
 CPU_BFLOAT16 = True
 
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
@@ -24,18 +24,18 @@ _CPU_ALONE = ("cpu", {"": "cpu"})
 
 
 def choose_dtype(dtype: str, device_map: Any = "auto") -> torch.dtype:
-    """Say what `auto` means here.
+    """Choose the dtype of the weights.
 
     Args:
-        dtype: A name of a torch type, or `auto`.
-        device_map: Where the weights go.
+        dtype: The name of a torch dtype, or `auto`.
+        device_map: The devices for the weights.
 
     Returns:
-        The named one. `auto` is bfloat16 where there are instructions for it, on a CPU as on an
-        accelerator; else float16 on an accelerator and float32 on a CPU.
+        The named dtype. `auto` is bfloat16 if the device has instructions for it; else float16 on
+        an accelerator and float32 on a CPU.
 
     Raises:
-        CheckpointError: There is no such floating-point type.
+        CheckpointError: There is no such floating-point dtype.
     """
     if dtype == "auto":
         if torch.accelerator.is_available() and choose_device_map(device_map) not in _CPU_ALONE:
@@ -44,7 +44,7 @@ def choose_dtype(dtype: str, device_map: Any = "auto") -> torch.dtype:
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         message = (
-            f"There is no dtype {dtype!r} to load weights in; expected 'auto', 'bfloat16',"
+            f"Weights can't be loaded with dtype={dtype!r}; expected 'auto', 'bfloat16',"
             " 'float16' or 'float32'. For fewer bits use quantization_config=..."
         )
         raise CheckpointError(message)
@@ -52,8 +52,8 @@ def choose_dtype(dtype: str, device_map: Any = "auto") -> torch.dtype:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 by itself; without that it is slower than float32."""
-    # Older versions of torch don't tell; there float32 is the safe choice.
+    """Whether the CPU has instructions for bfloat16; without them, float32 is faster."""
+    # Older versions of torch can't tell, so float32 is the safe choice.
     has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(has.get(name) for name in _INSTRUCTIONS)
 
@@ -66,13 +66,14 @@ def _accelerator_has_bfloat16() -> bool:
 
 
 def choose_device_map(device_map: Any) -> Any:
-    """Say what `auto` means here.
+    """Choose the devices of the weights.
 
     Args:
-        device_map: As transformers takes it.
+        device_map: The devices, in transformers' format.
 
     Returns:
-        The same; without an accelerator `auto` is the CPU, and never a disk that nobody named.
+        The same, except that `auto` is the CPU if there is no accelerator, so that no layers go
+        to a disk without being asked to.
     """
     if device_map == "auto" and not torch.accelerator.is_available():
         return {"": "cpu"}
@@ -84,10 +85,10 @@ def check_devices(name: str, device_map: Any) -> None:
 
     Args:
         name: The checkpoint, for the message.
-        device_map: As transformers takes it.
+        device_map: The devices, in transformers' format.
 
     Raises:
-        CheckpointError: One of its devices is not here, or no device at all.
+        CheckpointError: A device is missing on this machine, or is not a device.
     """
     if isinstance(device_map, str) and device_map in SPREADING:
         return
@@ -100,23 +101,23 @@ def check_devices(name: str, device_map: Any) -> None:
             wanted = torch.device(device)
         except (RuntimeError, TypeError, ValueError) as error:
             message = (
-                f"device_map={device!r} is no device: {first_line(error)} Expected 'auto', 'cpu',"
-                " a device such as 'cuda:0', or a dict from layers to devices."
+                f"device_map={device!r} is not a device: {first_line(error)} Expected 'auto',"
+                " 'cpu', a device such as 'cuda:0', or a dict from layers to devices."
             )
             raise CheckpointError(message) from error
         if wanted.type in ("cpu", "meta") or (wanted.type, wanted.index or 0) in here:
             continue
         there = ", ".join(f"{kind}:{index}" for kind, index in here) or "the CPU only"
         message = (
-            f"{name} can't go to device_map={str(device)!r}: this torch sees {there}. Leave"
-            " device_map out for the best device that there is, or give 'cpu'; for an accelerator"
-            " that is missing, install its driver and a torch that was built for it."
+            f"{name} can't be loaded with device_map={str(device)!r}: torch finds {there}. Leave"
+            " device_map out to use the best device available, or use 'cpu'. If an accelerator is"
+            " missing, install its driver and a build of torch that supports it."
         )
         raise CheckpointError(message)
 
 
 def _devices() -> list[tuple[str, int]]:
-    """The accelerators that torch sees, by kind and number."""
+    """List the accelerators that torch finds, by kind and index."""
     kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if kind is None:
         return []
@@ -127,7 +128,7 @@ def _devices() -> list[tuple[str, int]]:
 
 
 def warn_of_strays(name: str, model: Any) -> None:
-    """Name the layers that accelerate has placed off the accelerator, where they are slow.
+    """Log a warning about layers that accelerate has placed on the CPU or disk, which is slow.
 
     Args:
         name: The checkpoint, for the message.
@@ -139,11 +140,11 @@ def warn_of_strays(name: str, model: Any) -> None:
         for layer, place in placed.items()
         if str(place) in ("cpu", "disk")
     ]
-    chosen = dict(placed) == {"": "cpu"}  # by the caller, or for want of an accelerator
+    chosen = dict(placed) == {"": "cpu"}  # on purpose, or because there is no accelerator
     if strays and not chosen:
         logger.warning(
-            "Not all of %s fits on the accelerator, so edits will be slow: %s. A smaller dtype, a"
-            " quantization_config or a smaller checkpoint would fit.",
+            "Not all of %s fits on the accelerator, so edits will be slow: %s. Use a smaller dtype,"
+            " a quantization_config or a smaller checkpoint.",
             name,
             ", ".join(strays),
         )

@@ -1,4 +1,4 @@
-"""Keeps keys and values of what prompts begin with, so that no beginning is computed twice."""
+"""Keeps keys and values of the beginnings of prompts, so that none is computed twice."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Layers = dict[int, tuple[Any, Any]]
-"""Keys and values of each layer, `[key_heads, tokens, head_dim]`."""
+"""Keys and values of each layer, each `[key_heads, tokens, head_dim]`."""
 
-_WORTH = 8  # tokens; shorter stretches cost more to look after than to compute
+_WORTH = 8  # tokens; shorter stretches cost more to manage than to compute
 
 
 class PrefixCache:
-    """Keys and values by the tokens that they stand for, the longest unused going first.
+    """A least-recently-used cache of keys and values, by the tokens that they were computed from.
 
-    It is a tree in which every stretch of tokens that prompts share is held once: the head with
-    the objectives, a conversation's earlier turns, what was prefilled ahead. What is not found
-    is computed, so what is held changes the time that an edit takes and nothing else. Any number
-    of threads may use it.
+    It is a tree that stores each stretch of tokens that prompts share only once: the head with
+    the objectives, earlier turns of a conversation, prefilled beginnings. Whatever is missing is
+    computed, so the cache affects only how long an edit takes. Any number of threads may use it.
 
     Args:
-        limit: Most bytes that it holds; 0 holds nothing.
+        limit: Maximum size in bytes; 0 stores nothing.
     """
 
     def __init__(self, limit: int) -> None:
@@ -33,28 +32,29 @@ class PrefixCache:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the keys and values held."""
+        """Size of the stored keys and values, in bytes."""
         return self._bytes
 
     def find(self, tokens: Sequence[int]) -> list[tuple[Layers, int]]:
-        """Find the longest beginning that is held.
+        """Find the longest stored beginning of some tokens.
 
         Args:
-            tokens: The tokens that it may have.
+            tokens: The tokens.
 
         Returns:
-            Stretches one after another: keys and values, and how many of their tokens count.
-            Nobody writes to them any more.
+            Consecutive stretches: keys and values, each `[key_heads, tokens, head_dim]`, and how
+            many of their tokens match. They are never written to again.
         """
         with self._lock:
             return [(stretch.layers, count) for stretch, count in self._walk(tokens)]
 
     def add(self, tokens: Sequence[int], copy: Callable[[int, int], Layers]) -> None:
-        """Hold a beginning; what is held of it already is not copied again.
+        """Store a beginning; the part that is stored already is not copied again.
 
         Args:
             tokens: Its tokens.
-            copy: Copies keys and values from one token up to another.
+            copy: Called as `copy(start, end)`, returns copies of the keys and values of the tokens
+                from `start` to before `end`, each `[key_heads, end - start, head_dim]`.
         """
         with self._lock:
             path = self._walk(tokens)
@@ -76,7 +76,7 @@ class PrefixCache:
                 self._drop(min(self._leaves(), key=lambda one: one.used))
 
     def clear(self) -> None:
-        """Hold nothing any more."""
+        """Remove everything."""
         with self._lock:
             self._root.children.clear()
             self._bytes = 0
@@ -98,7 +98,7 @@ class PrefixCache:
         return path
 
     def _split(self, stretch: _Stretch, count: int) -> None:
-        """Cut a stretch in two, each in memory of its own."""
+        """Cut a stretch in two, each with its own copy of keys and values."""
         rest = _Stretch(stretch.tokens[count:], _cut(stretch.layers, count, None), stretch)
         rest.children, rest.used = stretch.children, stretch.used
         for child in rest.children.values():
@@ -126,7 +126,7 @@ class PrefixCache:
 
 
 class _Stretch:
-    """Tokens in a row that always came together so far."""
+    """Consecutive tokens that have always occurred together so far."""
 
     __slots__ = ("bytes", "children", "layers", "parent", "tokens", "used")
 

@@ -1,4 +1,4 @@
-"""Runs a model over one sequence at a time, with its own attention and cache."""
+"""Runs a model over one sequence at a time, with the model's own attention and cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from langchain_metaaligner.errors import EngineError
 
 
 class _OwnCache:
-    """The cache that the model makes for itself, cut to what counts."""
+    """The cache that the model makes itself; tokens after `length` are cropped before a pass."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -32,18 +32,28 @@ class SequentialForward:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._takes = arguments(model)
-        # transformers 5.24 renamed it, in arguments and outputs alike.
+        # transformers 5.24 renamed it, in both arguments and outputs.
         self._cache_name = "cache" if "cache" in self._takes else "past_key_values"
         config = getattr(model, "config", None)
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         self.drafts = kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
 
     def new_cache(self, room: int) -> _OwnCache:
-        """An empty cache."""
+        """Make an empty cache."""
         return _OwnCache()
 
     def run(self, inputs: Sequence[ForwardInput]) -> torch.Tensor:
-        """Run the model once for each sequence; as `PackedForward.run`."""
+        """Run the model once for each sequence.
+
+        Args:
+            inputs: The input of each sequence.
+
+        Returns:
+            `[kept_tokens, vocabulary]`: the logits that each input asks for, concatenated.
+
+        Raises:
+            EngineError: The model returns no cache.
+        """
         return torch.cat([self._one(part) for part in inputs])
 
     def _one(self, part: ForwardInput) -> torch.Tensor:
@@ -68,8 +78,8 @@ class SequentialForward:
         cache.made = getattr(output, self._cache_name, None)
         if cache.made is None:
             message = (
-                f"{type(self._model).__name__} keeps no key-value cache that this engine knows."
-                " Use a model of the LLaMA kind."
+                f"{type(self._model).__name__} returns no key-value cache that this engine knows."
+                " Use a model with LLaMA's architecture."
             )
             raise EngineError(message)
         cache.length = cache.held = end

@@ -1,4 +1,4 @@
-"""Turns prompts into token ids and token ids into text, without adding or losing anything."""
+"""Converts prompts to token ids and token ids to text, without adding or losing anything."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ logger = logging.getLogger(__name__)
 
 _REMEMBERED = 64  # encodings
 
-# Runs of spaces, a leading and a closing one, line breaks, and letters outside a vocabulary.
+# Repeated, leading and trailing spaces, line breaks, and characters outside most vocabularies.
 _SAMPLES = ("| Edit: ", " a  b   c\n\n    d\te ", "Ünï漢字 😀")
-_GUARDS = ("\n", "|", ":")  # what the beginning of a text may stand behind without merging
+_GUARDS = ("\n", "|", ":")  # texts that may precede another text without merging with it
 _REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class PromptTokenizer:
-    """Reads prompts as plain text or as a chat template's, with a checkpoint's own tokenizer.
+    """Tokenises plain prompts and those of a chat template, with a checkpoint's own tokenizer.
 
-    It works on copies of the tokenizer's backend, so the tokenizer itself, which belongs to
-    whoever holds it, is never switched or padded, and any number of threads may use it at once.
+    It works on copies of the tokenizer's backend. So the settings of the tokenizer itself, which
+    users may share, never change, and any number of threads may use this class at once.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
         name: The checkpoint, for messages.
 
     Attributes:
-        tokenizer: The same tokenizer.
-        control_tokens: Strings that stand for a control token when a template writes them.
-        start: The ids that go before a plain prompt: the beginning-of-text token, or nothing.
+        tokenizer: The tokenizer of transformers.
+        control_tokens: Strings that are read as control tokens in templated prompts.
+        start: Ids that precede a plain prompt: the beginning-of-text token, or nothing.
 
     Raises:
-        CheckpointError: The tokenizer can't tell text from control tokens, or is no fast one.
+        CheckpointError: The tokenizer can't tell text from control tokens, or is not a fast one.
     """
 
     def __init__(self, tokenizer: Any, name: str) -> None:
@@ -50,9 +50,9 @@ class PromptTokenizer:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             message = (
-                f"The tokenizer of {name} is a {type(tokenizer).__name__}; expected a fast one,"
-                " from a tokenizer.json. Save it once with a fast tokenizer and put the"
-                " tokenizer.json into the checkpoint's folder."
+                f"The tokenizer of {name} is a {type(tokenizer).__name__}; expected a fast"
+                " tokenizer, which is read from a tokenizer.json. Convert it to a fast tokenizer"
+                " once, and save its tokenizer.json in the checkpoint's folder."
             )
             raise CheckpointError(message)
         self.tokenizer = tokenizer
@@ -61,21 +61,21 @@ class PromptTokenizer:
         spec["truncation"] = spec["padding"] = None
         self._templated = Tokenizer.from_str(json.dumps(spec))
         self.control_tokens = _control_tokens(tokenizer, spec)
-        # Without them in its table, nothing in a text can become one of them. Telling the
-        # tokenizer to split special tokens would leave out the added ones that aren't "special".
+        # Without added tokens, no text can be read as one of them. The option to split special
+        # tokens would not do: it spares added tokens that are not marked as special.
         spec["added_tokens"] = []
         spec["post_processor"] = None
         self._plain = Tokenizer.from_str(json.dumps(spec))
         self._encoding = _remembering(self._plain, self._templated)
         self._unsettled = _byte_tokens(spec)
-        if self._unsettled:  # a run goes on over tokens that are left out of the text
+        if self._unsettled:  # tokens that are skipped in the text don't end a run of bytes
             ids = map(tokenizer.convert_tokens_to_ids, self.control_tokens)
             self._unsettled |= frozenset(ids)
         self.start = self._find_start()
         self._check()
 
     def _find_start(self) -> tuple[int, ...]:
-        """What the tokenizer itself puts before a text."""
+        """Find the ids that the tokenizer itself puts before a text."""
         whole = self._templated.encode("a", add_special_tokens=True).ids
         bare = self._templated.encode("a", add_special_tokens=False).ids
         for cut in range(len(whole) - len(bare) + 1):
@@ -84,7 +84,7 @@ class PromptTokenizer:
         return ()
 
     def _check(self) -> None:
-        """A short self-test: what goes in must come out, and no text may turn into control."""
+        """Test that text survives encoding and decoding, and never becomes a control token."""
         to_id = self.tokenizer.convert_tokens_to_ids
         control = {to_id(token): token for token in self.control_tokens}
         control.pop(self.tokenizer.unk_token_id, None)
@@ -93,16 +93,17 @@ class PromptTokenizer:
             if not control.keys().isdisjoint(read):
                 message = (
                     f"The tokenizer of {self._name} reads {token!r} in plain text as a control"
-                    " token, so an answer could forge the prompt. Use a checkpoint with a BPE"
-                    " tokenizer (tokenizer.json)."
+                    " token, so an answer could forge parts of the prompt. Use a checkpoint with a"
+                    " BPE tokenizer (tokenizer.json)."
                 )
                 raise CheckpointError(message)
         for sample in _SAMPLES:
             back = self.decode(self.encode(sample))
             if back != sample:
                 logger.warning(
-                    "The tokenizer of %s does not give text back as it was: %r became %r. Edits"
-                    " will differ in such places; a tokenizer.json made for the checkpoint helps.",
+                    "The tokenizer of %s does not give text back unchanged: %r became %r. Edits"
+                    " will differ from the answer in such places. Use the tokenizer.json that was"
+                    " made for the checkpoint.",
                     self._name,
                     sample,
                     back,
@@ -113,13 +114,12 @@ class PromptTokenizer:
         """Split a prompt into tokens.
 
         Args:
-            prompt: Plain text, in which nothing counts as a control token and before which the
-                beginning-of-text token goes once where the tokenizer has it so; or what the
-                chat template wrote.
-            templated: Whether the chat template wrote it.
+            prompt: The prompt. In plain text nothing is read as a control token, and one
+                beginning-of-text token is added if the tokenizer uses one.
+            templated: Whether the chat template wrote the prompt.
 
         Returns:
-            The ids.
+            The token ids.
         """
         ids = self._encoding(prompt, templated).ids
         return ids if templated else [*self.start, *ids]
@@ -133,7 +133,7 @@ class PromptTokenizer:
             templated: As for `encode`.
 
         Returns:
-            The number of tokens; 0 where the rest of the prompt has none.
+            The number of tokens; 0 if the rest of the prompt has no tokens.
         """
         encoding = self._encoding(prompt, templated)
         found = (encoding.char_to_token(at) for at in range(place, len(prompt)))
@@ -143,31 +143,38 @@ class PromptTokenizer:
         return int(first) if templated else len(self.start) + first
 
     def count(self, text: str) -> int:
-        """Count the tokens that a text takes as a plain prompt, the beginning of text included."""
+        """Count the tokens that a text has as a plain prompt, including a beginning-of-text token.
+
+        Args:
+            text: Any text.
+
+        Returns:
+            The number of tokens.
+        """
         return len(self.encode(text))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turn an output into text: no control tokens, no trimming, no word-start space.
+        """Convert an output to text, without control tokens and without trimming.
 
         Args:
             ids: The output's tokens, without the prompt's.
 
         Returns:
-            The text, exactly as the tokenizer has it.
+            The text, exactly as the tokenizer decodes it.
         """
         return str(self._templated.decode(list(ids), skip_special_tokens=True))
 
     def spellings(self, text: str) -> list[list[int]]:
-        """Split a text into tokens as an output that is this text may have them.
+        """Find the token sequences that an output with this text may have.
 
-        A tokenizer of LLaMA's kind has two tokens for a word, and an output may begin with either:
-        the one with the space before it, or the one without.
+        Tokenizers like LLaMA's have two tokens for a word, with and without a space before it, and
+        an output may begin with either.
 
         Args:
             text: The text of a whole output.
 
         Returns:
-            One or two ways, which differ in how they begin.
+            One or two lists of token ids, which differ in how they begin.
         """
         found = [self._encoding(text, False).ids]
         for guard in _GUARDS:
@@ -179,15 +186,16 @@ class PromptTokenizer:
         return found
 
     def spans(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]] | None:
-        """Tell which characters each token of an output stands for.
+        """Find the characters that each token of an output represents.
 
         Args:
             text: The text.
             ids: Its tokens, in one of its `spellings`.
 
         Returns:
-            First character and the one behind the last, for each token; those of one character
-            that has several have the same. `None` where these are not the text's tokens.
+            The offsets of the first character and after the last one, for each token; tokens that
+            are parts of the same character have the same offsets. `None` if these are not the
+            text's tokens.
         """
         for guard in ("", *_GUARDS):
             skipped = len(self._plain.encode(guard, add_special_tokens=False).ids) if guard else 0
@@ -199,14 +207,14 @@ class PromptTokenizer:
         return None
 
     def settled(self, ids: Sequence[int]) -> Sequence[int]:
-        """Leave out the tokens whose text may still change when more follow.
+        """Leave out the last tokens if their text may still change when more tokens follow.
 
         Args:
             ids: The output's tokens so far.
 
         Returns:
-            Those before the run of byte tokens at the end, if there is one: a tokenizer that
-            falls back to bytes reads a run as a whole, and a bad byte in it spoils all of it.
+            The tokens without a run of byte tokens at the end. A tokenizer with byte fallback
+            decodes such a run as a whole, and a single invalid byte changes all of its text.
         """
         end = len(ids)
         while end and ids[end - 1] in self._unsettled:
@@ -217,10 +225,10 @@ class PromptTokenizer:
         """Collect the tokens that end an edit.
 
         Args:
-            *more: What configurations say: an id, a list of ids or `None`.
+            *more: End tokens from configurations: an id, a list of ids or `None`.
 
         Returns:
-            Those and the tokenizer's own end token.
+            These and the tokenizer's own end token.
         """
         found: set[int] = set()
         for said in (self.tokenizer.eos_token_id, *more):
@@ -228,35 +236,36 @@ class PromptTokenizer:
         return frozenset(found)
 
     def chat(self, messages: Sequence[Any]) -> str:
-        """Write messages as the checkpoint's chat template does.
+        """Format messages with the checkpoint's chat template.
 
         Args:
             messages: Dicts with `role` and `content`.
 
         Returns:
-            The prompt, with the assistant's turn opened.
+            The prompt, up to the start of the assistant's turn.
 
         Raises:
-            EngineError: There is no template, or it does not take these messages.
+            EngineError: There is no template, or it rejects these messages.
         """
         if not self.tokenizer.chat_template:
             message = (
-                f"{self._name} has no chat template, which the family 'instruct' needs."
-                " Name its own family, or use an instruction-tuned checkpoint."
+                f"{self._name} has no chat template, which the prompt family 'instruct' needs."
+                " Name the checkpoint's own family with family=..., or use an instruction-tuned"
+                " checkpoint."
             )
             raise EngineError(message)
         try:
             written = self.tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True
             )
-        except Exception as error:  # a template may raise what it likes
-            message = f"The chat template of {self._name} does not take these messages: {error}"
+        except Exception as error:  # a template may raise anything
+            message = f"The chat template of {self._name} rejects these messages: {error}"
             raise EngineError(message) from error
         return str(written)
 
 
 def _remembering(plain: Tokenizer, templated: Tokenizer) -> Callable[[str, bool], Encoding]:
-    """Encodes texts, and remembers the last ones: a prompt is counted before it is edited."""
+    """Make a function that encodes texts and caches them: a prompt is counted, then edited."""
 
     @lru_cache(maxsize=_REMEMBERED)
     def encoding(text: str, by_template: bool) -> Encoding:
@@ -266,14 +275,14 @@ def _remembering(plain: Tokenizer, templated: Tokenizer) -> Callable[[str, bool]
 
 
 def _control_tokens(tokenizer: Any, spec: dict[str, Any]) -> tuple[str, ...]:
-    """Special and added tokens, but for the runs of white space that some vocabularies add."""
+    """Collect special and added tokens, except the white space that some vocabularies add."""
     found = dict.fromkeys(tokenizer.all_special_tokens)
     found.update(dict.fromkeys(token["content"] for token in spec["added_tokens"]))
     return tuple(token for token in found if token and token.strip())
 
 
 def _byte_tokens(spec: dict[str, Any]) -> frozenset[int]:
-    """Ids of the tokens that stand for one byte, where the decoder reads them so."""
+    """Collect the ids of tokens that represent one byte, if the decoder has byte fallback."""
     if "ByteFallback" not in json.dumps(spec["decoder"]):
         return frozenset()
     vocabulary = spec["model"].get("vocab", {})
@@ -285,36 +294,36 @@ def _byte_tokens(spec: dict[str, Any]) -> frozenset[int]:
 
 
 def common_start(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """Count how many items two sequences have in common from their start on.
+    """Count the items that two sequences have in common at their beginning.
 
     Args:
         one: Tokens, or a text.
-        other: The same.
+        other: Tokens, or a text, like `one`.
 
     Returns:
-        The number.
+        The number of items.
     """
     most = min(len(one), len(other))
     return next((place for place in range(most) if one[place] != other[place]), most)
 
 
 class OutputText:
-    """The text of one edit while its tokens arrive, ended at the first stop text.
+    """The text of one edit as its tokens arrive, up to the first stop text.
 
-    What `push` and `finish` return joins to exactly `text`: no half characters, no part of a stop
-    text.
+    The pieces that `push` and `finish` return, joined, are exactly `text`. They never contain half
+    a character or a part of a stop text.
 
     Args:
         tokenizer: The checkpoint's tokenizer.
-        stop: Texts at which the edit ends.
-        draft: A text that is the output's if it has just its tokens, even where the tokenizer
-            does not give it back byte for byte.
-        spellings: The tokens that it may have.
+        stop: Texts that end the edit.
+        draft: The output's text if it has exactly this text's tokens, even if the tokenizer would
+            decode them differently.
+        spellings: The token sequences that the draft may have.
 
     Attributes:
         tokenizer: The checkpoint's tokenizer.
         ids: The tokens so far.
-        stopped: Whether a stop text has come.
+        stopped: Whether a stop text was found.
     """
 
     def __init__(
@@ -328,24 +337,24 @@ class OutputText:
         self._stop = [text for text in stop if text]
         self._given = ""
         self._draft = draft
-        # Where the tokenizer gives the draft back, there is nothing to look after.
+        # Spellings that decode to the draft itself need no special treatment.
         self._spellings = [list(ids) for ids in spellings if ids and tokenizer.decode(ids) != draft]
         self.ids: list[int] = []
         self.stopped = False
 
     @property
     def text(self) -> str:
-        """All text given out so far."""
+        """All text that was returned so far."""
         return self._given
 
     def push(self, *tokens: int) -> str:
-        """Take more tokens.
+        """Append tokens.
 
         Args:
-            *tokens: Their ids; those behind the one that brings a stop text are left out.
+            *tokens: Their ids; tokens after the one that completes a stop text are ignored.
 
         Returns:
-            The text that is sure now; often empty.
+            The text that has become final; often empty.
         """
         self.ids.extend(tokens)
         text = self.tokenizer.decode(self.ids)
@@ -364,14 +373,14 @@ class OutputText:
         settled = self.tokenizer.settled(self.ids)
         if len(settled) < len(self.ids):
             text = self.tokenizer.decode(settled)
-        text = text.rstrip(_REPLACEMENT)  # half a character, most likely
+        text = text.rstrip(_REPLACEMENT)  # probably half a character
         sure = len(text) - self._held(text)
         if any(ids[: len(self.ids)] == self.ids for ids in self._spellings):
             sure = min(sure, common_start(text, self._draft))
         return self._give(text[:sure])
 
     def finish(self) -> str:
-        """Give out what was held back.
+        """Return the text that was held back.
 
         Returns:
             The rest of the text.
@@ -382,7 +391,7 @@ class OutputText:
         return self._give(self._draft if whole else self.tokenizer.decode(self.ids))
 
     def used_tokens(self) -> int:
-        """Count the tokens that the text is made of: none behind a stop text, no end token."""
+        """Count the tokens of the text, without a stop text and what follows it."""
         count = len(self.ids)
         if self.stopped:
             while count and self.tokenizer.decode(self.ids[: count - 1]).startswith(self._given):
@@ -390,7 +399,7 @@ class OutputText:
         return count
 
     def _held(self, text: str) -> int:
-        """Length of the longest ending of `text` that may become a stop text."""
+        """Find the length of the longest ending of `text` that may become a stop text."""
         return max(
             (
                 length

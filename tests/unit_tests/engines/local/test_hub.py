@@ -154,12 +154,12 @@ def test_a_published_name_tells_its_family_without_asking_the_hub(hub):
         (http_error(errors.GatedRepoError, 403), "is gated.*hf auth login"),
         (http_error(errors.RepositoryNotFoundError, 404), "There is no checkpoint"),
         (http_error(errors.RevisionNotFoundError, 404), "no revision 'v9'"),
-        (http_error(errors.HfHubHTTPError, 503), "can't be brought"),
-        (http_error(errors.HfHubHTTPError, 401), "can't be brought"),
-        (ConnectionError("no route"), "can't be brought"),
-        (TimeoutError("slow"), "can't be brought"),
-        (errors.OfflineModeIsEnabled("offline"), "can't be brought"),
-        (errors.HFValidationError("odd"), "can't be brought"),
+        (http_error(errors.HfHubHTTPError, 503), "can't be downloaded"),
+        (http_error(errors.HfHubHTTPError, 401), "can't be downloaded"),
+        (ConnectionError("no route"), "can't be downloaded"),
+        (TimeoutError("slow"), "can't be downloaded"),
+        (errors.OfflineModeIsEnabled("offline"), "can't be downloaded"),
+        (errors.HFValidationError("odd"), "can't be downloaded"),
     ],
 )
 def test_a_hub_that_refuses_or_is_out_of_reach_is_said_with_what_to_do(hub, failure, said):
@@ -190,7 +190,7 @@ def test_a_failing_download_is_said(hub, monkeypatch):
         raise OSError(28, message)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
-    fails("can't be brought")
+    fails("can't be downloaded")
 
 
 def cached(cache: Path, build) -> Path:
