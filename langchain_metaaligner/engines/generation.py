@@ -164,6 +164,7 @@ def _go_on(
 def _sequences(
     model: Any, forward: Forward, input_ids: torch.Tensor, mask: torch.Tensor | None, drafts: Any
 ) -> list[_Sequence]:
+    """Make the rows of a batch; `input_ids` and `mask` are `[sequences, prompt_tokens]`."""
     given = _lists(drafts, len(input_ids))
     rows = []
     for number, draft in enumerate(given):
@@ -193,6 +194,7 @@ def _lists(drafts: Any, count: int) -> list[list[int]]:
 
 
 def _padded(rows: Sequence[_Sequence], input_ids: torch.Tensor, config: Any) -> torch.Tensor:
+    """Pad the rows on the right to `[sequences, tokens]`."""
     pad = config.pad_token_id
     if pad is None:
         ends = config.eos_token_id

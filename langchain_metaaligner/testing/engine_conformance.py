@@ -252,7 +252,7 @@ class EngineConformance:
             closing = threads.start(close, "conformance")  # type: ignore[arg-type]
             self._result(closing, "close() of a stream", self.grace + 1.0)
             more = self._in_time(partial(next, pieces, None), "a closed stream")
-            expect(more is None, f"a closed stream goes on with {more!r:.80}")
+            expect(more is None, f"a closed stream goes on with {more!r:.80}; expected it to end")
 
     # -- how it is called ---------------------------------------------------------------------
 

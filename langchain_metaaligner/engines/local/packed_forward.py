@@ -69,6 +69,7 @@ class CausalMask:
         return self._blocks
 
     def _bias(self, start: int, end: int, groups: int, like: torch.Tensor) -> torch.Tensor:
+        """Make the bias of one block, `[groups * (end - start), seen + end]`."""
         places = torch.arange(self.seen + end, device=like.device)
         hidden = places > places[self.seen + start :, None]
         bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
@@ -181,6 +182,7 @@ class KeyValueCache:
     def _grown(
         self, held: tuple[Any, Any] | None, keys: torch.Tensor, values: torch.Tensor, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make larger buffers with the old content, each `[key_heads, room, head_dim]`."""
         room = max(self._room, end + max(_SPARE, end // 4))
         grown = tuple(new.new_empty((new.shape[0], room, new.shape[2])) for new in (keys, values))
         if held is not None:

@@ -57,6 +57,7 @@ class SequentialForward:
         return torch.cat([self._one(part) for part in inputs])
 
     def _one(self, part: ForwardInput) -> torch.Tensor:
+        """Run the model for one sequence, and return `[kept_tokens, vocabulary]`."""
         cache = part.cache
         if cache.held > cache.length:
             cache.made.crop(cache.length - cache.held)
