@@ -373,19 +373,20 @@ _CONTRACT = {
 }
 
 
-# Not asked for before the first edit: what tells it may load a model, or fail, as may an edit.
+# Not read when an object is wrapped: reading them may load a model or fail.
 _TOLD_BY_MODEL = {"window", "family_hint", "control_tokens", "origin"}
 
 
 def _adapted(inner: Any) -> Engine:
     """Wrap an object in an engine that reads the object's attributes at each use.
 
-    Which attributes it has is decided now. Its `window` is used only if it also has `count_tokens`.
+    Which attributes it has is decided now, except for those that `load` may set. Its `window` is
+    used only if it also has `count_tokens`.
     """
     names = _CONTRACT - _TOLD_BY_MODEL
     has = {name for name in names if getattr(inner, name, None) not in (None, "")}
     for name in _TOLD_BY_MODEL:
-        # Without running a property's code; what a `load` may set later is looked for each time.
+        # A static lookup, which runs no property.
         found = inspect.getattr_static(inner, name, None)
         if found is not None:
             has.add(name)
@@ -401,6 +402,8 @@ def _adapted(inner: Any) -> Engine:
 
 
 def _read_anew(name: str) -> property:
+    """Make a property that looks the attribute up each time, with the default as a fallback."""
+
     def read(self: _Adapted) -> Any:
         found = getattr(self._inner, name, None)
         return getattr(Engine, name) if found is None else found
