@@ -36,6 +36,10 @@ CLOSED = (
 _WORKERS = 64
 _PREFIXES_ON_CPU = 128 << 20
 _PREFIXES_ON_ACCELERATORS = 1 << 30
+# While transformers loads a model it replaces functions of its own, `tie_weights` among them, and
+# torch's default type, for the whole process. Two that load at once would restore each other's
+# replacements, and weights would not be tied any more.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class LoadedModel:
@@ -176,7 +180,8 @@ class LoadedModel:
         if self.name == checkpoints.EMBEDDED:
             logger.warning(checkpoints.embedded_notice())
         start = time.monotonic()
-        model = source.model(self._config)
+        with _ONE_AT_A_TIME:
+            model = source.model(self._config)
         logger.info("Loaded %s in %.1f s.", self.name, time.monotonic() - start)
         warn_of_strays(self.name, model)
         model.eval()
