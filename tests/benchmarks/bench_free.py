@@ -26,7 +26,7 @@ from tests.benchmarks.replies import Reply, held_out, kind
 
 PARTS = ("single", "together")
 SIZE = 16
-TRIED = 60
+TRIED = 200  # replies edited at most to find enough of each kind
 """Replies that are edited in search of enough that are rewritten."""
 
 

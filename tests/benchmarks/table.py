@@ -282,8 +282,8 @@ def _lossless() -> str:
             )
         elif (edited := rows - held["left unchanged"]) < _EDITS_THAT_TELL:
             said.append(
-                f"In {dtype} rounding can change an edit; the {edited} edits among {rows} replies that"
-                " were compared are too few for a share."
+                f"In {dtype} rounding can change an edit; {rows} replies were compared, too few of"
+                f" them edited ({edited}) for a share."
             )
         else:
             names = {
