@@ -255,25 +255,6 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
     def _policy(self) -> ReplyPolicy:
         return ReplyPolicy(self)
 
-    def load(self) -> Self:
-        """Load the aligner's weights now, so that the first reply does not wait for them.
-
-        Returns:
-            The model itself.
-
-        Raises:
-            CheckpointError: The checkpoint can't be loaded or used.
-        """
-        self._policy.aligner.load()
-        return self
-
-    def close(self) -> None:
-        """Release the engines that this object and its copies opened.
-
-        An aligner or engine that was given stays open; a later reply opens a new engine.
-        """
-        self.shared.close()
-
     def _generate(
         self,
         messages: list[BaseMessage],

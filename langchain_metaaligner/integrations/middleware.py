@@ -112,7 +112,7 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         Raises:
             CheckpointError: The checkpoint can't be loaded or used.
         """
-        ReplyPolicy(self.options).aligner.load()
+        self.options.load()
         return self
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
 
         An aligner or engine that was given stays open; a later answer opens a new engine.
         """
-        self.options.shared.close()
+        self.options.close()
 
     def wrap_model_call(
         self,

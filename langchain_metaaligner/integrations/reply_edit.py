@@ -623,7 +623,7 @@ def _read(
         context = given_context(config) if context is None else context
     policy = ReplyPolicy(options)
     try:
-        reply, before = (input, None) if isinstance(input, AIMessage | str) else read_reply(input)
+        reply, before = read_reply(input)
     except InputTypeError as error:
         if options.apply:
             raise
@@ -639,7 +639,7 @@ def _read(
             text = content if isinstance(content, str) else answer_text(message)
         if not text.strip():
             return edit, in_state
-        if message is not None and message.tool_calls and not options.edit_tool_text:
+        if message is not None and policy.leaves_alone(message):
             return edit, in_state
         wanted, edit.aligner = policy.terms(asked)
         model_run = capture.find(

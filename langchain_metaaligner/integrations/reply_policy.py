@@ -165,6 +165,25 @@ class FaceOptions(ReplyOptions):
             raise ValueError(msg)
         return self
 
+    def load(self) -> Self:
+        """Load the aligner's weights now, so that the first reply does not wait for them.
+
+        Returns:
+            The same object.
+
+        Raises:
+            CheckpointError: The checkpoint can't be loaded or used.
+        """
+        ReplyPolicy(self).aligner.load()
+        return self
+
+    def close(self) -> None:
+        """Release the engines that this object and its copies opened.
+
+        An aligner or engine that was given stays open; a later reply opens a new engine.
+        """
+        self.shared.close()
+
 
 class ReplyPolicy(NamedTuple):
     """How the runnable, the middleware or the chat model handles replies.

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import (
@@ -156,25 +156,6 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
             if not kwargs:
                 return self
         return super().configurable_fields(**kwargs)
-
-    def load(self) -> Self:
-        """Load the aligner's weights now, so that the first reply does not wait for them.
-
-        Returns:
-            The runnable itself.
-
-        Raises:
-            CheckpointError: The checkpoint can't be loaded or used.
-        """
-        self._policy.aligner.load()
-        return self
-
-    def close(self) -> None:
-        """Release the engines that this object and its copies opened.
-
-        An aligner or engine that was given stays open; a later reply opens a new engine.
-        """
-        self.shared.close()
 
     @overload
     def invoke(self, input: M, config: RunnableConfig | None = None, **kwargs: Any) -> M: ...
