@@ -270,8 +270,24 @@ class ReplyOptions(AlignerOptions):
     allow_objectives: Annotated[Any, Effect.TEXT, Static("Objectives | None")] = None
     """Objectives that a call may ask for, besides the aligner's own; `None` allows any."""
 
+    required_objectives: Annotated[Any, Effect.TEXT, Static("Objectives")] = ()
+    """Objectives that every edit pursues, whatever a call asks for. They come first."""
+
+    allow_context: Annotated[bool, Effect.TEXT] = True
+    """Whether a call may replace the context by its config; if not, that is an error."""
+
+    config_keys: Annotated[
+        Any, Effect.NEITHER, Static("Mapping[Literal['objectives', 'context'], str] | None")
+    ] = None
+    """Other names for the keys `objectives` and `context` in a call's config, where an
+    application uses these names for something else."""
+
     edit_tool_text: Annotated[bool, Effect.TEXT] = False
     """Also edit text that comes with tool calls."""
+
+    edit_refusals: Annotated[bool, Effect.TEXT] = False
+    """Also edit the refusals that providers mark as such, which then become text. Otherwise their
+    status is `skipped`."""
 
     when: Annotated[Any, Effect.TEXT, Static("When | None")] = Field(default=None, exclude=True)
     """`when(reply, context) -> bool` decides whether a reply is edited; if not, its status is

@@ -53,6 +53,7 @@ class Alignment:
         dropped: What was left out of the context: counts of `system` messages, `turns` and
             `words`, only those above zero.
         error: Type and message of the error, if there was one.
+        reason: Why a reply with text was skipped; `None` for one that was not.
     """
 
     original: str = field(repr=False)
@@ -69,6 +70,7 @@ class Alignment:
     token_agreement: tuple[TokenAgreement, ...] | None = field(default=None, repr=False)
     dropped: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
+    reason: str | None = None
 
     __reduce_ex__ = reduce_at_root
 
@@ -121,6 +123,8 @@ class Alignment:
         if self.error is not None:
             # The message may quote text that must not be shown.
             record["error"] = self.error.partition(":")[0]
+        if self.reason is not None:
+            record["reason"] = self.reason
         if keep_original:
             record["original"] = self.original
         return record

@@ -48,8 +48,22 @@ class ReplyArguments(AlignerArguments, total=False):
     allow_objectives: Objectives | None
     """Objectives that a call may ask for, besides the aligner's own; `None` allows any."""
 
+    required_objectives: Objectives
+    """Objectives that every edit pursues, whatever a call asks for. They come first."""
+
+    allow_context: bool
+    """Whether a call may replace the context by its config; if not, that is an error."""
+
+    config_keys: Mapping[Literal['objectives', 'context'], str] | None
+    """Other names for the keys `objectives` and `context` in a call's config, where an
+    application uses these names for something else."""
+
     edit_tool_text: bool
     """Also edit text that comes with tool calls."""
+
+    edit_refusals: bool
+    """Also edit the refusals that providers mark as such, which then become text. Otherwise their
+    status is `skipped`."""
 
     when: When | None
     """`when(reply, context) -> bool` decides whether a reply is edited; if not, its status is

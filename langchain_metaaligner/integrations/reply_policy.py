@@ -256,8 +256,21 @@ class ReplyPolicy(NamedTuple):
         when: When | None = self.options.when
         if when is None or when(reply, context):
             return None
+        return self.left_alone(reply, asked, "when")
+
+    def left_alone(self, reply: Reply, asked: Objectives | None, reason: str) -> Alignment:
+        """The record of a reply that is not edited.
+
+        Args:
+            reply: The reply.
+            asked: The objectives that the caller asked for.
+            reason: Why it is not edited, in a word or two; it is part of the provenance.
+
+        Returns:
+            The record, `skipped`.
+        """
         text = answer_text(reply)
-        return self._record(text, text, asked, status="skipped")
+        return self._record(text, text, asked, status="skipped", reason=reason)
 
     def settle(
         self,
@@ -353,6 +366,7 @@ class ReplyPolicy(NamedTuple):
         *,
         status: Literal["skipped", "passed", "blocked", "failed"],
         error: str | None = None,
+        reason: str | None = None,
     ) -> Alignment:
         """The record of a reply without an edit."""
         try:
@@ -369,6 +383,7 @@ class ReplyPolicy(NamedTuple):
             objectives=names,
             status=status,
             error=error,
+            reason=reason,
             model=self.aligner.model_name,
             family=family,
         )
