@@ -9,12 +9,13 @@ and the newest versions that the project supports.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from typing import Any
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
@@ -52,6 +53,10 @@ _RUNTIME = "__pregel_runtime"
 _TAKES_EVENTS = "_V2StreamingCallbackHandler"
 # langgraph.pregel._messages
 _STREAMS_MESSAGES = "StreamMessagesHandler"
+# langgraph.pregel.protocol
+_GRAPH = "PregelProtocol"
+# langgraph.prebuilt.tool_node
+_TOOL_RUNTIME = "ToolRuntime"
 
 
 # -- configs ----------------------------------------------------------------------------------
@@ -89,6 +94,12 @@ def graph_context(configurable: Mapping[str, Any]) -> Any:
 # -- handlers ---------------------------------------------------------------------------------
 
 
+def handlers_around() -> Sequence[Any]:
+    """The handlers that a call inherits here; none outside of all runs."""
+    callbacks = (child_config.get() or {}).get("callbacks")
+    return callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else ()
+
+
 def streams(handlers: Iterable[Any]) -> bool:
     """Whether any of a run's handlers streams to a consumer.
 
@@ -97,7 +108,8 @@ def streams(handlers: Iterable[Any]) -> bool:
     """
     # Both types are private: the first is a protocol, the second a class.
     return any(
-        hasattr(handler, "tap_output_iter") or _is(handler, _TAKES_EVENTS) for handler in handlers
+        hasattr(handler, "tap_output_iter") or _is(type(handler), _TAKES_EVENTS)
+        for handler in handlers
     )
 
 
@@ -107,7 +119,7 @@ def takes_events(handlers: Iterable[Any]) -> bool:
     Args:
         handlers: The run's handlers.
     """
-    return any(_is(handler, _TAKES_EVENTS) for handler in handlers)
+    return any(_is(type(handler), _TAKES_EVENTS) for handler in handlers)
 
 
 def streams_messages(handlers: Iterable[Any]) -> bool:
@@ -116,12 +128,136 @@ def streams_messages(handlers: Iterable[Any]) -> bool:
     Args:
         handlers: The run's handlers.
     """
+    return any(_is(type(handler), _STREAMS_MESSAGES) for handler in handlers)
+
+
+def has_streamed(handlers: Iterable[Any], message_ids: Iterable[str | None]) -> bool:
+    """Whether a consumer of `stream_mode="messages"` has seen one of the messages.
+
+    Args:
+        handlers: The run's handlers.
+        message_ids: The messages' ids.
+    """
+    return any(
+        message_id in handler.seen
+        for handler in handlers
+        if _is(type(handler), _STREAMS_MESSAGES)
+        for message_id in message_ids
+        if message_id is not None
+    )
+
+
+def showing_only(tag: str, callbacks: Any) -> Any:
+    """Let consumers of `stream_mode="messages"` see only tagged models of the runs below.
+
+    The tag `nostream` keeps a model's tokens back, but not the messages that the nodes of a graph
+    below return. No tag does that without hiding the runs from traces, too.
+
+    Args:
+        tag: The tag.
+        callbacks: The callbacks in the config of the runs below.
+
+    Returns:
+        The callbacks; a changed copy if there is such a consumer.
+    """
+    if not isinstance(callbacks, BaseCallbackManager) or not streams_messages(callbacks.handlers):
+        return callbacks
+    quiet = callbacks.copy()
+    quiet.handlers = [_showing_only(tag, one) for one in quiet.handlers]
+    quiet.inheritable_handlers = [_showing_only(tag, one) for one in quiet.inheritable_handlers]
+    return quiet
+
+
+def _showing_only(tag: str, handler: Any) -> Any:
+    if not _is(type(handler), _STREAMS_MESSAGES) or hasattr(handler, "only_tag"):
+        return handler
+    # The copy and the original share what has been seen and what is being streamed.
+    quiet = copy.copy(handler)
+    quiet.__class__ = _quiet_handler(type(handler))
+    quiet.only_tag = tag
+    return quiet
+
+
+@functools.cache
+def _quiet_handler(kind: Any) -> Any:
+    # A subclass, because LangChain and LangGraph look for these handlers by their class.
+    class QuietHandler(kind):  # type: ignore[misc]
+        def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+            if self.only_tag in (kwargs.get("tags") or ()):
+                super().on_chat_model_start(*args, **kwargs)
+
+    return QuietHandler
+
+
+@functools.lru_cache(maxsize=256)
+def _is(kind: type, name: str) -> bool:
     # Compared by name, because langgraph may not be installed.
-    return any(_is(handler, _STREAMS_MESSAGES) for handler in handlers)
+    return any(one.__name__ == name for one in kind.__mro__)
 
 
-def _is(handler: BaseCallbackHandler, name: str) -> bool:
-    return any(kind.__name__ == name for kind in type(handler).__mro__)
+# -- graphs -----------------------------------------------------------------------------------
+
+
+def is_graph(one: Any) -> bool:
+    """Whether an object is a LangGraph graph, local or remote.
+
+    Args:
+        one: Any object.
+    """
+    return _is(type(one), _GRAPH)
+
+
+def with_inherited(graph: Any, change: Callable[[RunnableConfig], RunnableConfig]) -> Any:
+    """Change the config that a graph inherits whenever it is called.
+
+    Args:
+        graph: A graph that belongs to the caller, such as a copy by `with_config`.
+        change: Makes the config.
+
+    Returns:
+        The graph.
+    """
+    if not hasattr(graph, "_change"):
+        # Not a binding: LangGraph does not find graphs inside of those, and would not show the
+        # state of this one as part of the state of the graph around it.
+        graph.__class__ = _changing_graph(type(graph), change)
+    return graph
+
+
+@functools.cache
+def _changing_graph(kind: Any, change: Callable[[RunnableConfig], RunnableConfig]) -> Any:
+    class ChangingGraph(kind):  # type: ignore[misc]
+        # All other calls of a graph come through these two.
+        _change = staticmethod(change)
+
+        def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+            return super().stream(input, self._change(config or {}), **kwargs)
+
+        def astream(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+            return super().astream(input, self._change(config or {}), **kwargs)
+
+    ChangingGraph.__name__, ChangingGraph.__qualname__ = kind.__name__, kind.__qualname__
+    return ChangingGraph
+
+
+def with_tool_config(value: Any, change: Callable[[RunnableConfig], RunnableConfig]) -> Any:
+    """Change the config in the runtime of a LangGraph tool.
+
+    Args:
+        value: An argument of a function.
+        change: Makes the config.
+
+    Returns:
+        A changed copy of the runtime; any other argument as it is.
+    """
+    if not _is(type(value), _TOOL_RUNTIME):
+        return value
+    runtime = copy.copy(value)
+    runtime.config = change(value.config)
+    return runtime
 
 
 # -- pipes ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
-from langchain_metaaligner.integrations._langchain import register_configure_hook
+from langchain_metaaligner.integrations._langchain import handlers_around, register_configure_hook
 
 # The tag of an edit's own run.
 EDIT = "metaaligner"
@@ -35,25 +35,42 @@ class ModelRun:
         run_id: The run's id.
         messages: The messages that the model was sent.
         tags: The run's tags.
+        parent_run_id: The run that the model was called in.
         graph_namespace: The run's checkpoint namespace in a LangGraph graph; empty outside of
             graphs.
+        heard_by: In a graph, the handlers of the run that the model was called in.
+        edited_in: The checkpoint namespace in which an aligner began to edit the reply.
         reply_id: The id of the reply; `None` before there is one.
         reply_text: The text of the reply; `None` before there is one.
     """
 
-    __slots__ = ("graph_namespace", "messages", "reply_id", "reply_text", "run_id", "tags")
+    __slots__ = (
+        "edited_in",
+        "graph_namespace",
+        "heard_by",
+        "messages",
+        "parent_run_id",
+        "reply_id",
+        "reply_text",
+        "run_id",
+        "tags",
+    )
 
     def __init__(
         self,
         run_id: UUID,
+        parent_run_id: UUID | None,
         messages: Sequence[BaseMessage],
         tags: Sequence[str] | None,
         metadata: Mapping[str, Any] | None,
     ) -> None:
         self.run_id = run_id
+        self.parent_run_id = parent_run_id
         self.messages = messages
         self.tags = tags or ()
         self.graph_namespace = str((metadata or {}).get("langgraph_checkpoint_ns") or "")
+        self.heard_by = handlers_around() if self.graph_namespace else ()
+        self.edited_in: str | None = None
         self.reply_id: str | None = None
         self.reply_text: str | None = None
 
@@ -157,6 +174,28 @@ class Capture(BaseCallbackHandler):
                 return model
         return scopes[0][-1] if scopes else None
 
+    def find_unattached(self, *, reply_id: str | None, reply_text: str) -> ModelRun | None:
+        """Find the model run of a reply that is edited outside of the run that made it.
+
+        This is not about the context: only about whether the reply has been seen.
+
+        Args:
+            reply_id: The reply's id, if it has one.
+            reply_text: The reply's text.
+
+        Returns:
+            A model run in a graph's node that is still running; `None` if there is none.
+        """
+        for run in list(self._runs.values()):
+            if run.parent is None:
+                for model in list(run.models or ()):
+                    made = model.reply_text == reply_text or (
+                        reply_id is not None and model.made_id(reply_id)
+                    )
+                    if made and model.heard_by and model.parent_run_id in self._runs:
+                        return model
+        return None
+
     def on_chain_start(
         self,
         serialized: dict[str, Any],
@@ -200,7 +239,7 @@ class Capture(BaseCallbackHandler):
             # The run of an edit: its messages are not a conversation.
             return
         asked = messages[0] if messages else []
-        self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata))
+        self._ask(parent_run_id, ModelRun(run_id, parent_run_id, asked, tags, metadata))
 
     def on_llm_start(
         self,
@@ -215,7 +254,7 @@ class Capture(BaseCallbackHandler):
     ) -> None:
         """Record what a completion model is asked, as one human turn."""
         asked = [HumanMessage(prompts[0] if prompts else "")]
-        self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata))
+        self._ask(parent_run_id, ModelRun(run_id, parent_run_id, asked, tags, metadata))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record the model's reply."""

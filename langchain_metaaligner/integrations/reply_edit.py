@@ -40,7 +40,7 @@ from langchain_metaaligner.integrations._langchain import (
     streams,
 )
 from langchain_metaaligner.integrations.call_config import asked_objectives, given_context
-from langchain_metaaligner.integrations.capture import capture
+from langchain_metaaligner.integrations.capture import ModelRun, capture
 from langchain_metaaligner.integrations.edit_run import EditRun
 from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.message_chunks import (
@@ -648,9 +648,8 @@ def _read(
             reply_text=text,
             editing=run_manager.run_id,
         )
-        metadata = config.get("metadata") or {}
-        if "langgraph_node" in metadata and options.apply and options.on_leak == "raise":
-            check_leak(run_manager.handlers, metadata, model_run)
+        if options.apply and options.on_leak == "raise":
+            _check_leak(run_manager, model_run, None if message is None else message.id, text)
         if context is None:
             # A state that contains only the reply has no context.
             context = before or (None if model_run is None else model_run.messages)
@@ -664,6 +663,15 @@ def _read(
     except Exception as error:  # noqa: BLE001 - the error policy decides
         edit.made = error
     return edit, in_state
+
+
+def _check_leak(run: Any, model_run: ModelRun | None, reply_id: str | None, text: str) -> None:
+    handlers = run.handlers
+    if model_run is None and run.parent_run_id is None:
+        # A thread of its own, for example.
+        model_run = capture.find_unattached(reply_id=reply_id, reply_text=text)
+        handlers = () if model_run is None else model_run.heard_by
+    check_leak(handlers, run.metadata, model_run, reply_id)
 
 
 def _show(edit: ReplyEdit, call: Call) -> None:

@@ -28,6 +28,7 @@ from langchain_metaaligner.integrations._langchain import (
 )
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
+    attached,
     listed,
     with_listed,
 )
@@ -181,7 +182,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
             MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
         _read_arguments(kwargs)
-        config = ensure_config(config)
+        config = attached(ensure_config(config))
         if config.get("configurable"):
             (config,) = with_listed([config])
         # Does what `_call_with_config` does, but does not inspect signatures, and adds trace
@@ -352,6 +353,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
     def _traced(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableConfig:
         if config is None or "metadata" not in config:
             config = ensure_config(config)
+        config = attached(config)
         if config.get("configurable"):
             (config,) = with_listed([config])
         told = self._policy.trace_metadata(_asked(config, kwargs))
