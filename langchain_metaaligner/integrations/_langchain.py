@@ -17,6 +17,7 @@ from typing import Any
 
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models._compat_bridge import message_to_events
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig, RunnableSequence
@@ -39,6 +40,7 @@ __all__ = [
     "get_callback_manager_for_config",
     "get_config_list",
     "merge_configs",
+    "message_events",
     "register_configure_hook",
     "set_config_context",
     "streams",
@@ -190,6 +192,18 @@ def _quiet_handler(kind: Any) -> Any:
                 super().on_chat_model_start(*args, **kwargs)
 
     return QuietHandler
+
+
+def message_events(message: BaseMessage) -> list[dict[str, Any]]:
+    """A whole message as the events of LangChain's stream event protocol.
+
+    Args:
+        message: The message.
+
+    Returns:
+        The start of the message, the events of its blocks, and its end.
+    """
+    return [dict(event) for event in message_to_events(message)]
 
 
 @functools.lru_cache(maxsize=256)

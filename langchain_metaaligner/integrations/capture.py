@@ -39,13 +39,11 @@ class ModelRun:
         graph_namespace: The run's checkpoint namespace in a LangGraph graph; empty outside of
             graphs.
         heard_by: In a graph, the handlers of the run that the model was called in.
-        edited_in: The checkpoint namespace in which an aligner began to edit the reply.
         reply_id: The id of the reply; `None` before there is one.
         reply_text: The text of the reply; `None` before there is one.
     """
 
     __slots__ = (
-        "edited_in",
         "graph_namespace",
         "heard_by",
         "messages",
@@ -70,7 +68,6 @@ class ModelRun:
         self.tags = tags or ()
         self.graph_namespace = str((metadata or {}).get("langgraph_checkpoint_ns") or "")
         self.heard_by = handlers_around() if self.graph_namespace else ()
-        self.edited_in: str | None = None
         self.reply_id: str | None = None
         self.reply_text: str | None = None
 

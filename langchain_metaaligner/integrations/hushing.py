@@ -51,6 +51,7 @@ from langchain_metaaligner.integrations._langchain import (
     with_tool_config,
 )
 from langchain_metaaligner.integrations.capture import EDIT
+from langchain_metaaligner.integrations.retries import Binding
 
 NOSTREAM = "nostream"
 STEP = "metaaligner:step"
@@ -127,7 +128,7 @@ class _Hushed(_Quiet):
 def _quiet(target: Any, kind: type[_Quiet], *tags: str) -> Any:
     if is_graph(target):
         return with_inherited(target.with_config({"tags": [*tags]}), _showing_edits)
-    if type(target) in (RunnableBinding, _Quiet, _Hushed):
+    if type(target) in (RunnableBinding, Binding, _Quiet, _Hushed):
         return kind(**{**target.__dict__, "config": _with_tags(target.config, *tags)})
     return kind(bound=target, config={"tags": [*tags]})
 
