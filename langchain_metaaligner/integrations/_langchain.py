@@ -176,7 +176,7 @@ def _showing_only(tag: str, handler: Any) -> Any:
     # The copy and the original share what has been seen and what is being streamed.
     quiet = copy.copy(handler)
     quiet.__class__ = _quiet_handler(type(handler))
-    quiet.only_tag = tag
+    quiet.original, quiet.only_tag = handler, tag
     return quiet
 
 
@@ -184,6 +184,13 @@ def _showing_only(tag: str, handler: Any) -> Any:
 def _quiet_handler(kind: Any) -> Any:
     # A subclass, because LangChain and LangGraph look for these handlers by their class.
     class QuietHandler(kind):  # type: ignore[misc]
+        # Two copies in one manager would send everything twice.
+        def __eq__(self, other: object) -> bool:
+            return type(other) is type(self) and other.original is self.original
+
+        def __hash__(self) -> int:
+            return hash(self.original)
+
         def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
             pass
 
@@ -243,18 +250,41 @@ def with_inherited(graph: Any, change: Callable[[RunnableConfig], RunnableConfig
 
 @functools.cache
 def _changing_graph(kind: Any, change: Callable[[RunnableConfig], RunnableConfig]) -> Any:
+    @contextmanager
+    def changed() -> Iterator[None]:
+        # A graph adds the config that it is given to the one that it inherits.
+        with config_inside(change(child_config.get() or {})):
+            yield
+
     class ChangingGraph(kind):  # type: ignore[misc]
         # All other calls of a graph come through these two.
         _change = staticmethod(change)
 
-        def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
-            return super().stream(input, self._change(config or {}), **kwargs)
+        def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Iterator[Any]:
+            with closing(super().stream(input, change(config or {}), **kwargs)) as parts:
+                while True:
+                    with changed():
+                        part = next(parts, _END)
+                    if part is _END:
+                        return
+                    yield part
 
-        def astream(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
-            return super().astream(input, self._change(config or {}), **kwargs)
+        async def astream(
+            self, input: Any, config: Any = None, **kwargs: Any
+        ) -> AsyncIterator[Any]:
+            async with aclosing(super().astream(input, change(config or {}), **kwargs)) as parts:
+                while True:
+                    with changed():
+                        part = await anext(parts, _END)
+                    if part is _END:
+                        return
+                    yield part
 
     ChangingGraph.__name__, ChangingGraph.__qualname__ = kind.__name__, kind.__qualname__
     return ChangingGraph
+
+
+_END = object()
 
 
 def with_tool_config(value: Any, change: Callable[[RunnableConfig], RunnableConfig]) -> Any:

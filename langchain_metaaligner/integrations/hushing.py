@@ -129,7 +129,9 @@ def _quiet(target: Any, kind: type[_Quiet], *tags: str) -> Any:
     if is_graph(target):
         return with_inherited(target.with_config({"tags": [*tags]}), _showing_edits)
     if type(target) in (RunnableBinding, Binding, _Quiet, _Hushed):
-        return kind(**{**target.__dict__, "config": _with_tags(target.config, *tags)})
+        bound = _quiet(target.bound, kind, *tags) if is_graph(target.bound) else target.bound
+        config = _with_tags(target.config, *tags)
+        return kind(**{**target.__dict__, "bound": bound, "config": config})
     return kind(bound=target, config={"tags": [*tags]})
 
 
