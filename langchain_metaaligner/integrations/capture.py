@@ -145,12 +145,7 @@ class Capture(BaseCallbackHandler):
         """
         if editing is not None and (own := self._runs.get(editing)) is not None:
             own.editing = True
-        scopes: list[list[ModelRun]] = []
-        run = None if parent_run_id is None else self._runs.get(parent_run_id)
-        while run is not None:
-            if run.models:
-                scopes.append(list(run.models))
-            run = run.parent
+        scopes = self._scopes(parent_run_id)
         by_id: ModelRun | None = None
         if reply_id:
             for models in scopes:
@@ -170,6 +165,24 @@ class Capture(BaseCallbackHandler):
             if reply_text.strip() in (model.reply_text or ""):
                 return model
         return scopes[0][-1] if scopes else None
+
+    def nearest(self, parent_run_id: UUID) -> Sequence[ModelRun]:
+        """The model runs in the nearest run around with any.
+
+        Args:
+            parent_run_id: The run that the aligner runs in.
+        """
+        return next(iter(self._scopes(parent_run_id)), ())
+
+    def _scopes(self, parent_run_id: UUID | None) -> list[list[ModelRun]]:
+        """The model runs in each run around, the nearest first."""
+        scopes: list[list[ModelRun]] = []
+        run = None if parent_run_id is None else self._runs.get(parent_run_id)
+        while run is not None:
+            if run.models:
+                scopes.append(list(run.models))
+            run = run.parent
+        return scopes
 
     def find_unattached(self, *, reply_id: str | None, reply_text: str) -> ModelRun | None:
         """Find the model run of a reply that is edited outside of the run that made it.

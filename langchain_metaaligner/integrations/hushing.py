@@ -299,9 +299,9 @@ class _Composition:
 
     def __init__(self, is_aligner: Callable[[Any], bool]) -> None:
         self._is_aligner = is_aligner
-        # What was found in a step that comes after another: `chain | step` makes a new pipe of all
-        # steps of the chain.
-        self._found: dict[tuple[int, int], tuple[Any, Any, bool]] = {}
+        # Whether a step that comes after another holds an aligner, by the ids of both. `chain | step`
+        # makes a new pipe of all steps of the chain, so most pairs of steps come again.
+        self._found: dict[tuple[int, int], tuple[bool, Any]] = {}
 
     def hush_steps(self, sequence: Any) -> None:
         """Hush the steps before the last step that is or contains an aligner.
@@ -311,24 +311,25 @@ class _Composition:
         """
         steps: list[Any] = sequence.steps
         last = len(steps) - 1
-        while last and not self._finds_aligner(steps[last - 1], steps[last]):
+        while last:
+            pair = id(steps[last - 1]), id(steps[last])
+            found = self._found.get(pair)
+            if found[0] if found is not None else self._look(pair, *steps[last - 1 : last + 1]):
+                break
             last -= 1
         if last:
             before = [_hushed_step(step) for step in steps[:last]]
             set_steps(sequence, before[0], [*before[1:], *steps[last:-1]])
 
-    def _finds_aligner(self, before: Any, step: Any) -> bool:
-        key = id(before), id(step)
-        known = self._found.get(key)
-        if known is not None and known[0]() is before and known[1]() is step:
-            return known[2]
+    def _look(self, pair: tuple[int, int], before: Any, step: Any) -> bool:
         holds = self._holds(step)
 
         def forget(_: Any) -> None:
-            self._found.pop(key, None)
+            # Before either id can be used again.
+            self._found.pop(pair, None)
 
         with suppress(TypeError):  # some objects can't be referred to weakly
-            self._found[key] = weakref.ref(before, forget), weakref.ref(step, forget), holds
+            self._found[pair] = holds, (weakref.ref(before, forget), weakref.ref(step, forget))
         return holds
 
     def _holds(self, step: Any) -> bool:
@@ -429,11 +430,12 @@ def _runnables_of(owner: Any) -> Sequence[Any]:
 
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
+_VALUES_AT_MOST = 100
 
 
 def _values_in(container: Any) -> Sequence[Any]:
     values = container.values() if type(container) is dict else container
-    return list(islice(values, _LOOKED_AT_MOST))
+    return list(islice(values, _VALUES_AT_MOST))
 
 
 def _is_a(one: Any, *kinds: type) -> bool:

@@ -670,12 +670,16 @@ def _read(
 
 
 def _check_leak(run: Any, model_run: ModelRun | None, reply_id: str | None, text: str) -> None:
-    handlers = run.handlers
+    handlers, model_runs = run.handlers, [model_run]
     if model_run is None and run.parent_run_id is None:
         # A thread of its own, for example.
-        model_run = capture.find_unattached(reply_id=reply_id, reply_text=text)
-        handlers = () if model_run is None else model_run.heard_by
-    check_leak(handlers, run.metadata, model_run, reply_id)
+        model_runs = [capture.find_unattached(reply_id=reply_id, reply_text=text)]
+        handlers = () if model_runs[0] is None else model_runs[0].heard_by
+    elif model_run is None:
+        # The reply was changed on its way, and any of these may have made it.
+        model_runs = [*capture.nearest(run.parent_run_id)]
+    for one in model_runs:
+        check_leak(handlers, run.metadata, one, reply_id)
 
 
 def _show(edit: ReplyEdit, call: Call) -> None:
