@@ -20,7 +20,7 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, 
 from pydantic import ConfigDict, Field, model_validator
 
 from langchain_metaaligner.editing.alignment import METADATA_KEY
-from langchain_metaaligner.editing.conversation import Context, answer_text
+from langchain_metaaligner.editing.conversation import Context
 from langchain_metaaligner.editing.objectives import Objective, Objectives
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.integrations import _langchain
@@ -534,13 +534,15 @@ class _Call:
             made: ChatResult = yield partial(
                 generate, self._model.policy, self._messages, self._stop, self._kwargs
             )
-        generations = []
+        generations, output = [], made.llm_output
         for one in made.generations:
             edit = self._edit_of(one.message)
             yield from edit.flow(mode)
             message = cast("AIMessage", edit.settled())
-            generations.append(ChatGeneration(message=message, generation_info=one.generation_info))
-        return ChatResult(generations=generations, llm_output=made.llm_output)
+            beside = partial(self._policy.left_beside, message, cast("AIMessage", edit.reply))
+            info, output = beside(one.generation_info), beside(output)
+            generations.append(ChatGeneration(message=message, generation_info=info))
+        return ChatResult(generations=generations, llm_output=output)
 
     def pieces(self, chunks_of: Any, mode: Mode) -> Flow[None]:
         """Ask the policy and send out the edit of its reply as it is generated.
@@ -596,13 +598,16 @@ class _Call:
         # A copy, because the policy's own object may be in a cache.
         message = cast("AIMessage", reply.model_copy())
         edit = ReplyEdit(self._policy, message, self._asked)
-        text = answer_text(message)
-        if self._data or self._policy.leaves_alone(message) or not text.strip():
+        text = self._policy.text_of(message)
+        if self._data or self._policy.leaves_alone(message):
+            return edit
+        if not text.strip():
+            edit.made = self._policy.without_text(message, self._asked)
             return edit
         try:
             edit.made = self._policy.skipped(message, self._context, self._asked)
             if edit.made is None:
-                edit.item = (self._context, message, self._policy.wanted(self._asked))
+                edit.item = (self._context, text, self._policy.wanted(self._asked))
         except Exception as error:  # noqa: BLE001 - the error policy decides
             edit.made = error
         return edit
@@ -616,9 +621,11 @@ class _Call:
     def _writer(self, edit: ReplyEdit) -> _ChunkWriter | None:
         """The writer for the edit; `None` if it can only be written as a whole."""
         reply = cast("AIMessage", edit.reply)
-        if edit.item is None or not self._model.apply or not MessageWriter.can_write(reply):
+        if edit.item is None or not self._model.apply:
             return None
-        return _ChunkWriter(reply)
+        refusals = self._model.edit_refusals
+        can_write = _ChunkWriter.can_write(reply, refusals=refusals)
+        return _ChunkWriter(reply, refusals=refusals) if can_write else None
 
     def _ending(
         self, edit: ReplyEdit, writer: _ChunkWriter | None

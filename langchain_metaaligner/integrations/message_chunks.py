@@ -6,10 +6,13 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from langchain_metaaligner.editing.conversation import block_text
+from langchain_metaaligner.editing.content_blocks import kind_of
+from langchain_metaaligner.editing.reply_message import sole_text
 
 # LangChain merges blocks with the same index, so this index must be unique.
 _TEXT_INDEX = "lc_metaaligner_text"
+# What all pieces of a text's block have.
+_WRITTEN = {"type", "text", "index"}
 
 
 class TextWriter:
@@ -28,56 +31,60 @@ class TextWriter:
         return [] if self.started else [settled]
 
 
-def writer_of(reply: AIMessage | str) -> TextWriter | MessageWriter | None:
+def writer_of(
+    reply: AIMessage | str, *, refusals: bool = False
+) -> TextWriter | MessageWriter | None:
     """Make the writer for an edit.
 
     Args:
         reply: The reply that is edited.
+        refusals: Whether refusals are edited.
 
     Returns:
         The writer; `None` if the edit can only be written as a whole.
     """
     if isinstance(reply, str):
         return TextWriter()
-    return MessageWriter(reply) if MessageWriter.can_write(reply) else None
+    if not MessageWriter.can_write(reply, refusals=refusals):
+        return None
+    return MessageWriter(reply, refusals=refusals)
 
 
 class MessageWriter:
     """Writes an edited message with at most one block of text in chunks.
 
-    The blocks before the text are sent with its first piece. All other blocks, the usage and the
-    provenance are sent with the last chunk.
+    The blocks before the text are sent with its first piece. All else, which may repeat the text
+    before the edit, is sent with the last chunk: the rest of the text's block, all other blocks,
+    the usage and the provenance.
     """
 
-    def __init__(self, reply: AIMessage) -> None:
+    def __init__(self, reply: AIMessage, *, refusals: bool = False) -> None:
         self.started = False
         self._id = reply.id
         self._before: list[Any] = []
-        self._after: list[Any] = []
         self._block: dict[str, Any] | None = None
         if isinstance(reply.content, list):
-            at = next(i for i, block in enumerate(reply.content) if block_text(block) is not None)
+            at = sole_text(reply, refusals=refusals) or 0
             block = reply.content[at]
-            self._before, self._after = reply.content[:at], reply.content[at + 1 :]
+            self._before = reply.content[:at]
+            kind = kind_of(block)
             self._block = {"type": "text", "index": _TEXT_INDEX}
             if isinstance(block, dict):
-                self._block.update(block)
+                self._block["type"] = "text" if kind == "refusal" else kind
+                self._block["index"] = block.get("index", _TEXT_INDEX)
 
     @staticmethod
-    def can_write(reply: AIMessage) -> bool:
+    def can_write(reply: AIMessage, *, refusals: bool = False) -> bool:
         """Whether a message has exactly one text; several texts can only be written at the end."""
-        return isinstance(reply.content, str) or (
-            sum(block_text(block) is not None for block in reply.content) == 1
-        )
+        return isinstance(reply.content, str) or sole_text(reply, refusals=refusals) is not None
 
     def write(self, piece: str) -> Any:
         """Return the chunk to send for a piece of the edit."""
         content: Any = piece
         if self._block is not None:
-            if self.started:
-                content = [{"type": "text", "text": piece, "index": self._block["index"]}]
-            else:
-                content = [*self._before, {**self._block, "text": piece}]
+            content = [{**self._block, "text": piece}]
+            if not self.started:
+                content = [*self._before, *content]
         self.started = True
         return AIMessageChunk(content=content, id=self._id)
 
@@ -85,7 +92,13 @@ class MessageWriter:
         """Return what is left to send once the final reply is known."""
         if not self.started:
             return [as_chunk(settled, settled.content)]
-        return [as_chunk(settled, "" if self._block is None else self._after)]
+        if self._block is None:
+            return [as_chunk(settled, "")]
+        written, *after = list(settled.content)[len(self._before) :]
+        rest = {} if isinstance(written, str) else {**written, "text": ""}
+        if rest.keys() - _WRITTEN:
+            after = [{**rest, "index": self._block["index"]}, *after]
+        return [as_chunk(settled, after)]
 
 
 def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:

@@ -12,7 +12,6 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 
-from langchain_metaaligner.editing.conversation import answer_text
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.integrations._langchain import streams
 from langchain_metaaligner.integrations.call_config import (
@@ -221,11 +220,7 @@ class _Turn:
         calls_tools = any(self._policy.leaves_alone(reply) for reply in replies.values())
         if response.structured_response is not None or calls_tools:
             return {}
-        edits = {
-            place: ReplyEdit(self._policy, one, self._asked)
-            for place, one in replies.items()
-            if answer_text(one).strip()
-        }
+        edits = {place: ReplyEdit(self._policy, one, self._asked) for place, one in replies.items()}
         for place, edit in edits.items():
             try:
                 self._prepare(edit, replies[place])
@@ -234,9 +229,12 @@ class _Turn:
         return edits
 
     def _prepare(self, edit: ReplyEdit, reply: AIMessage) -> None:
+        text = self._policy.text_of(reply)
+        if not text.strip():
+            edit.made = self._policy.without_text(reply, self._asked)
+            return
         handlers, parent_run_id = _callbacks_of(self._config)
         if self._options.apply and self._options.on_leak == "raise":
-            text = answer_text(reply)
             made_by = capture.find(parent_run_id, reply_id=reply.id, reply_text=text)
             # Another middleware may have answered instead of a model; then nothing has leaked.
             if made_by is not None and reply.id and made_by.made_id(reply.id):
@@ -245,7 +243,7 @@ class _Turn:
         if (skipped := self._policy.skipped(reply, context, self._asked)) is not None:
             edit.made = skipped
             return
-        edit.item = (context, reply, wanted)
+        edit.item = (context, text, wanted)
         if self._options.apply and any(handler is not capture for handler in handlers):
             edit.run = EditRun(self._edit_config(reply), reply_id=reply.id, objectives=wanted)
             if not reply.id:

@@ -8,7 +8,7 @@ import logging
 import operator
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -18,12 +18,18 @@ from pydantic import Field, field_validator, model_validator
 from langchain_metaaligner.editing import telemetry
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
-from langchain_metaaligner.editing.conversation import answer_text, with_text, without_thoughts
 from langchain_metaaligner.editing.objectives import (
     Objective,
     Objectives,
     check_allowed,
     parse_objectives,
+)
+from langchain_metaaligner.editing.reply_message import (
+    answer_text,
+    blocked,
+    left_beside,
+    reason_without_text,
+    with_text,
 )
 from langchain_metaaligner.errors import (
     CheckpointError,
@@ -234,6 +240,27 @@ class ReplyPolicy(NamedTuple):
             check_allowed(wanted, (*own, *_parsed(self.options.allow_objectives)))
         return wanted
 
+    def text_of(self, reply: Reply) -> str:
+        """The text of a reply that is edited.
+
+        Args:
+            reply: The reply.
+        """
+        return answer_text(reply, refusals=self.options.edit_refusals)
+
+    def without_text(self, reply: Reply, asked: Objectives | None) -> Alignment | None:
+        """The record of a reply without text that a person would read or hear all the same.
+
+        Args:
+            reply: The reply.
+            asked: The objectives that the caller asked for.
+
+        Returns:
+            The record, `skipped`; `None` if there is nothing to read or hear.
+        """
+        reason = None if isinstance(reply, str) else reason_without_text(reply)
+        return None if reason is None else self.left_alone(reply, asked, reason)
+
     def leaves_alone(self, reply: AIMessage) -> bool:
         """Whether a reply is passed through because it calls tools.
 
@@ -269,7 +296,7 @@ class ReplyPolicy(NamedTuple):
         Returns:
             The record, `skipped`.
         """
-        text = answer_text(reply)
+        text = self.text_of(reply)
         return self._record(text, text, asked, status="skipped", reason=reason)
 
     def settle(
@@ -298,7 +325,7 @@ class ReplyPolicy(NamedTuple):
         if isinstance(made, Alignment):
             record = made if self.options.apply else replace(made, status="shadow")
             if made.status == "skipped":
-                if not made.text.strip():
+                if not made.text.strip() and made.reason is None:
                     return reply
                 record = made
         else:
@@ -311,16 +338,36 @@ class ReplyPolicy(NamedTuple):
         if record.status == "failed":
             raise cast("Exception", made)
         kept = record.status in ("passed", "shadow", "skipped")
-        text = record.original if kept else record.text
         if isinstance(reply, str):
-            return text
-        provenance = record.provenance(keep_original=self.options.keep_original)
-        metadata = {**reply.response_metadata, METADATA_KEY: provenance}
-        if record.error is not None and not kept:
-            reply = without_thoughts(reply)
-        if isinstance(reply.content, str):
-            return reply.model_copy(update={"content": text, "response_metadata": metadata})
-        return with_text(reply, text, response_metadata=metadata)
+            return record.original if kept else record.text
+        told = {METADATA_KEY: record.provenance(keep_original=self.options.keep_original)}
+        if kept:
+            metadata = {**reply.response_metadata, **told}
+            return reply.model_copy(update={"response_metadata": metadata})
+        if record.status == "blocked":
+            return blocked(reply, record.text, metadata=told)
+        refusals = self.options.edit_refusals
+        return with_text(reply, record.text, refusals=refusals, metadata=told)
+
+    def left_beside(
+        self, settled: AIMessage, reply: AIMessage, given: Mapping[str, Any] | None
+    ) -> dict[str, Any] | None:
+        """What may be told beside a final reply, as metadata of the model's whole answer.
+
+        Args:
+            settled: The final reply.
+            reply: The reply as the model made it.
+            given: The metadata of the model's answer.
+
+        Returns:
+            The metadata without copies of a text that was changed; plain metadata beside a blocked
+            reply.
+        """
+        before, after = self.text_of(reply), answer_text(settled)
+        if given is None or before == after:
+            return None if given is None else dict(given)
+        status = settled.response_metadata.get(METADATA_KEY, {}).get("status")
+        return left_beside(given, before, after, plain=status == "blocked")
 
     def trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
         """The metadata of an edit in traces.
@@ -343,7 +390,7 @@ class ReplyPolicy(NamedTuple):
     ) -> Alignment:
         status: Literal["passed", "blocked", "failed"]
         on_error = self.options.on_error
-        text = original = answer_text(reply)
+        text = original = self.text_of(reply)
         if not self.options.apply:
             status = "passed"
         elif begun or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
