@@ -109,29 +109,55 @@ def reason_without_text(message: Any) -> str | None:
     return "audio" if isinstance(audio, Mapping) and audio.get("transcript") else None
 
 
-def sole_text(message: Any, *, refusals: bool = False) -> int | None:
-    """The position of the only block that holds text, if it can be written piece by piece.
+def text_blocks(message: Any) -> list[int]:
+    """The positions of the blocks that hold some text.
+
+    Args:
+        message: The message, whose content is a list.
+
+    Returns:
+        The positions, in order.
+    """
+    filled = [place.block for place in _places(message.content, refusals=False) if place.text]
+    return list(dict.fromkeys(filled))
+
+
+def thoughts_beside(message: Any) -> dict[str, Any]:
+    """The thoughts that a message has outside of its content.
+
+    Args:
+        message: The message.
+
+    Returns:
+        Those of its additional arguments that hold thoughts.
+    """
+    return {key: value for key, value in message.additional_kwargs.items() if names_thoughts(key)}
+
+
+def has_sole_text(message: Any, *, refusals: bool = False) -> bool:
+    """Whether a message has one text that can be written piece by piece.
+
+    Empty blocks are no text. A message whose other blocks may repeat the text before it can't be.
 
     Args:
         message: The message, whose content is a list.
         refusals: As for `answer_text`.
-
-    Returns:
-        The position; `None` if there is another number of texts, or other blocks before it may
-        repeat the text.
     """
     places = [one for one in _places(message.content, refusals=refusals) if one.text]
     if len(places) != 1 or places[0].path not in _WRITTEN:
-        return None
-    place = places[0]
-    before = message.content[: place.block]
-    return place.block if all(_never_repeats(one) for one in before) else None
+        return False
+    return all(never_repeats(block) for block in message.content[: places[0].block])
 
 
 _WRITTEN: tuple[Path, ...] = ((), ("text",), ("refusal",))
 
 
-def _never_repeats(block: Any) -> bool:
+def never_repeats(block: Any) -> bool:
+    """Whether a block can't repeat the text of its message, or may do so even beside an edit.
+
+    Args:
+        block: A block of any provider.
+    """
     if isinstance(block, str):
         return not block
     if is_thought(block) or is_tool(block):

@@ -46,6 +46,7 @@ from langchain_metaaligner.integrations.reply_edit import (
     stream,
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
+from langchain_metaaligner.integrations.retries import Repeatable
 from langchain_metaaligner.integrations.upstream_model import (
     CALL_OPTIONS,
     MAKING_OPTIONS,
@@ -115,7 +116,7 @@ if TYPE_CHECKING:
         """As for any chat model; by default, the policy's."""
 
 
-class ChatMetaAligner(FaceOptions, BaseChatModel):
+class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], BaseChatModel):
     """A chat model that edits the replies of its policy: `ChatMetaAligner(policy=llm)`.
 
     It can be used wherever a chat model can. Its stream contains the edit as it is generated.
@@ -623,9 +624,8 @@ class _Call:
         reply = cast("AIMessage", edit.reply)
         if edit.item is None or not self._model.apply:
             return None
-        refusals = self._model.edit_refusals
-        can_write = _ChunkWriter.can_write(reply, refusals=refusals)
-        return _ChunkWriter(reply, refusals=refusals) if can_write else None
+        can_write = MessageWriter.can_write(reply, refusals=self._model.edit_refusals)
+        return _ChunkWriter(reply) if can_write else None
 
     def _ending(
         self, edit: ReplyEdit, writer: _ChunkWriter | None

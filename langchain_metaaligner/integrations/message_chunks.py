@@ -6,13 +6,21 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from langchain_metaaligner.editing.content_blocks import kind_of
-from langchain_metaaligner.editing.reply_message import sole_text
+from langchain_metaaligner.editing.content_blocks import block_text, kind_of
+from langchain_metaaligner.editing.reply_message import (
+    has_sole_text,
+    never_repeats,
+    text_blocks,
+    thoughts_beside,
+)
 
 # LangChain merges blocks with the same index, so this index must be unique.
 _TEXT_INDEX = "lc_metaaligner_text"
 # What all pieces of a text's block have.
 _WRITTEN = {"type", "text", "index"}
+# Metadata that tells LangChain how to read the blocks of a chunk; when chunks are merged, it keeps
+# one of two equal values, while all other text is joined.
+_FORMAT = ("model_provider", "output_version")
 
 
 class TextWriter:
@@ -45,60 +53,79 @@ def writer_of(
     """
     if isinstance(reply, str):
         return TextWriter()
-    if not MessageWriter.can_write(reply, refusals=refusals):
-        return None
-    return MessageWriter(reply, refusals=refusals)
+    return MessageWriter(reply) if MessageWriter.can_write(reply, refusals=refusals) else None
 
 
 class MessageWriter:
-    """Writes an edited message with at most one block of text in chunks.
+    """Writes an edited message in chunks.
 
-    The blocks before the text are sent with its first piece. All else, which may repeat the text
-    before the edit, is sent with the last chunk: the rest of the text's block, all other blocks,
-    the usage and the provenance.
+    The thoughts and the blocks before the text are sent with its first piece, as far as they can't
+    repeat the text before the edit. Everything else, such as citations, tool calls, the usage and
+    the provenance, is sent with the last chunk. Several texts are written as one.
     """
 
-    def __init__(self, reply: AIMessage, *, refusals: bool = False) -> None:
+    def __init__(self, reply: AIMessage) -> None:
         self.started = False
         self._id = reply.id
         self._before: list[Any] = []
         self._block: dict[str, Any] | None = None
+        self._thoughts = thoughts_beside(reply)
+        self._format = {
+            key: value for key, value in reply.response_metadata.items() if key in _FORMAT
+        }
         if isinstance(reply.content, list):
-            at = sole_text(reply, refusals=refusals) or 0
-            block = reply.content[at]
-            self._before = reply.content[:at]
-            kind = kind_of(block)
+            texts = text_blocks(reply)
+            at = texts[0] if texts else len(reply.content)
+            self._before = [block for block in reply.content[:at] if never_repeats(block)]
             self._block = {"type": "text", "index": _TEXT_INDEX}
-            if isinstance(block, dict):
-                self._block["type"] = "text" if kind == "refusal" else kind
-                self._block["index"] = block.get("index", _TEXT_INDEX)
+            block = reply.content[at] if texts else None
+            if isinstance(block, dict) and isinstance(block.get("text"), str):
+                self._block |= {"type": kind_of(block) or "text"}
+                self._block |= {"index": block["index"]} if "index" in block else {}
 
     @staticmethod
     def can_write(reply: AIMessage, *, refusals: bool = False) -> bool:
-        """Whether a message has exactly one text; several texts can only be written at the end."""
-        return isinstance(reply.content, str) or sole_text(reply, refusals=refusals) is not None
+        """Whether a message has exactly one text, so that its chunks merge to the message."""
+        return isinstance(reply.content, str) or has_sole_text(reply, refusals=refusals)
 
     def write(self, piece: str) -> Any:
         """Return the chunk to send for a piece of the edit."""
         content: Any = piece
         if self._block is not None:
             content = [{**self._block, "text": piece}]
-            if not self.started:
-                content = [*self._before, *content]
+        if self.started:
+            return AIMessageChunk(content=content, id=self._id)
         self.started = True
-        return AIMessageChunk(content=content, id=self._id)
+        return AIMessageChunk(
+            content=content if self._block is None else [*self._before, *content],
+            id=self._id,
+            additional_kwargs=self._thoughts,
+            response_metadata=self._format,
+        )
 
     def end(self, settled: AIMessage) -> list[Any]:
         """Return what is left to send once the final reply is known."""
         if not self.started:
             return [as_chunk(settled, settled.content)]
-        if self._block is None:
-            return [as_chunk(settled, "")]
-        written, *after = list(settled.content)[len(self._before) :]
-        rest = {} if isinstance(written, str) else {**written, "text": ""}
-        if rest.keys() - _WRITTEN:
-            after = [{**rest, "index": self._block["index"]}, *after]
-        return [as_chunk(settled, after)]
+        content = self._left(settled) if isinstance(settled.content, list) else ""
+        last = as_chunk(settled, content)
+        last.additional_kwargs = {
+            key: value for key, value in last.additional_kwargs.items() if key not in self._thoughts
+        }
+        return [last]
+
+    def _left(self, settled: AIMessage) -> list[Any]:
+        """The content that has not been written."""
+        sent, left, texts = list(self._before), [], text_blocks(settled)
+        for index, block in enumerate(settled.content):
+            if sent and block == sent[0]:
+                sent.pop(0)
+            elif not block_text(block):
+                left.append(block)
+            elif self._block is not None and texts == [index] and isinstance(block, dict):
+                rest = {**block, "text": "", "index": self._block["index"]}
+                left += [rest] if rest.keys() - _WRITTEN else []
+        return left
 
 
 def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:
