@@ -184,9 +184,11 @@ class _Turn:
     def __init__(self, options: FaceOptions, request: ModelRequest[Any]) -> None:
         self._options, self._policy = options, ReplyPolicy(options)
         self._config = ensure_config()
-        self._asked = asked_objectives(self._config)
+        self._asked = asked_objectives(self._config, options.call_keys)
+        self._given = given_context(self._config, options.call_keys)
         if options.apply:
             # Report a mistake in the call before any model runs.
+            self._policy.check_context(self._given)
             self._policy.wanted(self._asked)
         system = [] if request.system_message is None else [request.system_message]
         self._messages: Sequence[BaseMessage] = [*system, *request.messages]
@@ -211,8 +213,8 @@ class _Turn:
         return self._context(), self._policy.wanted(self._asked)
 
     def _context(self) -> Any:
-        given = given_context(self._config)
-        return self._messages if given is None else given
+        self._policy.check_context(self._given)
+        return self._messages if self._given is None else self._given
 
     def edits_of(self, response: ModelResponse[Any]) -> Mapping[int, ReplyEdit]:
         """Prepare the edits of a response's messages, by the position of the message."""

@@ -623,8 +623,8 @@ def _read(
     run_manager, config, given = call
     asked, context = given.get("objectives"), given.get("context")
     if config.get("configurable"):
-        asked = asked_objectives(config) if asked is None else asked
-        context = given_context(config) if context is None else context
+        asked = asked_objectives(config, options.call_keys) if asked is None else asked
+        context = given_context(config, options.call_keys) if context is None else context
     policy = ReplyPolicy(options)
     try:
         reply, before = read_reply(input)
@@ -643,6 +643,8 @@ def _read(
             return edit, in_state
         if message is not None and policy.leaves_alone(message):
             return edit, in_state
+        if context is not None:
+            policy.check_context(context)
         wanted, edit.aligner = policy.terms(asked)
         model_run = capture.find(
             run_manager.parent_run_id,
