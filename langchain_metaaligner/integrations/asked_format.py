@@ -31,11 +31,12 @@ _DESCRIPTIONS = ("schema", "mime_type")
 _ELSEWHERE = frozenset(
     "tools functions tool_choice function_call metadata default_metadata profile audio prediction"
     " default_headers extra_headers additional_headers default_query messages prompt"
-    " logit_bias ls_structured_output_format".split()
+    " logit_bias _serialized".split()
 )
 # The mapping that providers merge with the model's own; all others replace it.
 _MERGED = "output_config"
-# The method of LangChain's structured output that asks for a tool call, not for a format.
+# LangChain's own description of structured output, and its method that asks for a tool call.
+_BY_LANGCHAIN = "ls_structured_output_format"
 _BY_TOOL = "function_calling"
 
 _DATA = re.compile(r"json|xml|yaml|csv|enum|schema|grammar|regex|structur|object|array", re.I)
@@ -68,21 +69,32 @@ def wants_data(call: Mapping[str, Any], *made_with: Mapping[str, Any]) -> bool:
     Returns:
         Whether what the model is sent asks for data.
     """
-    sent: dict[str, Any] = {}
-    for options in reversed(made_with):
-        given = _fields(options)
-        sent.update(_mapping(given.get("model_kwargs")))
-        sent.update({name: one for name, one in given.items() if one is not None})
-    sent.pop("model_kwargs", None)
-    merged = {**_mapping(sent.get(_MERGED)), **_mapping(call.get(_MERGED))}
-    sent.update(_mapping(call.get("model_kwargs")))
-    sent.update(call)
-    if merged:
-        sent[_MERGED] = merged
-    by_langchain = call.get("ls_structured_output_format")
-    if by_langchain and _mapping(_mapping(by_langchain).get("kwargs")).get("method") != _BY_TOOL:
+    layers = [*(_fields(one) for one in reversed(made_with)), call]
+    if not any(_may_say(name, one) for layer in layers for name, one in layer.items()):
+        return False
+    asked = _mapping(call.get(_BY_LANGCHAIN))
+    if asked and _mapping(asked.get("kwargs")).get("method") != _BY_TOOL:
         return True
+    sent: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for given in (_mapping(layer.get("model_kwargs")), layer):
+            merged.update(_mapping(given.get(_MERGED)))
+            # Fields that are not set are `None`; a call's `None` takes back what was set.
+            sent.update(
+                {name: one for name, one in given.items() if one is not None or layer is call}
+            )
+    sent["model_kwargs"], sent[_MERGED] = None, merged
     return any(_is_wish(name, one) for name, one in _options(sent, _DEPTH))
+
+
+def _may_say(name: str, given: Any) -> bool:
+    """Whether an option, or one inside it, can be a wish for data; most are neither."""
+    if not given:
+        return False
+    if isinstance(given, dict):
+        return name == _BY_LANGCHAIN or (name not in _ELSEWHERE and given.get("type") != "secret")
+    return name in _NAMES or (isinstance(given, BaseModel) and name not in _ELSEWHERE)
 
 
 def _fields(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -125,7 +137,7 @@ def _mapping(given: Any) -> Mapping[str, Any]:
 def _options(sent: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
     """The options in a mapping, and in the mappings inside it, that can be a wish for data."""
     for name, one in sent.items():
-        if not one or name in _ELSEWHERE:
+        if not one or name in _ELSEWHERE or name == _BY_LANGCHAIN:
             continue
         if name in _NAMES:
             yield name, one
