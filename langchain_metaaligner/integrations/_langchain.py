@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models._compat_bridge import message_to_events
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig, RunnableSequence
@@ -38,6 +39,7 @@ __all__ = [
     "get_callback_manager_for_config",
     "get_config_list",
     "merge_configs",
+    "message_events",
     "register_handlers",
     "set_config_context",
     "streams",
@@ -136,6 +138,18 @@ def streams_messages(handlers: Iterable[Any]) -> bool:
     """
     # Compared by name, because langgraph may not be installed.
     return any(_is(handler, _STREAMS_MESSAGES) for handler in handlers)
+
+
+def message_events(message: BaseMessage) -> list[dict[str, Any]]:
+    """A whole message as the events of LangChain's stream event protocol.
+
+    Args:
+        message: The message.
+
+    Returns:
+        The start of the message, the events of its blocks, and its end.
+    """
+    return [dict(event) for event in message_to_events(message)]
 
 
 def _is(handler: BaseCallbackHandler, name: str) -> bool:

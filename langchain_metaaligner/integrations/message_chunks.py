@@ -6,10 +6,13 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from langchain_metaaligner.editing.conversation import block_text
+from langchain_metaaligner.editing.conversation import block_text, without_thoughts
 
 # LangChain merges blocks with the same index, so this index must be unique.
 _TEXT_INDEX = "lc_metaaligner_text"
+# Metadata that tells LangChain how to read the blocks of a chunk; when chunks are merged, it keeps
+# one of two equal values, while all other text is joined.
+_FORMAT = ("model_provider", "output_version")
 
 
 class TextWriter:
@@ -43,29 +46,36 @@ def writer_of(reply: AIMessage | str) -> TextWriter | MessageWriter | None:
 
 
 class MessageWriter:
-    """Writes an edited message with at most one block of text in chunks.
+    """Writes an edited message in chunks.
 
-    The blocks before the text are sent with its first piece. All other blocks, the usage and the
-    provenance are sent with the last chunk.
+    The thoughts and all blocks before the text are sent with its first piece. Everything else, such
+    as tool calls, the usage and the provenance, is sent with the last chunk. Several texts are
+    written as one.
     """
 
     def __init__(self, reply: AIMessage) -> None:
         self.started = False
         self._id = reply.id
         self._before: list[Any] = []
-        self._after: list[Any] = []
         self._block: dict[str, Any] | None = None
+        kept = without_thoughts(reply).additional_kwargs
+        self._thoughts = {
+            key: value for key, value in reply.additional_kwargs.items() if key not in kept
+        }
+        self._format = {
+            key: value for key, value in reply.response_metadata.items() if key in _FORMAT
+        }
         if isinstance(reply.content, list):
-            at = next(i for i, block in enumerate(reply.content) if block_text(block) is not None)
+            at = _text_at(reply.content)
             block = reply.content[at]
-            self._before, self._after = reply.content[:at], reply.content[at + 1 :]
+            self._before = reply.content[:at]
             self._block = {"type": "text", "index": _TEXT_INDEX}
             if isinstance(block, dict):
                 self._block.update(block)
 
     @staticmethod
     def can_write(reply: AIMessage) -> bool:
-        """Whether a message has exactly one text; several texts can only be written at the end."""
+        """Whether a message has exactly one text, so that its chunks merge to the message."""
         return isinstance(reply.content, str) or (
             sum(block_text(block) is not None for block in reply.content) == 1
         )
@@ -78,14 +88,36 @@ class MessageWriter:
                 content = [{"type": "text", "text": piece, "index": self._block["index"]}]
             else:
                 content = [*self._before, {**self._block, "text": piece}]
+        if self.started:
+            return AIMessageChunk(content=content, id=self._id)
         self.started = True
-        return AIMessageChunk(content=content, id=self._id)
+        return AIMessageChunk(
+            content=content,
+            id=self._id,
+            additional_kwargs=self._thoughts,
+            response_metadata=self._format,
+        )
 
     def end(self, settled: AIMessage) -> list[Any]:
         """Return what is left to send once the final reply is known."""
         if not self.started:
             return [as_chunk(settled, settled.content)]
-        return [as_chunk(settled, "" if self._block is None else self._after)]
+        content: Any = ""
+        if isinstance(settled.content, list):
+            blocks = settled.content[_text_at(settled.content) + 1 :]
+            content = [block for block in blocks if not block_text(block)]
+        last = as_chunk(settled, content)
+        last.additional_kwargs = {
+            key: value
+            for key, value in last.additional_kwargs.items()
+            if key not in self._thoughts
+        }
+        return [last]
+
+
+def _text_at(content: list[Any]) -> int:
+    """The position of the first block with text."""
+    return next(at for at, block in enumerate(content) if block_text(block))
 
 
 def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:

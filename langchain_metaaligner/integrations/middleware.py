@@ -23,7 +23,6 @@ from langchain_metaaligner.integrations.call_config import (
 )
 from langchain_metaaligner.integrations.capture import capture, install, listened_to
 from langchain_metaaligner.integrations.edit_run import EditRun
-from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP
 from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.prefetch import Overhearing, Prefetch, What
 from langchain_metaaligner.integrations.reply_edit import (
@@ -40,7 +39,7 @@ from langchain_metaaligner.options import check_names
 from langchain_metaaligner.pickles import reduce_at_root
 
 try:
-    from langchain.agents.middleware import AgentMiddleware
+    from langchain.agents.middleware import AgentMiddleware, TracePolicy, omit_payload
 except ImportError as error:  # pragma: no cover - run where langchain is missing
     msg = (
         "MetaAlignerMiddleware needs langchain and langgraph, which are not installed. Run"
@@ -77,6 +76,9 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         CheckpointError: The model can't be used, as far as can be told without loading it.
         pydantic.ValidationError: An option is unknown or out of range.
     """
+
+    # In traces, this middleware's run would repeat the conversation, which the model's run has.
+    trace_policy = TracePolicy(process_inputs=omit_payload)
 
     def __init__(
         self,
@@ -253,21 +255,16 @@ class _Turn:
             return
         edit.item = (context, reply, wanted)
         if self._options.apply and listened_to(handlers):
-            edit.run = EditRun(self._edit_config(reply), reply_id=reply.id, objectives=wanted)
+            edit.run = EditRun(
+                self._edit_config(), reply=reply, objectives=wanted, aligner=self._policy.aligner
+            )
             if not reply.id:
                 # Without an id, a consumer would get the reply twice: in pieces and whole.
                 edit.reply = reply.model_copy(update={"id": edit.run.message_id})
 
-    def _edit_config(self, reply: AIMessage) -> RunnableConfig:
+    def _edit_config(self) -> RunnableConfig:
         told = self._policy.trace_metadata(self._asked)
-        config: RunnableConfig = {
-            **self._config,
-            "metadata": {**(self._config.get("metadata") or {}), **told},
-        }
-        if reply.tool_calls:
-            # A consumer would take the streamed text for the whole message and miss the calls.
-            config["tags"] = [*(config.get("tags") or ()), NOSTREAM, STEP]
-        return config
+        return {**self._config, "metadata": {**(self._config.get("metadata") or {}), **told}}
 
 
 def _callbacks_of(config: RunnableConfig) -> tuple[Sequence[Any], Any]:

@@ -332,6 +332,7 @@ class ReplyEdit:
         made: The record of the edit or its error, once known.
         run: The run that reports the edit to callback handlers, if there are any.
         begun: Whether a consumer has read part of the edit.
+        final: The final reply, once it is known.
     """
 
     policy: ReplyPolicy
@@ -342,6 +343,7 @@ class ReplyEdit:
     made: Alignment | Exception | None = None
     run: EditRun | None = None
     begun: bool = False
+    final: Reply | None = None
 
     def flow(self, mode: Mode, writer: TextWriter | MessageWriter | None = None) -> Flow[None]:
         """Make the edit; an error is kept for `settled`.
@@ -362,7 +364,7 @@ class ReplyEdit:
             else:
                 self.made = yield from self._streamed(mode, item, writer)
         except Exception as error:  # noqa: BLE001 - the error policy decides
-            self.made = error
+            self.made, self.final = error, None
             self.begun = self.begun or (self.run is not None and self.run.emitted)
 
     def settled(self) -> Reply:
@@ -376,7 +378,9 @@ class ReplyEdit:
         """
         if self.made is None:
             return self.reply
-        return self.policy.settle(self.reply, self.made, self.asked, begun=self.begun)
+        if self.final is None:
+            self.final = self.policy.settle(self.reply, self.made, self.asked, begun=self.begun)
+        return self.final
 
     def _shown(
         self, mode: Mode, item: Item, shown: EditRun, writer: TextWriter | MessageWriter | None
@@ -386,8 +390,8 @@ class ReplyEdit:
             if writer is None and not shown.streamed:
                 alignment = yield from self._whole(mode, item)
             else:
-                alignment = yield from self._streamed(mode, item, writer)
-                yield from shown.last_piece(alignment)
+                alignment = self.made = yield from self._streamed(mode, item, writer)
+                yield from shown.last_piece(self.settled(), alignment)
         except BaseException as error:
             yield from shown.fail(GeneratorExit() if isinstance(error, Closed) else error)
             raise
@@ -680,8 +684,8 @@ def _show(edit: ReplyEdit, call: Call) -> None:
     if not listened_to(handlers):
         return
     reply = edit.reply
-    reply_id = reply.id if isinstance(reply, AIMessage) else None
-    edit.run = EditRun(call.config, reply_id=reply_id, objectives=edit.item[2])
+    aligner = edit.aligner or edit.policy.aligner
+    edit.run = EditRun(call.config, reply=reply, objectives=edit.item[2], aligner=aligner)
     if isinstance(reply, AIMessage) and not reply.id and streams(handlers):
         # Without an id, a consumer would get the reply twice: in pieces and whole.
         edit.reply = reply.model_copy(update={"id": edit.run.message_id})
