@@ -51,10 +51,10 @@ from langchain_metaaligner.integrations.upstream_model import (
     CALL_OPTIONS,
     MAKING_OPTIONS,
     achunks_of,
+    asks_for_data,
     chunks_of,
     read_policy,
     reply_of,
-    wants_data,
 )
 from langchain_metaaligner.options import cache_key, check_names
 
@@ -530,7 +530,7 @@ class _Call:
         self._asked = self._kwargs.pop("objectives", None)
         context = self._kwargs.pop("context", None)
         self._context = messages if context is None else context
-        self._data = wants_data(self._kwargs)
+        self._data = asks_for_data(model.policy, self._stop, self._kwargs)
         # Whether the policy's own tokens may be streamed.
         self._live = self._data or not model.apply
         self._given = context
@@ -619,10 +619,14 @@ class _Call:
         message = cast("AIMessage", reply.model_copy())
         edit = ReplyEdit(self._policy, message, self._asked)
         text = self._policy.text_of(message)
-        if self._data or self._policy.leaves_alone(message):
+        if self._policy.leaves_alone(message):
             return edit
         if not text.strip():
-            edit.made = self._policy.without_text(message, self._asked)
+            if not self._data:
+                edit.made = self._policy.without_text(message, self._asked)
+            return edit
+        if self._data:
+            edit.made = self._policy.left_alone(message, self._asked, "data")
             return edit
         try:
             self._policy.check_context(self._given)
@@ -634,9 +638,8 @@ class _Call:
         return edit
 
     def _live_chunk(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
-        """The policy's chunk, not marked as the last if a chunk with the provenance follows."""
-        if not self._data:
-            cast("AIMessageChunk", chunk.message).chunk_position = None
+        """The policy's chunk, not marked as the last: a chunk with the provenance may follow."""
+        cast("AIMessageChunk", chunk.message).chunk_position = None
         return chunk
 
     def _writer(self, edit: ReplyEdit) -> _ChunkWriter | None:

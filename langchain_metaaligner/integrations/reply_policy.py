@@ -390,11 +390,12 @@ class ReplyPolicy(NamedTuple):
                 record = made
         else:
             record = self._failure(reply, made, asked, begun=begun)
-        if record.status != "skipped":
-            if "opentelemetry" in sys.modules:  # otherwise no provider can have been set
-                telemetry.record(record)
-            if self.options.on_edit is not None:
-                self._tell(record)
+        if record.status != "skipped" and "opentelemetry" in sys.modules:
+            # Without the module, no provider can have been set.
+            telemetry.record(record)
+        # Who asks for a reply to be skipped knows of it; of all others an audit must be told.
+        if self.options.on_edit is not None and record.reason != "when":
+            self._tell(record)
         if record.status == "failed":
             error = cast("Exception", made)
             if begun:
