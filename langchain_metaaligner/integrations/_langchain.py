@@ -13,9 +13,9 @@ import copy
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
-from typing import Any
+from typing import Any, Protocol, cast
 
-from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models._compat_bridge import message_to_events
 from langchain_core.messages import BaseMessage
@@ -41,7 +41,7 @@ __all__ = [
     "get_config_list",
     "merge_configs",
     "message_events",
-    "register_configure_hook",
+    "register_handlers",
     "set_config_context",
     "streams",
     "streams_messages",
@@ -102,6 +102,24 @@ def handlers_around() -> Sequence[Any]:
     return callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else ()
 
 
+class _Handlers(Protocol):
+    """Makes handlers."""
+
+    def get(self) -> BaseCallbackHandler:
+        """A new handler."""
+
+
+def register_handlers(handlers: _Handlers, kind: type[BaseCallbackHandler]) -> None:
+    """Give every outermost run from now on a handler of its own, which the runs inside it inherit.
+
+    Args:
+        handlers: Makes the handlers. LangChain asks a context variable for the handler of a run;
+            this stands in for one.
+        kind: The class of the handlers. A run that inherits one gets no other.
+    """
+    register_configure_hook(cast("Any", handlers), inheritable=True, handle_class=kind)
+
+
 def streams(handlers: Iterable[Any]) -> bool:
     """Whether any of a run's handlers streams to a consumer.
 
@@ -110,8 +128,7 @@ def streams(handlers: Iterable[Any]) -> bool:
     """
     # Both types are private: the first is a protocol, the second a class.
     return any(
-        hasattr(handler, "tap_output_iter") or _is(type(handler), _TAKES_EVENTS)
-        for handler in handlers
+        hasattr(handler, "tap_output_iter") or _is(handler, _TAKES_EVENTS) for handler in handlers
     )
 
 
@@ -121,7 +138,7 @@ def takes_events(handlers: Iterable[Any]) -> bool:
     Args:
         handlers: The run's handlers.
     """
-    return any(_is(type(handler), _TAKES_EVENTS) for handler in handlers)
+    return any(_is(handler, _TAKES_EVENTS) for handler in handlers)
 
 
 def streams_messages(handlers: Iterable[Any]) -> bool:
@@ -130,7 +147,7 @@ def streams_messages(handlers: Iterable[Any]) -> bool:
     Args:
         handlers: The run's handlers.
     """
-    return any(_is(type(handler), _STREAMS_MESSAGES) for handler in handlers)
+    return any(_is(handler, _STREAMS_MESSAGES) for handler in handlers)
 
 
 def has_streamed(handlers: Iterable[Any], message_ids: Iterable[str | None]) -> bool:
@@ -143,7 +160,7 @@ def has_streamed(handlers: Iterable[Any], message_ids: Iterable[str | None]) -> 
     return any(
         message_id in handler.seen
         for handler in handlers
-        if _is(type(handler), _STREAMS_MESSAGES)
+        if _is(handler, _STREAMS_MESSAGES)
         for message_id in message_ids
         if message_id is not None
     )
@@ -171,11 +188,11 @@ def showing_only(tag: str, callbacks: Any) -> Any:
 
 
 def _showing_only(tag: str, handler: Any) -> Any:
-    if not _is(type(handler), _STREAMS_MESSAGES) or hasattr(handler, "only_tag"):
+    if not _is(handler, _STREAMS_MESSAGES) or hasattr(handler, "only_tag"):
         return handler
     # The copy and the original share what has been seen and what is being streamed.
-    quiet = copy.copy(handler)
-    quiet.__class__ = _quiet_handler(type(handler))
+    quiet, kind = copy.copy(handler), cast("Any", type(handler))
+    quiet.__class__ = _quiet_handler(kind)
     quiet.original, quiet.only_tag = handler, tag
     return quiet
 
@@ -213,8 +230,13 @@ def message_events(message: BaseMessage) -> list[dict[str, Any]]:
     return [dict(event) for event in message_to_events(message)]
 
 
+def _is(one: Any, name: str) -> bool:
+    kind: Any = type(one)
+    return _named(kind, name)
+
+
 @functools.lru_cache(maxsize=256)
-def _is(kind: type, name: str) -> bool:
+def _named(kind: Any, name: str) -> bool:
     # Compared by name, because langgraph may not be installed.
     return any(one.__name__ == name for one in kind.__mro__)
 
@@ -228,7 +250,7 @@ def is_graph(one: Any) -> bool:
     Args:
         one: Any object.
     """
-    return _is(type(one), _GRAPH)
+    return _is(one, _GRAPH)
 
 
 def with_inherited(graph: Any, change: Callable[[RunnableConfig], RunnableConfig]) -> Any:
@@ -244,7 +266,8 @@ def with_inherited(graph: Any, change: Callable[[RunnableConfig], RunnableConfig
     if not hasattr(graph, "_change"):
         # Not a binding: LangGraph does not find graphs inside of those, and would not show the
         # state of this one as part of the state of the graph around it.
-        graph.__class__ = _changing_graph(type(graph), change)
+        kind: Any = type(graph)
+        graph.__class__ = _changing_graph(kind, change)
     return graph
 
 
@@ -260,7 +283,9 @@ def _changing_graph(kind: Any, change: Callable[[RunnableConfig], RunnableConfig
         # All other calls of a graph come through these two.
         _change = staticmethod(change)
 
-        def stream(self, input: Any, config: Any = None, **kwargs: Any) -> Iterator[Any]:
+        def stream(
+            self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+        ) -> Iterator[Any]:
             with closing(super().stream(input, change(config or {}), **kwargs)) as parts:
                 while True:
                     with changed():
@@ -270,7 +295,7 @@ def _changing_graph(kind: Any, change: Callable[[RunnableConfig], RunnableConfig
                     yield part
 
         async def astream(
-            self, input: Any, config: Any = None, **kwargs: Any
+            self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
         ) -> AsyncIterator[Any]:
             async with aclosing(super().astream(input, change(config or {}), **kwargs)) as parts:
                 while True:
@@ -297,7 +322,7 @@ def with_tool_config(value: Any, change: Callable[[RunnableConfig], RunnableConf
     Returns:
         A changed copy of the runtime; any other argument as it is.
     """
-    if not _is(type(value), _TOOL_RUNTIME):
+    if not _is(value, _TOOL_RUNTIME):
         return value
     runtime = copy.copy(value)
     runtime.config = change(value.config)
@@ -466,6 +491,23 @@ def tracing_params(model: BaseChatModel, stop: list[str] | None, options: Mappin
         The parameters.
     """
     return model._get_ls_params(stop=stop, **options)
+
+
+def sent_params(
+    model: BaseChatModel, stop: list[str] | None, options: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The parameters that a chat model is called with: its own, and those of the call.
+
+    Args:
+        model: The model.
+        stop: Texts at which the model stops.
+        options: Further options for the model.
+
+    Returns:
+        The parameters, as far as the model says.
+    """
+    params: Mapping[str, Any] = model._get_invocation_params(stop=stop, **options)
+    return params
 
 
 def combine_outputs(

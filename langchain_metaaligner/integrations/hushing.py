@@ -121,7 +121,7 @@ class _Hushed(_Quiet):
 
     def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         # A binding's own method would replace the tags.
-        made = super().with_config(config, **kwargs)
+        made: Any = super().with_config(config, **kwargs)
         return made.model_copy(update={"config": _with_tags(made.config, NOSTREAM, HUSH)})
 
 
@@ -187,7 +187,7 @@ def _called(function: Callable[..., Any]) -> Any:
     """What is called when an object is called: an instance's method, or the function itself."""
     if inspect.isroutine(function) or isinstance(function, type | functools.partial):
         return function
-    return function.__call__
+    return cast("Any", function).__call__
 
 
 def _named_as(function: Any, called: Any, wrapper: Any) -> Callable[..., Any]:
@@ -299,8 +299,8 @@ class _Composition:
 
     def __init__(self, is_aligner: Callable[[Any], bool]) -> None:
         self._is_aligner = is_aligner
-        # Whether a step that comes after another holds an aligner, by the ids of both. `chain | step`
-        # makes a new pipe of all steps of the chain, so most pairs of steps come again.
+        # Whether a step that comes after another holds an aligner, by the ids of both. A pipe of
+        # `chain | step` has all steps of the chain, so most pairs of steps come again.
         self._found: dict[tuple[int, int], tuple[bool, Any]] = {}
 
     def hush_steps(self, sequence: Any) -> None:
@@ -379,7 +379,7 @@ _LOOKED_AT_MOST = 2000
 
 def _parts_of(one: Any) -> Iterable[Any]:
     if type(one) in _CONTAINERS:
-        return _values_in(one)
+        return _values_in(one, _LOOKED_AT_MOST)
     if _is_a(one, functools.partial):
         return [one.func, *one.args, *one.keywords.values()]
     if type(one) is MethodType:
@@ -430,12 +430,13 @@ def _runnables_of(owner: Any) -> Sequence[Any]:
 
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
+# Of what a function names: more than that is data.
 _VALUES_AT_MOST = 100
 
 
-def _values_in(container: Any) -> Sequence[Any]:
+def _values_in(container: Any, most: int = _VALUES_AT_MOST) -> Sequence[Any]:
     values = container.values() if type(container) is dict else container
-    return list(islice(values, _VALUES_AT_MOST))
+    return list(islice(values, most))
 
 
 def _is_a(one: Any, *kinds: type) -> bool:

@@ -16,7 +16,7 @@ from langchain_metaaligner.integrations.hushing import NOSTREAM
 def check_leak(
     handlers: Iterable[Any],
     metadata: Mapping[str, Any],
-    model_run: ModelRun | None,
+    model_run: ModelRun,
     reply_id: str | None = None,
 ) -> None:
     """Refuse to edit a reply that a LangGraph consumer has seen.
@@ -25,13 +25,13 @@ def check_leak(
         handlers: The handlers of the aligner's run.
         metadata: The metadata of the aligner's run. It says where in the graph the aligner is, and
             nothing else rests on it.
-        model_run: The model run that made the reply, if known.
+        model_run: The model run that made the reply.
         reply_id: The reply's id, if it has one. A step in between may have given it another one.
 
     Raises:
         LeakError: A consumer of `stream_mode="messages"` has seen the unedited reply.
     """
-    if model_run is None or not model_run.graph_namespace:
+    if not model_run.graph_namespace:
         return
     handlers = list(handlers)
     here, there = str(metadata.get("langgraph_checkpoint_ns") or ""), model_run.graph_namespace
