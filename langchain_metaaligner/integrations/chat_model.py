@@ -20,7 +20,7 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from langchain_metaaligner.editing.alignment import METADATA_KEY
-from langchain_metaaligner.editing.conversation import Context, answer_text
+from langchain_metaaligner.editing.conversation import Context
 from langchain_metaaligner.editing.objectives import Objective, Objectives
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.integrations import _langchain
@@ -51,10 +51,10 @@ from langchain_metaaligner.integrations.upstream_model import (
     CALL_OPTIONS,
     MAKING_OPTIONS,
     achunks_of,
+    asks_for_data,
     chunks_of,
     read_policy,
     reply_of,
-    wants_data,
 )
 from langchain_metaaligner.options import cache_key, check_names, digested, hidden, masked, revealed
 
@@ -546,7 +546,7 @@ class _Call:
         self._asked = self._kwargs.pop("objectives", None)
         context = self._kwargs.pop("context", None)
         self._context = messages if context is None else context
-        self._data = wants_data(self._kwargs)
+        self._data = asks_for_data(model.policy, self._stop, self._kwargs)
         # Whether the policy's own tokens may be streamed.
         self._live = self._data or not model.apply
         self._given = context
@@ -569,13 +569,15 @@ class _Call:
             made: ChatResult = yield partial(
                 generate, self._model.policy, self._messages, self._stop, self._kwargs
             )
-        generations = []
+        generations, output = [], made.llm_output
         for one in made.generations:
             edit = self._edit_of(one.message)
             yield from edit.flow(mode)
             message = cast("AIMessage", edit.settled())
-            generations.append(ChatGeneration(message=message, generation_info=one.generation_info))
-        return ChatResult(generations=generations, llm_output=made.llm_output)
+            beside = partial(self._policy.left_beside, message, cast("AIMessage", edit.reply))
+            info, output = beside(one.generation_info), beside(output)
+            generations.append(ChatGeneration(message=message, generation_info=info))
+        return ChatResult(generations=generations, llm_output=output)
 
     def pieces(self, chunks_of: Any, mode: Mode) -> Flow[None]:
         """Ask the policy and send out the edit of its reply as it is generated.
@@ -632,30 +634,37 @@ class _Call:
         # A copy, because the policy's own object may be in a cache.
         message = cast("AIMessage", reply.model_copy())
         edit = ReplyEdit(self._policy, message, self._asked)
-        text = answer_text(message)
-        if self._data or self._policy.leaves_alone(message) or not text.strip():
+        text = self._policy.text_of(message)
+        if self._policy.leaves_alone(message):
+            return edit
+        if not text.strip():
+            if not self._data:
+                edit.made = self._policy.without_text(message, self._asked)
+            return edit
+        if self._data:
+            edit.made = self._policy.left_alone(message, self._asked, "data")
             return edit
         try:
             self._policy.check_context(self._given)
             edit.made = self._policy.skipped(message, self._context, self._asked)
             if edit.made is None:
-                edit.item = (self._context, message, self._policy.wanted(self._asked))
+                edit.item = (self._context, text, self._policy.wanted(self._asked))
         except Exception as error:  # noqa: BLE001 - the error policy decides
             edit.made = error
         return edit
 
     def _live_chunk(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
-        """The policy's chunk, not marked as the last if a chunk with the provenance follows."""
-        if not self._data:
-            cast("AIMessageChunk", chunk.message).chunk_position = None
+        """The policy's chunk, not marked as the last: a chunk with the provenance may follow."""
+        cast("AIMessageChunk", chunk.message).chunk_position = None
         return chunk
 
     def _writer(self, edit: ReplyEdit) -> _ChunkWriter | None:
         """The writer for the edit; `None` if it can only be written as a whole."""
         reply = cast("AIMessage", edit.reply)
-        if edit.item is None or not self._model.apply or not MessageWriter.can_write(reply):
+        if edit.item is None or not self._model.apply:
             return None
-        return _ChunkWriter(reply)
+        can_write = MessageWriter.can_write(reply, refusals=self._model.edit_refusals)
+        return _ChunkWriter(reply) if can_write else None
 
     def _ending(
         self, edit: ReplyEdit, writer: _ChunkWriter | None

@@ -8,7 +8,7 @@ import logging
 import operator
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -18,7 +18,6 @@ from pydantic import Field, field_validator, model_validator
 from langchain_metaaligner.editing import telemetry
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
-from langchain_metaaligner.editing.conversation import answer_text, with_text, without_thoughts
 from langchain_metaaligner.editing.objectives import (
     Objective,
     Objectives,
@@ -26,6 +25,13 @@ from langchain_metaaligner.editing.objectives import (
     check_allowed,
     objective_key,
     parse_objectives,
+)
+from langchain_metaaligner.editing.reply_message import (
+    answer_text,
+    blocked,
+    left_beside,
+    reason_without_text,
+    with_text,
 )
 from langchain_metaaligner.editing.sparing_log import SparingLog
 from langchain_metaaligner.errors import (
@@ -279,6 +285,27 @@ class ReplyPolicy(NamedTuple):
             raise UnknownObjectiveError(msg) from None
         return wanted
 
+    def text_of(self, reply: Reply) -> str:
+        """The text of a reply that is edited.
+
+        Args:
+            reply: The reply.
+        """
+        return answer_text(reply, refusals=self.options.edit_refusals)
+
+    def without_text(self, reply: Reply, asked: Objectives | None) -> Alignment | None:
+        """The record of a reply without text that a person would read or hear all the same.
+
+        Args:
+            reply: The reply.
+            asked: The objectives that the caller asked for.
+
+        Returns:
+            The record, `skipped`; `None` if there is nothing to read or hear.
+        """
+        reason = None if isinstance(reply, str) else reason_without_text(reply)
+        return None if reason is None else self.left_alone(reply, asked, reason)
+
     def check_context(self, given: Any) -> None:
         """Refuse a context that a call gives, if it must not give one or it is not one.
 
@@ -336,7 +363,7 @@ class ReplyPolicy(NamedTuple):
         Returns:
             The record, `skipped`.
         """
-        text = answer_text(reply)
+        text = self.text_of(reply)
         return self._record(text, text, asked, status="skipped", reason=reason)
 
     def settle(
@@ -365,32 +392,53 @@ class ReplyPolicy(NamedTuple):
         if isinstance(made, Alignment):
             record = made if self.options.apply else replace(made, status="shadow")
             if made.status == "skipped":
-                if not made.text.strip():
+                if not made.text.strip() and made.reason is None:
                     return reply
                 record = made
         else:
             record = self._failure(reply, made, asked, begun=begun)
-        if record.status != "skipped":
-            if "opentelemetry" in sys.modules:  # otherwise no provider can have been set
-                telemetry.record(record)
-            if self.options.on_edit is not None:
-                self._tell(record)
+        if record.status != "skipped" and "opentelemetry" in sys.modules:
+            # Without the module, no provider can have been set.
+            telemetry.record(record)
+        # Who asks for a reply to be skipped knows of it; of all others an audit must be told.
+        if self.options.on_edit is not None and record.reason != "when":
+            self._tell(record)
         if record.status == "failed":
             error = cast("Exception", made)
             if begun:
                 mark_begun(error)
             raise error
         kept = record.status in ("passed", "shadow", "skipped")
-        text = record.original if kept else record.text
         if isinstance(reply, str):
-            return text
-        provenance = record.provenance(keep_original=self.options.keep_original)
-        metadata = {**reply.response_metadata, METADATA_KEY: provenance}
-        if record.error is not None and not kept:
-            reply = without_thoughts(reply)
-        if isinstance(reply.content, str):
-            return reply.model_copy(update={"content": text, "response_metadata": metadata})
-        return with_text(reply, text, response_metadata=metadata)
+            return record.original if kept else record.text
+        told = {METADATA_KEY: record.provenance(keep_original=self.options.keep_original)}
+        if kept:
+            metadata = {**reply.response_metadata, **told}
+            return reply.model_copy(update={"response_metadata": metadata})
+        if record.status == "blocked":
+            return blocked(reply, record.text, metadata=told)
+        refusals = self.options.edit_refusals
+        return with_text(reply, record.text, refusals=refusals, metadata=told)
+
+    def left_beside(
+        self, settled: AIMessage, reply: AIMessage, given: Mapping[str, Any] | None
+    ) -> dict[str, Any] | None:
+        """What may be told beside a final reply, as metadata of the model's whole answer.
+
+        Args:
+            settled: The final reply.
+            reply: The reply as the model made it.
+            given: The metadata of the model's answer.
+
+        Returns:
+            The metadata without copies of a text that was changed; plain metadata beside a blocked
+            reply.
+        """
+        before, after = self.text_of(reply), answer_text(settled)
+        if given is None or before == after:
+            return None if given is None else dict(given)
+        status = settled.response_metadata.get(METADATA_KEY, {}).get("status")
+        return left_beside(given, before, after, plain=status == "blocked")
 
     def trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
         """The metadata of an edit in traces.
@@ -413,7 +461,7 @@ class ReplyPolicy(NamedTuple):
     ) -> Alignment:
         status: Literal["passed", "blocked", "failed"]
         on_error = self.options.on_error
-        text = original = answer_text(reply)
+        text = original = self.text_of(reply)
         if not self.options.apply:
             status = "passed"
         elif begun or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):

@@ -30,7 +30,7 @@ from langchain_metaaligner.integrations.call_config import (
     listed,
     with_listed,
 )
-from langchain_metaaligner.integrations.capture import capture, install
+from langchain_metaaligner.integrations.capture import install, listened_to
 from langchain_metaaligner.integrations.hushing import hush_pipes
 from langchain_metaaligner.integrations.reply_edit import (
     Async,
@@ -189,7 +189,7 @@ class MetaAlignerRunnable(
         # Does what `_call_with_config` does, but does not inspect signatures, and adds trace
         # metadata only if there are handlers. That halves the overhead of this step.
         manager = get_callback_manager_for_config(config)
-        if any(handler is not capture for handler in manager.handlers):
+        if listened_to(manager.handlers):
             manager.add_metadata(self._policy.trace_metadata(self._asked(config, kwargs)))
         run_manager = manager.on_chain_start(
             None,
