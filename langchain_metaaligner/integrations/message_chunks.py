@@ -21,10 +21,10 @@ class TextWriter:
     def __init__(self) -> None:
         self.started = False
 
-    def write(self, piece: str) -> Any:
+    def write(self, piece: str) -> list[Any]:
         """Return what to send for a piece of the edit."""
         self.started = True
-        return piece
+        return [piece]
 
     def end(self, settled: Any) -> list[Any]:
         """Return what is left to send once the final reply is known."""
@@ -48,9 +48,9 @@ def writer_of(reply: AIMessage | str) -> TextWriter | MessageWriter | None:
 class MessageWriter:
     """Writes an edited message in chunks.
 
-    The thoughts and all blocks before the text are sent with its first piece. Everything else, such
-    as tool calls, the usage and the provenance, is sent with the last chunk. Several texts are
-    written as one.
+    The thoughts and all blocks before the text are sent just before its first piece. Everything
+    else, such as tool calls, the usage and the provenance, is sent with the last chunk. Several
+    texts are written as one.
     """
 
     def __init__(self, reply: AIMessage) -> None:
@@ -80,23 +80,27 @@ class MessageWriter:
             sum(block_text(block) is not None for block in reply.content) == 1
         )
 
-    def write(self, piece: str) -> Any:
-        """Return the chunk to send for a piece of the edit."""
+    def write(self, piece: str) -> list[Any]:
+        """Return the chunks to send for a piece of the edit; the last one contains the piece."""
         content: Any = piece
-        if self._block is not None:
-            if self.started:
-                content = [{"type": "text", "text": piece, "index": self._block["index"]}]
-            else:
-                content = [*self._before, {**self._block, "text": piece}]
         if self.started:
-            return AIMessageChunk(content=content, id=self._id)
+            if self._block is not None:
+                content = [{"type": "text", "text": piece, "index": self._block["index"]}]
+            return [AIMessageChunk(content=content, id=self._id)]
         self.started = True
-        return AIMessageChunk(
-            content=content,
+        if self._block is not None:
+            content = [{**self._block, "text": piece}]
+        first = AIMessageChunk(content=content, id=self._id, response_metadata=self._format)
+        if not (self._before or self._thoughts):
+            return [first]
+        # Not in one chunk: LangChain's v3 events tell blocks apart by their place in the chunk.
+        before = AIMessageChunk(
+            content="" if self._block is None else self._before,
             id=self._id,
             additional_kwargs=self._thoughts,
             response_metadata=self._format,
         )
+        return [before, first]
 
     def end(self, settled: AIMessage) -> list[Any]:
         """Return what is left to send once the final reply is known."""
@@ -108,9 +112,7 @@ class MessageWriter:
             content = [block for block in blocks if not block_text(block)]
         last = as_chunk(settled, content)
         last.additional_kwargs = {
-            key: value
-            for key, value in last.additional_kwargs.items()
-            if key not in self._thoughts
+            key: value for key, value in last.additional_kwargs.items() if key not in self._thoughts
         }
         return [last]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -16,24 +17,25 @@ class EventWriter:
         self._text = ""
         self._at: int | None = None
 
-    def write(self, piece: str, chunk: AIMessageChunk) -> list[dict[str, Any]]:
+    def write(self, piece: str, chunks: Sequence[AIMessageChunk]) -> list[dict[str, Any]]:
         """Return the events for a piece of the edit.
 
         Args:
             piece: The piece.
-            chunk: The same piece as a chunk; the first one also contains what precedes the text.
+            chunks: The same as chunks: what precedes the text, if anything does, and the piece.
         """
         events: list[dict[str, Any]] = []
         if self._at is None:
-            content = chunk.content
+            first, *rest = chunks
             before = AIMessage(
-                content=content[:-1] if isinstance(content, list) else "",
-                id=chunk.id,
-                additional_kwargs=chunk.additional_kwargs,
-                response_metadata=chunk.response_metadata,
+                # Not empty text: some providers' messages would read it as a block.
+                content=(rest and first.content) or [],
+                id=first.id,
+                additional_kwargs=first.additional_kwargs,
+                response_metadata=first.response_metadata,
             )
             *events, _ = message_events(before)
-            self._at = _blocks(events)
+            self._at = sum(event["event"] == "content-block-start" for event in events)
             start = {"type": "text", "text": ""}
             events.append({"event": "content-block-start", "index": self._at, "content": start})
         self._text += piece
@@ -61,13 +63,9 @@ class EventWriter:
         block = next(iter(texts.values())) if len(texts) == 1 else {"type": "text"}
         text = {**block, "text": self._text}
         left = [{"event": "content-block-finish", "index": self._at, "content": text}]
-        at = self._at
+        at, begin = self._at, min(texts, default=self._at)
         for event in events:
-            if event.get("index", -1) > min(texts) and event["index"] not in texts:
+            if event.get("index", -1) > begin and event["index"] not in texts:
                 at += event["event"] == "content-block-start"
                 left.append({**event, "index": at})
         return [*left, finish]
-
-
-def _blocks(events: list[dict[str, Any]]) -> int:
-    return sum(event["event"] == "content-block-start" for event in events)
