@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import functools
+from typing import Any
 
 
 class MetaAlignerError(Exception):
@@ -12,43 +13,65 @@ class MetaAlignerError(Exception):
     because anything else would fail all the items of a LangChain batch at once. No kind is a
     `ValueError`, because pydantic would wrap it when a validator raises it.
 
+    To `isinstance`, an error is a `RuntimeError` exactly when it is not `retryable`: LangGraph's
+    `RetryPolicy` repeats a node after any error that it does not know as a mistake.
+
     Attributes:
         retryable: Whether the same call may succeed when it is repeated.
+        begun: Whether a consumer has already read a part of what failed. A repetition or a fallback
+            would then send a second text after it.
     """
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
+    begun: bool = False
+
+    @property
+    def __class__(self) -> type[Any]:
+        # The type itself stays the same for both, for `except`, pickles, tracebacks and subclasses.
+        return type(self) if self.retryable else _lasting(type(self))
 
 
-class MissingContextError(MetaAlignerError):
+class MissingContextError(MetaAlignerError, RuntimeError):
     """The reply came without the conversation that it answers."""
 
 
-class UnknownObjectiveError(MetaAlignerError):
+class UnknownObjectiveError(MetaAlignerError, RuntimeError):
     """An objective is unknown, unusable, or not on the allow-list."""
 
 
-class InputTypeError(MetaAlignerError):
+class InputTypeError(MetaAlignerError, RuntimeError):
     """The input is of a type that can't contain a reply to edit."""
 
 
-class AnswerTooLongError(MetaAlignerError):
+class AnswerTooLongError(MetaAlignerError, RuntimeError):
     """The answer and its edit don't fit into the aligner's window together."""
 
 
-class CheckpointError(MetaAlignerError):
+class CheckpointError(MetaAlignerError, RuntimeError):
     """A checkpoint, an adapter or its tokenizer can't be found, read or used."""
 
 
-class PreferenceDataError(MetaAlignerError):
+class PreferenceDataError(MetaAlignerError, RuntimeError):
     """Preference data can't be read, or contain something that must not be trained on."""
 
 
-class TrainingError(MetaAlignerError):
+class TrainingError(MetaAlignerError, RuntimeError):
     """A training run can't be set up, or can't continue."""
 
 
 class EngineError(MetaAlignerError):
-    """The engine failed, or returned an edit that must not be used."""
+    """The engine failed, or returned an edit that must not be used.
+
+    Args:
+        *args: The message.
+        retryable: Whether the same request may succeed later: a server that is overloaded, a lost
+            connection, memory that ran out.
+    """
+
+    def __init__(self, *args: object, retryable: bool = False) -> None:
+        super().__init__(*args)
+        if retryable:
+            self.retryable = True
 
 
 class EditTimeout(MetaAlignerError):
@@ -63,8 +86,120 @@ class OverloadedError(MetaAlignerError):
     retryable = True
 
 
-class LeakError(MetaAlignerError):
+class LeakError(MetaAlignerError, RuntimeError):
     """Tokens of the unedited reply have reached a consumer, or would have."""
+
+    begun = True
+
+
+def mark_begun(error: BaseException) -> None:
+    """Note on an error that a consumer has read a part of what failed.
+
+    Args:
+        error: The error, of any class.
+    """
+    error.begun = True  # type: ignore[attr-defined]
+    if isinstance(error, MetaAlignerError):
+        error.retryable = False
+
+
+def may_repeat(error: BaseException) -> bool:
+    """Whether what raised an error may be repeated.
+
+    Args:
+        error: The error, of any class.
+
+    Returns:
+        Whether nobody has read a part of it and, for an error of this package, it is `retryable`.
+    """
+    if isinstance(error, MetaAlignerError):
+        return error.retryable and not error.begun
+    return not getattr(error, "begun", False)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether another package's error may go away by itself.
+
+    Args:
+        error: The error.
+
+    Returns:
+        For an error with an HTTP status, whether that is one of an overloaded or failing server.
+        A lost connection, a time limit and missing memory may pass. A mistake in code or in the
+        request does not. The errors that caused this one are asked where its class says nothing.
+    """
+    seen: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in seen:
+        if isinstance(one, MetaAlignerError):
+            return one.retryable
+        if (status := _status(one)) is not None:
+            return status >= 500 or status in _PASSING_STATUS
+        names = {kind.__name__ for kind in type(one).__mro__}
+        if names & _WRONG_REQUESTS:
+            return False
+        if names & _PASSING:
+            return True
+        seen.append(one)
+        one = one.__cause__
+    return isinstance(error, Exception) and not isinstance(error, _MISTAKES)
+
+
+# By name, because the packages that define them may not be installed, or not be loaded yet.
+_PASSING = frozenset({
+    "APIConnectionError",  # openai, anthropic
+    "ClientConnectionError",  # aiohttp
+    "ConnectionError",  # Python, requests
+    "IncompleteRead",  # http.client
+    "MemoryError",
+    "OutOfMemoryError",  # torch
+    "ProtocolError",  # urllib3
+    "Timeout",  # requests
+    "TimeoutError",
+    "TransportError",  # httpx
+})  # fmt: skip
+_WRONG_REQUESTS = frozenset({"LocalProtocolError", "UnsupportedProtocol"})  # httpx
+# Too slow a request, a request too early, too many requests.
+_PASSING_STATUS = frozenset({408, 425, 429})
+# As LangGraph's `default_retry_on`; of the errors of the system, only those about a wrong path.
+_MISTAKES = (
+    ArithmeticError,
+    ImportError,
+    LookupError,
+    NameError,
+    ReferenceError,
+    RuntimeError,
+    StopAsyncIteration,
+    StopIteration,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of an error of any client, if it has one."""
+    response = getattr(error, "response", None)
+    for holder, name in ((error, "status_code"), (error, "status"), (error, "code")):
+        found = getattr(holder, name, None)
+        if isinstance(found, int) and 100 <= found <= 599:
+            return int(found)
+    found = getattr(response, "status_code", None)
+    return found if isinstance(found, int) and 100 <= found <= 599 else None
+
+
+@functools.cache
+def _lasting(kind: type[Any]) -> type[Any]:
+    """The class as which an error that does not go away shows itself."""
+    if issubclass(kind, RuntimeError):
+        return kind
+    own = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(kind.__name__, (kind, RuntimeError), own)
 
 
 def first_line(error: BaseException) -> str:

@@ -62,14 +62,14 @@ class Part:
                 " missing. Allow more tokens with max_new_tokens=, or use a checkpoint with a"
                 " larger window."
             )
-            raise EngineError(msg)
+            raise EngineError(msg, retryable=self.request.temperature > 0)
         text = self.prompt.restore(edit.text) if self.prompt.undo else edit.text
         if not text.strip():
             msg = (
                 f"The aligner {model!r} returned an empty edit. Check that family= is the prompt"
                 " family that the checkpoint was trained with."
             )
-            raise EngineError(msg)
+            raise EngineError(msg, retryable=self.request.temperature > 0)
         return text
 
     def agreement(self, edit: Edit, start: int) -> tuple[TokenAgreement, ...] | None:

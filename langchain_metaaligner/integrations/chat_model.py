@@ -46,6 +46,7 @@ from langchain_metaaligner.integrations.reply_edit import (
     stream,
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
+from langchain_metaaligner.integrations.retries import Repeatable
 from langchain_metaaligner.integrations.upstream_model import (
     CALL_OPTIONS,
     MAKING_OPTIONS,
@@ -115,7 +116,7 @@ if TYPE_CHECKING:
         """As for any chat model; by default, the policy's."""
 
 
-class ChatMetaAligner(FaceOptions, BaseChatModel):
+class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], BaseChatModel):
     """A chat model that edits the replies of its policy: `ChatMetaAligner(policy=llm)`.
 
     It can be used wherever a chat model can. Its stream contains the edit as it is generated.

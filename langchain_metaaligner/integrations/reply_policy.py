@@ -31,6 +31,7 @@ from langchain_metaaligner.errors import (
     LeakError,
     MetaAlignerError,
     UnknownObjectiveError,
+    mark_begun,
 )
 from langchain_metaaligner.options import AlignerOptions, ReplyOptions, given_options
 from langchain_metaaligner.pickles import namespace_of
@@ -309,7 +310,10 @@ class ReplyPolicy(NamedTuple):
             if self.options.on_edit is not None:
                 self._tell(record)
         if record.status == "failed":
-            raise cast("Exception", made)
+            error = cast("Exception", made)
+            if begun:
+                mark_begun(error)
+            raise error
         kept = record.status in ("passed", "shadow", "skipped")
         text = record.original if kept else record.text
         if isinstance(reply, str):

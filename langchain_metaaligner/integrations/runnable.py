@@ -12,7 +12,6 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import (
     ConfigurableField,
     ConfigurableFieldSpec,
-    Runnable,
     RunnableConfig,
     RunnableSerializable,
     ensure_config,
@@ -33,7 +32,6 @@ from langchain_metaaligner.integrations.call_config import (
 )
 from langchain_metaaligner.integrations.capture import capture, install
 from langchain_metaaligner.integrations.hushing import hush_pipes
-from langchain_metaaligner.integrations.leaks import but_leaks
 from langchain_metaaligner.integrations.reply_edit import (
     Async,
     Call,
@@ -48,6 +46,7 @@ from langchain_metaaligner.integrations.reply_edit import (
     until_closed,
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
+from langchain_metaaligner.integrations.retries import Repeatable
 from langchain_metaaligner.options import check_names
 
 if TYPE_CHECKING:
@@ -58,7 +57,9 @@ logger = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseMessage)
 
 
-class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
+class MetaAlignerRunnable(
+    FaceOptions, Repeatable[Any, AIMessage], RunnableSerializable[Any, AIMessage]
+):
     """Edits the reply of the model before it in a chain: `llm | MetaAlignerRunnable(...)`.
 
     A message is returned as a message of the same class with the same id. Only its text is edited,
@@ -332,22 +333,6 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         async with aclosing(edited):
             async for piece in edited:
                 yield piece
-
-    def with_retry(
-        self, *, retry_if_exception_type: Any = (Exception,), **options: Any
-    ) -> Runnable[Any, Any]:
-        """Retry failed edits, as for any runnable, but never after a `LeakError`.
-
-        Args:
-            retry_if_exception_type: Error classes, or a function that tells whether to retry after
-                an error.
-            **options: As for any runnable.
-
-        Returns:
-            The runnable with retries.
-        """
-        wanted = but_leaks(retry_if_exception_type)
-        return super().with_retry(retry_if_exception_type=wanted, **options)
 
     def _traced(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableConfig:
         if config is None or "metadata" not in config:
