@@ -124,9 +124,10 @@ class EditRun:
         message = self._message(settled)
         if isinstance(settled, str):
             message.response_metadata = {METADATA_KEY: alignment.provenance()}
-        yield from self._tokens(self._chunks.end(message))
+        left = self._chunks.end(message)
+        yield from self._tokens(left)
         if self._events is not None:
-            yield from self._told(self._events.end(message))
+            yield from self._told(self._events.end(message, left[-1]))
 
     def end(self, alignment: Alignment) -> Calls:
         """End the run.

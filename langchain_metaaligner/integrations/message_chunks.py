@@ -6,7 +6,8 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from langchain_metaaligner.editing.conversation import block_text, without_thoughts
+from langchain_metaaligner.editing.content_blocks import is_thought
+from langchain_metaaligner.editing.conversation import answer_text, block_text, without_thoughts
 
 # LangChain merges blocks with the same index, so this index must be unique.
 _TEXT_INDEX = "lc_metaaligner_text"
@@ -50,7 +51,7 @@ class MessageWriter:
 
     The thoughts and all blocks before the text are sent just before its first piece. Everything
     else, such as tool calls, the usage and the provenance, is sent with the last chunk. Several
-    texts are written as one.
+    texts are written as one; of the blocks before them, only thoughts come first.
     """
 
     def __init__(self, reply: AIMessage) -> None:
@@ -66,11 +67,12 @@ class MessageWriter:
             key: value for key, value in reply.response_metadata.items() if key in _FORMAT
         }
         if isinstance(reply.content, list):
-            at = _text_at(reply.content)
-            block = reply.content[at]
+            at = next((at for at, one in enumerate(reply.content) if _has_text(one)), 0)
             self._before = reply.content[:at]
             self._block = {"type": "text", "index": _TEXT_INDEX}
-            if isinstance(block, dict):
+            if not self.can_write(reply):
+                self._before = [block for block in self._before if is_thought(block)]
+            elif isinstance(block := reply.content[at], dict):
                 self._block.update(block)
 
     @staticmethod
@@ -108,8 +110,9 @@ class MessageWriter:
             return [as_chunk(settled, settled.content)]
         content: Any = ""
         if isinstance(settled.content, list):
-            blocks = settled.content[_text_at(settled.content) + 1 :]
-            content = [block for block in blocks if not block_text(block)]
+            content = [block for block in settled.content if not _has_text(block)]
+            for block in self._before:
+                content.remove(block)
         last = as_chunk(settled, content)
         last.additional_kwargs = {
             key: value for key, value in last.additional_kwargs.items() if key not in self._thoughts
@@ -117,9 +120,8 @@ class MessageWriter:
         return [last]
 
 
-def _text_at(content: list[Any]) -> int:
-    """The position of the first block with text."""
-    return next(at for at, block in enumerate(content) if block_text(block))
+def _has_text(block: Any) -> bool:
+    return bool(answer_text(AIMessage(content=[block])))
 
 
 def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:

@@ -9,6 +9,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 
 from langchain_metaaligner.integrations._langchain import message_events
 
+_FINISH = "content-block-finish"
+
 
 class EventWriter:
     """Writes an edited message as events: its thoughts, its text in pieces, and the rest."""
@@ -43,29 +45,26 @@ class EventWriter:
         events.append({"event": "content-block-delta", "index": self._at, "delta": delta})
         return events
 
-    def end(self, settled: AIMessage) -> list[dict[str, Any]]:
+    def end(self, settled: AIMessage, last: AIMessageChunk) -> list[dict[str, Any]]:
         """Return the events that are left once the final reply is known.
 
         Args:
             settled: The final reply.
+            last: What is left of it as a chunk.
         """
         *events, finish = message_events(settled)
         if settled.additional_kwargs:
             finish = {**finish, "additional_kwargs": settled.additional_kwargs}
         if self._at is None:
             return [*events, finish]
-        texts = {
-            event["index"]: event["content"]
-            for event in events
-            if event["event"] == "content-block-finish" and event["content"]["type"] == "text"
-        }
+        finished = [event["content"] for event in events if event["event"] == _FINISH]
         # Several texts were written as one, which is none of their blocks.
-        block = next(iter(texts.values())) if len(texts) == 1 else {"type": "text"}
-        text = {**block, "text": self._text}
-        left = [{"event": "content-block-finish", "index": self._at, "content": text}]
-        at, begin = self._at, min(texts, default=self._at)
-        for event in events:
-            if event.get("index", -1) > begin and event["index"] not in texts:
-                at += event["event"] == "content-block-start"
-                left.append({**event, "index": at})
-        return [*left, finish]
+        dress, *more = [block for block in finished if block["type"] == "text"] or [{}]
+        text = {**({} if more else dress), "type": "text", "text": self._text}
+        changes = {"content": last.content or [], "additional_kwargs": last.additional_kwargs}
+        _, *rest, _ = message_events(settled.model_copy(update=changes))
+        return [
+            {"event": _FINISH, "index": self._at, "content": text},
+            *({**event, "index": event["index"] + self._at + 1} for event in rest),
+            finish,
+        ]
