@@ -18,6 +18,7 @@ class EventWriter:
     def __init__(self) -> None:
         self._text = ""
         self._at: int | None = None
+        self._index: Any = None
 
     def write(self, piece: str, chunks: Sequence[AIMessageChunk]) -> list[dict[str, Any]]:
         """Return the events for a piece of the edit.
@@ -38,6 +39,8 @@ class EventWriter:
             )
             *events, _ = message_events(before)
             self._at = sum(event["event"] == "content-block-start" for event in events)
+            if isinstance(written := chunks[-1].content, list):
+                self._index = written[0]["index"]
             start = {"type": "text", "text": ""}
             events.append({"event": "content-block-start", "index": self._at, "content": start})
         self._text += piece
@@ -61,7 +64,15 @@ class EventWriter:
         # Several texts were written as one, which is none of their blocks.
         dress, *more = [block for block in finished if block["type"] == "text"] or [{}]
         text = {**({} if more else dress), "type": "text", "text": self._text}
-        changes = {"content": last.content or [], "additional_kwargs": last.additional_kwargs}
+        changes = {
+            "content": [
+                block
+                for block in last.content or ()
+                # What is left of the text's own block is in `text`.
+                if isinstance(block, str) or block.get("index") != self._index
+            ],
+            "additional_kwargs": last.additional_kwargs,
+        }
         _, *rest, _ = message_events(settled.model_copy(update=changes))
         return [
             {"event": _FINISH, "index": self._at, "content": text},
