@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
@@ -79,7 +79,7 @@ class MessageWriter:
             self._before = [block for block in reply.content[:at] if never_repeats(block)]
             self._block = {"type": "text", "index": _TEXT_INDEX}
             block = reply.content[at] if texts else None
-            if isinstance(block, dict) and isinstance(block.get("text"), str):
+            if _is_flat(block):
                 self._block |= {"type": kind_of(block) or "text"}
                 self._block |= {"index": block["index"]} if "index" in block else {}
 
@@ -125,10 +125,15 @@ class MessageWriter:
                 sent.pop(0)
             elif not block_text(block):
                 left.append(block)
-            elif self._block is not None and texts == [index] and isinstance(block, dict):
+            elif self._block is not None and texts == [index] and _is_flat(block):
                 rest = {**block, "text": "", "index": self._block["index"]}
                 left += [rest] if rest.keys() - _WRITTEN else []
         return left
+
+
+def _is_flat(block: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a block has its text at the top, not in a block inside it."""
+    return isinstance(block, dict) and isinstance(block.get("text"), str)
 
 
 def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:

@@ -39,8 +39,8 @@ class EventWriter:
             )
             *events, _ = message_events(before)
             self._at = sum(event["event"] == "content-block-start" for event in events)
-            if isinstance(written := chunks[-1].content, list):
-                self._index = written[0]["index"]
+            written: Any = chunks[-1].content
+            self._index = written[0]["index"] if isinstance(written, list) else None
             start = {"type": "text", "text": ""}
             events.append({"event": "content-block-start", "index": self._at, "content": start})
         self._text += piece
