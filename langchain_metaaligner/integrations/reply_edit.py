@@ -430,7 +430,8 @@ class ReplyEdit:
             yield from self.run.piece(piece)
         if writer is not None:
             self.begun = True
-            yield Emit(writer.write(piece))
+            for chunk in writer.write(piece):
+                yield Emit(chunk)
 
 
 # -- inputs of a chain's step -------------------------------------------------------------------
