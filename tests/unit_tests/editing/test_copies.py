@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ FORMS: dict[str, Any] = {
     "in a model": lambda text: Parsed(body=[{"x": text}]),
     "in a namespace": lambda text: SimpleNamespace(inner=Said(text)),
     "in an error": ValueError,
+    "as Base64": lambda text: base64.b64encode(text.encode()).decode(),
     "as a key": lambda text: {text: 0.5},
     "in a tuple": lambda text: (text,),
 }
