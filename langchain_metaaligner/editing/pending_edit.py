@@ -441,7 +441,13 @@ class _RequestWriter:
 
     def _prompt(self, asked: str | Sequence[Turn], text: str) -> Prompt:
         engine, family = self._engine, self._family
-        prompt = family.render(asked, text, self._wanted, control_tokens=engine.control_tokens)
+        prompt = family.render(
+            asked,
+            text,
+            self._wanted,
+            control_tokens=engine.control_tokens,
+            readings=engine.readings,
+        )
         return _templated(engine, prompt) if family.chat else prompt
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
-from typing import Any
+from typing import Any, Protocol, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
@@ -40,7 +40,7 @@ __all__ = [
     "get_config_list",
     "merge_configs",
     "message_events",
-    "register_configure_hook",
+    "register_handlers",
     "set_config_context",
     "streams",
     "streams_messages",
@@ -89,6 +89,24 @@ def graph_context(configurable: Mapping[str, Any]) -> Any:
 
 
 # -- handlers ---------------------------------------------------------------------------------
+
+
+class _Handlers(Protocol):
+    """Makes handlers."""
+
+    def get(self) -> BaseCallbackHandler:
+        """A new handler."""
+
+
+def register_handlers(handlers: _Handlers, kind: type[BaseCallbackHandler]) -> None:
+    """Give every outermost run from now on a handler of its own, which the runs inside it inherit.
+
+    Args:
+        handlers: Makes the handlers. LangChain asks a context variable for the handler of a run;
+            this stands in for one.
+        kind: The class of the handlers. A run that inherits one gets no other.
+    """
+    register_configure_hook(cast("Any", handlers), inheritable=True, handle_class=kind)
 
 
 def streams(handlers: Iterable[Any]) -> bool:
@@ -300,6 +318,23 @@ def tracing_params(model: BaseChatModel, stop: list[str] | None, options: Mappin
         The parameters.
     """
     return model._get_ls_params(stop=stop, **options)
+
+
+def sent_params(
+    model: BaseChatModel, stop: list[str] | None, options: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The parameters that a chat model is called with: its own, and those of the call.
+
+    Args:
+        model: The model.
+        stop: Texts at which the model stops.
+        options: Further options for the model.
+
+    Returns:
+        The parameters, as far as the model says.
+    """
+    params: Mapping[str, Any] = model._get_invocation_params(stop=stop, **options)
+    return params
 
 
 def combine_outputs(

@@ -51,10 +51,10 @@ from langchain_metaaligner.integrations.upstream_model import (
     CALL_OPTIONS,
     MAKING_OPTIONS,
     achunks_of,
+    asks_for_data,
     chunks_of,
     read_policy,
     reply_of,
-    wants_data,
 )
 from langchain_metaaligner.options import cache_key, check_names
 
@@ -196,7 +196,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         Raises:
             MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
-        return super().invoke(input, config, stop=stop, **_with_asked(config, kwargs))
+        return super().invoke(input, config, stop=stop, **self._asked(config, kwargs))
 
     async def ainvoke(
         self,
@@ -207,7 +207,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         **kwargs: Any,
     ) -> AIMessage:
         """Ask the policy and edit its reply without blocking the event loop; as `invoke`."""
-        return await super().ainvoke(input, config, stop=stop, **_with_asked(config, kwargs))
+        return await super().ainvoke(input, config, stop=stop, **self._asked(config, kwargs))
 
     def stream(
         self,
@@ -218,7 +218,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """Ask the policy and yield the edit of its reply as it is generated; as `invoke`."""
-        chunks: Any = super().stream(input, config, stop=stop, **_with_asked(config, kwargs))
+        chunks: Any = super().stream(input, config, stop=stop, **self._asked(config, kwargs))
         with closing(chunks):
             yield from chunks
 
@@ -231,7 +231,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Ask the policy and yield the edit without blocking the event loop; as `stream`."""
-        chunks: Any = super().astream(input, config, stop=stop, **_with_asked(config, kwargs))
+        chunks: Any = super().astream(input, config, stop=stop, **self._asked(config, kwargs))
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
@@ -239,7 +239,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As for any chat model."""
         if kwargs.get("version") == "v3":
-            kwargs = _with_asked(config, kwargs)
+            kwargs = self._asked(config, kwargs)
         return super().stream_events(input, config, **kwargs)
 
     def astream_events(
@@ -247,8 +247,24 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
     ) -> Any:
         """As for any chat model."""
         if kwargs.get("version") == "v3":
-            kwargs = _with_asked(config, kwargs)
+            kwargs = self._asked(config, kwargs)
         return super().astream_events(input, config, **kwargs)
+
+    def _asked(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Add the objectives and the context in a call's config to its arguments.
+
+        `_generate` can only see the config of the surrounding chain, which may belong to another
+        call.
+        """
+        config, keys = ensure_config(config), self.call_keys
+        asked = {
+            "objectives": asked_objectives(config, keys),
+            "context": given_context(config, keys),
+        }
+        given = {**{name: one for name, one in asked.items() if one is not None}, **kwargs}
+        if "objectives" in given:
+            given["objectives"] = listed(given["objectives"])
+        return given
 
     # -- the reply --------------------------------------------------------------------------
 
@@ -514,11 +530,13 @@ class _Call:
         self._asked = self._kwargs.pop("objectives", None)
         context = self._kwargs.pop("context", None)
         self._context = messages if context is None else context
-        self._data = wants_data(self._kwargs)
+        self._data = asks_for_data(model.policy, self._stop, self._kwargs)
         # Whether the policy's own tokens may be streamed.
         self._live = self._data or not model.apply
+        self._given = context
         if model.apply:
             # Report a mistake in the call before the policy runs.
+            self._policy.check_context(context)
             self._policy.wanted(self._asked)
 
     def whole(self, generate: Any, mode: Mode) -> Flow[ChatResult]:
@@ -588,6 +606,7 @@ class _Call:
         def find(_: Any) -> What | None:
             if self._data or not eager:
                 return None
+            self._policy.check_context(self._given)
             return self._context, self._policy.wanted(self._asked)
 
         prefetch = Prefetch(lambda: self._policy.aligner, find)
@@ -600,12 +619,17 @@ class _Call:
         message = cast("AIMessage", reply.model_copy())
         edit = ReplyEdit(self._policy, message, self._asked)
         text = self._policy.text_of(message)
-        if self._data or self._policy.leaves_alone(message):
+        if self._policy.leaves_alone(message):
             return edit
         if not text.strip():
-            edit.made = self._policy.without_text(message, self._asked)
+            if not self._data:
+                edit.made = self._policy.without_text(message, self._asked)
+            return edit
+        if self._data:
+            edit.made = self._policy.left_alone(message, self._asked, "data")
             return edit
         try:
+            self._policy.check_context(self._given)
             edit.made = self._policy.skipped(message, self._context, self._asked)
             if edit.made is None:
                 edit.item = (self._context, text, self._policy.wanted(self._asked))
@@ -614,9 +638,8 @@ class _Call:
         return edit
 
     def _live_chunk(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
-        """The policy's chunk, not marked as the last if a chunk with the provenance follows."""
-        if not self._data:
-            cast("AIMessageChunk", chunk.message).chunk_position = None
+        """The policy's chunk, not marked as the last: a chunk with the provenance may follow."""
+        cast("AIMessageChunk", chunk.message).chunk_position = None
         return chunk
 
     def _writer(self, edit: ReplyEdit) -> _ChunkWriter | None:
@@ -703,16 +726,3 @@ def _digest(context: Any) -> str:
     text = context.text if isinstance(context, Context) else context
     known = text if isinstance(text, str) else dumps(text)
     return hashlib.sha256(known.encode()).hexdigest()
-
-
-def _with_asked(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Add the objectives and the context in a call's config to its arguments.
-
-    `_generate` can only see the config of the surrounding chain, which may belong to another call.
-    """
-    config = ensure_config(config)
-    asked = {"objectives": asked_objectives(config), "context": given_context(config)}
-    given = {**{name: one for name, one in asked.items() if one is not None}, **kwargs}
-    if "objectives" in given:
-        given["objectives"] = listed(given["objectives"])
-    return given

@@ -20,7 +20,7 @@ from langchain_metaaligner.integrations.call_config import (
     hushed_step,
     overheard_by,
 )
-from langchain_metaaligner.integrations.capture import capture, install
+from langchain_metaaligner.integrations.capture import capture, install, listened_to
 from langchain_metaaligner.integrations.edit_run import EditRun
 from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.prefetch import Overhearing, Prefetch, What
@@ -184,9 +184,11 @@ class _Turn:
     def __init__(self, options: FaceOptions, request: ModelRequest[Any]) -> None:
         self._options, self._policy = options, ReplyPolicy(options)
         self._config = ensure_config()
-        self._asked = asked_objectives(self._config)
+        self._asked = asked_objectives(self._config, options.call_keys)
+        self._given = given_context(self._config, options.call_keys)
         if options.apply:
             # Report a mistake in the call before any model runs.
+            self._policy.check_context(self._given)
             self._policy.wanted(self._asked)
         system = [] if request.system_message is None else [request.system_message]
         self._messages: Sequence[BaseMessage] = [*system, *request.messages]
@@ -211,21 +213,24 @@ class _Turn:
         return self._context(), self._policy.wanted(self._asked)
 
     def _context(self) -> Any:
-        given = given_context(self._config)
-        return self._messages if given is None else given
+        self._policy.check_context(self._given)
+        return self._messages if self._given is None else self._given
 
     def edits_of(self, response: ModelResponse[Any]) -> Mapping[int, ReplyEdit]:
         """Prepare the edits of a response's messages, by the position of the message."""
         replies = {
             place: one for place, one in enumerate(response.result) if isinstance(one, AIMessage)
         }
-        calls_tools = any(self._policy.leaves_alone(reply) for reply in replies.values())
-        if response.structured_response is not None or calls_tools:
+        data = response.structured_response is not None
+        if not data and any(self._policy.leaves_alone(reply) for reply in replies.values()):
             return {}
         edits = {place: ReplyEdit(self._policy, one, self._asked) for place, one in replies.items()}
         for place, edit in edits.items():
             try:
-                self._prepare(edit, replies[place])
+                if data:
+                    edit.made = self._policy.left_alone(replies[place], self._asked, "data")
+                else:
+                    self._prepare(edit, replies[place])
             except Exception as error:  # noqa: BLE001 - the error policy decides
                 edit.made = error
         return edits
@@ -236,17 +241,20 @@ class _Turn:
             edit.made = self._policy.without_text(reply, self._asked)
             return
         handlers, parent_run_id = _callbacks_of(self._config)
-        if self._options.apply and self._options.on_leak == "raise":
-            made_by = capture.find(parent_run_id, reply_id=reply.id, reply_text=text)
-            # Another middleware may have answered instead of a model; then nothing has leaked.
-            if made_by is not None and reply.id and made_by.made_id(reply.id):
-                check_leak(handlers, self._config.get("metadata") or {}, made_by)
+        model_runs = capture.find(handlers, parent_run_id, reply_id=reply.id, reply_text=text)
+        # Another middleware may have answered instead of a model.
+        if model_runs and reply.id and model_runs[-1].made_id(reply.id):
+            if model_runs[-1].gave_data(text):
+                edit.made = self._policy.left_alone(reply, self._asked, "data")
+                return
+            if self._options.apply and self._options.on_leak == "raise":
+                check_leak(handlers, self._config.get("metadata") or {}, model_runs[-1])
         context, wanted = self._context(), self._policy.wanted(self._asked)
         if (skipped := self._policy.skipped(reply, context, self._asked)) is not None:
             edit.made = skipped
             return
         edit.item = (context, text, wanted)
-        if self._options.apply and any(handler is not capture for handler in handlers):
+        if self._options.apply and listened_to(handlers):
             edit.run = EditRun(
                 self._edit_config(), reply=reply, objectives=wanted, aligner=self._policy.aligner
             )

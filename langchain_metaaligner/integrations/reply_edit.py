@@ -40,7 +40,7 @@ from langchain_metaaligner.integrations._langchain import (
     streams,
 )
 from langchain_metaaligner.integrations.call_config import asked_objectives, given_context
-from langchain_metaaligner.integrations.capture import capture
+from langchain_metaaligner.integrations.capture import capture, listened_to
 from langchain_metaaligner.integrations.edit_run import EditRun
 from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.message_chunks import (
@@ -623,8 +623,8 @@ def _read(
     run_manager, config, given = call
     asked, context = given.get("objectives"), given.get("context")
     if config.get("configurable"):
-        asked = asked_objectives(config) if asked is None else asked
-        context = given_context(config) if context is None else context
+        asked = asked_objectives(config, options.call_keys) if asked is None else asked
+        context = given_context(config, options.call_keys) if context is None else context
     policy = ReplyPolicy(options)
     try:
         reply, before = read_reply(input)
@@ -643,25 +643,32 @@ def _read(
             return edit, in_state
         if message is not None and policy.leaves_alone(message):
             return edit, in_state
+        if context is not None:
+            policy.check_context(context)
         wanted, edit.aligner = policy.terms(asked)
-        model_run = capture.find(
+        model_runs = capture.find(
+            run_manager.handlers,
             run_manager.parent_run_id,
             reply_id=None if message is None else message.id,
             reply_text=text,
             editing=run_manager.run_id,
         )
+        model_run = model_runs[-1] if model_runs else None
+        if model_run is not None and model_run.gave_data(text):
+            edit.made = policy.left_alone(reply, asked, "data")
+            return edit, in_state
         metadata = config.get("metadata") or {}
         if "langgraph_node" in metadata and options.apply and options.on_leak == "raise":
             check_leak(run_manager.handlers, metadata, model_run)
         if context is None:
             # A state that contains only the reply has no context.
-            context = before or (None if model_run is None else model_run.messages)
+            context = before or (None if len(model_runs) != 1 else model_runs[0].messages)
         if whole and options.when is not None:
             edit.made = policy.skipped(reply, context, asked)
             if edit.made is not None:
                 return edit, in_state
         if context is None:
-            raise MissingContextError(NO_CONTEXT)
+            raise MissingContextError(_SEVERAL_MODELS if model_runs else NO_CONTEXT)
         edit.item = (context, text, wanted)
     except Exception as error:  # noqa: BLE001 - the error policy decides
         edit.made = error
@@ -674,7 +681,7 @@ def _show(edit: ReplyEdit, call: Call) -> None:
     # In shadow mode, the policy's own tokens are streamed and the edit is not shown.
     if edit.item is None or not edit.policy.options.apply:
         return
-    if not any(handler is not capture for handler in handlers):
+    if not listened_to(handlers):
         return
     reply = edit.reply
     aligner = edit.aligner or edit.policy.aligner
@@ -750,6 +757,11 @@ def _messages_of(given: Any) -> Any:
     return messages if isinstance(messages, Sequence) and not isinstance(messages, str) else None
 
 
+_SEVERAL_MODELS = (
+    "The context is not known, because several models ran before the aligner and the reply does not"
+    " say which of them made it. Pass the model's message on with its id, or put the aligner"
+    ' directly after its model (llm | aligner), or give config={"configurable": {"context": [...]}}.'
+)
 _WRONG_INPUT = (
     "An aligner edits an AIMessage, text, or the last message of a state with 'messages', not"
     " {}. Put it directly after the step that makes the reply, or convert this input first."
