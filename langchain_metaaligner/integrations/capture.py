@@ -280,9 +280,7 @@ class RunTree(BaseCallbackHandler):
         while run is not None:
             if run.models is None:
                 ended = run is parent and parent_run_id not in self._runs
-                run.models = deque(
-                    maxlen=_MODEL_RUNS_KEPT_OF_ENDED if ended else _MODEL_RUNS_KEPT
-                )
+                run.models = deque(maxlen=_MODEL_RUNS_KEPT_OF_ENDED if ended else _MODEL_RUNS_KEPT)
             run.models.append(model)
             run = run.parent
 
