@@ -1,8 +1,9 @@
 """Whether a model was asked for structured data, which must not be edited as prose.
 
-Providers name the wish differently and put it in different places: an option of the call, a field of
-the model, or a mapping inside either. What counts is the format that is asked for. An option that
-asks for plain text, or that sets something else (an effort, the format of audio), is no such wish.
+Providers name the wish differently and put it in different places: an option of the call, a field
+of the model, or a mapping inside either. What counts is the format that is asked for. An option
+that asks for plain text, or that sets something else (an effort, the format of audio), is no such
+wish.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _MERGED = "output_config"
 _BY_LANGCHAIN = "ls_structured_output_format"
 _BY_TOOL = "function_calling"
 
-_DATA = re.compile(r"json|xml|yaml|csv|enum|schema|grammar|regex|structur|object|array", re.I)
+_DATA = re.compile(r"json|xml|yaml|csv|enum|schema|grammar|regex|structur|object|array", re.IGNORECASE)
 _PLAIN_TYPES = ("text/plain", "text/markdown")
 _SCHEMA_KEYS = frozenset(
     "$ref $defs properties items anyOf oneOf allOf enum const additionalProperties".split()
