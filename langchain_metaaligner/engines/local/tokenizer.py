@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from langchain_metaaligner.engines.local.readings import readings_of
 from langchain_metaaligner.errors import CheckpointError, EngineError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class PromptTokenizer:
     Attributes:
         tokenizer: The tokenizer of transformers.
         control_tokens: Strings that are read as control tokens in templated prompts.
+        readings: What it reads each character as.
         start: Ids that precede a plain prompt: the beginning-of-text token, or nothing.
 
     Raises:
@@ -66,6 +68,7 @@ class PromptTokenizer:
         spec["added_tokens"] = []
         spec["post_processor"] = None
         self._plain = Tokenizer.from_str(json.dumps(spec))
+        self.readings = readings_of(self._plain, spec)
         self._encoding = _remembering(self._plain, self._templated)
         self._unsettled = _byte_tokens(spec)
         if self._unsettled:  # tokens that are skipped in the text don't end a run of bytes
