@@ -325,13 +325,17 @@ def prepare(
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
     )
-    prompt = family.render(asked, text, wanted, control_tokens=engine.control_tokens, readings=engine.readings)
+    prompt = family.render(
+        asked, text, wanted, control_tokens=engine.control_tokens, readings=engine.readings
+    )
     if family.chat:
         prompt = _templated(engine, prompt)
     if not room.fits(prompt):
 
         def written(one: str | Sequence[Turn]) -> Prompt:
-            prompt = family.render(one, text, wanted, control_tokens=engine.control_tokens, readings=engine.readings)
+            prompt = family.render(
+                one, text, wanted, control_tokens=engine.control_tokens, readings=engine.readings
+            )
             return _templated(engine, prompt) if family.chat else prompt
 
         shortened = room.shorten(asked, written, has_turns=family.whole_conversation)

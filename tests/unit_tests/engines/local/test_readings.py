@@ -34,7 +34,9 @@ def word_piece():
     # Lower case, accents gone, white space dropped.
     letters = [one.lower() for one in LETTERS if one.strip()]
     pieces = dict.fromkeys(["[UNK]", *letters, *(f"##{one}" for one in letters)])
-    tokenizer = Tokenizer(models.WordPiece({one: n for n, one in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordPiece({one: n for n, one in enumerate(pieces)}, unk_token="[UNK]")
+    )
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
@@ -136,7 +138,7 @@ def test_no_text_has_the_tokens_of_a_field_or_a_turn(name, question, said, answe
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_plain_text_is_read_as_itself(name):
     _, readings = tokenizer_named(name)
-    text = "Plain words | a, b: c; d\n\nand \"more\" <of> them."
+    text = 'Plain words | a, b: c; d\n\nand "more" <of> them.'
     assert all(readings[char] == char for char in text if char.strip())
 
 
