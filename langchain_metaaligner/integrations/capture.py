@@ -77,7 +77,7 @@ class ModelRun:
         messages: Sequence[BaseMessage],
         tags: Sequence[str] | None,
         metadata: Mapping[str, Any] | None,
-        sent: tuple[Mapping[str, Any], ...] = (),
+        sent: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]],
     ) -> None:
         self.run_id = run_id
         self.parent_run_id = parent_run_id
@@ -218,7 +218,7 @@ class RunTree(BaseCallbackHandler):
             # The messages of an edit's own run are not a conversation.
             return
         asked = messages[0] if messages else []
-        sent = (options or {}, invocation_params or {}, serialized or {})
+        sent = (serialized or {}, invocation_params or {}, options or {})
         self._ask(parent_run_id, ModelRun(run_id, parent_run_id, asked, tags, metadata, sent))
 
     def on_llm_start(
@@ -238,7 +238,7 @@ class RunTree(BaseCallbackHandler):
         if parent_run_id is None:
             return
         asked = [HumanMessage(prompts[0] if prompts else "")]
-        sent = (options or {}, invocation_params or {}, serialized or {})
+        sent = (serialized or {}, invocation_params or {}, options or {})
         self._ask(parent_run_id, ModelRun(run_id, parent_run_id, asked, tags, metadata, sent))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
