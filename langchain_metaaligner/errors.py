@@ -28,9 +28,10 @@ class MetaAlignerError(Exception):
     begun: bool = False
 
     @property
-    def __class__(self) -> type[Any]:
+    def __class__(self) -> type[Any]:  # type: ignore[misc]
         # The type itself stays the same for both, for `except`, pickles, tracebacks and subclasses.
-        return type(self) if self.retryable else _lasting(type(self))
+        kind: Any = type(self)
+        return kind if self.retryable else _lasting(kind)
 
 
 class MissingContextError(MetaAlignerError, RuntimeError):
@@ -208,7 +209,8 @@ def _lasting(kind: type[Any]) -> type[Any]:
     if issubclass(kind, RuntimeError):
         return kind
     own = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(kind.__name__, (kind, RuntimeError), own)
+    shown: type[Any] = type(kind.__name__, (kind, RuntimeError), own)
+    return shown
 
 
 def first_line(error: BaseException) -> str:
