@@ -27,8 +27,8 @@ class MetaAlignerError(Exception):
     retryable: bool = False
     begun: bool = False
 
-    @property
-    def __class__(self) -> type[Any]:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Any]:
         # The type itself stays the same for both, for `except`, pickles, tracebacks and subclasses.
         kind: Any = type(self)
         return kind if self.retryable else _lasting(kind)
@@ -136,6 +136,8 @@ def may_pass(error: BaseException) -> bool:
     while one is not None and one not in seen:
         if isinstance(one, MetaAlignerError):
             return one.retryable
+        if isinstance(known := getattr(one, "is_retryable", None), bool):  # langchain-core
+            return known
         if (status := _status(one)) is not None:
             return status >= 500 or status in _PASSING_STATUS
         names = {kind.__name__ for kind in type(one).__mro__}
