@@ -687,8 +687,8 @@ class _Call:
 class _ChunkWriter(MessageWriter):
     """Writes an edited message as a chat model's chunks."""
 
-    def write(self, piece: str) -> Any:
-        return ChatGenerationChunk(message=super().write(piece))
+    def write(self, piece: str) -> list[Any]:
+        return [ChatGenerationChunk(message=chunk) for chunk in super().write(piece)]
 
     def end(self, settled: AIMessage) -> list[Any]:
         return [ChatGenerationChunk(message=chunk) for chunk in super().end(settled)]

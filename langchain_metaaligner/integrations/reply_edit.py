@@ -430,7 +430,8 @@ class ReplyEdit:
             yield from self.run.piece(piece)
         if writer is not None:
             self.begun = True
-            yield Emit(writer.write(piece))
+            for chunk in writer.write(piece):
+                yield Emit(chunk)
 
 
 # -- inputs of a chain's step -------------------------------------------------------------------
@@ -757,9 +758,9 @@ def _messages_of(given: Any) -> Any:
 
 
 _SEVERAL_MODELS = (
-    "The context is not known, because several models ran before the aligner and the reply does not"
-    " say which of them made it. Pass the model's message on with its id, or put the aligner"
-    ' directly after its model (llm | aligner), or give config={"configurable": {"context": [...]}}.'
+    "The context is not known: several models ran before the aligner, and the reply does not tell"
+    " which of them made it. Pass on the model's message with its id, put the aligner directly"
+    ' after its model (llm | aligner), or give config={"configurable": {"context": [...]}}.'
 )
 _WRONG_INPUT = (
     "An aligner edits an AIMessage, text, or the last message of a state with 'messages', not"
