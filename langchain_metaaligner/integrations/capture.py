@@ -72,7 +72,7 @@ class ModelRun:
         messages: Sequence[BaseMessage],
         tags: Sequence[str] | None,
         metadata: Mapping[str, Any] | None,
-        sent: tuple[Mapping[str, Any], ...] = (),
+        sent: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]],
     ) -> None:
         self.run_id = run_id
         self.messages = messages
@@ -195,7 +195,7 @@ class RunTree(BaseCallbackHandler):
             # The messages of an edit's own run are not a conversation.
             return
         asked = messages[0] if messages else []
-        sent = (options or {}, invocation_params or {}, serialized or {})
+        sent = (serialized or {}, invocation_params or {}, options or {})
         self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata, sent))
 
     def on_llm_start(
@@ -215,7 +215,7 @@ class RunTree(BaseCallbackHandler):
         if parent_run_id is None:
             return
         asked = [HumanMessage(prompts[0] if prompts else "")]
-        sent = (options or {}, invocation_params or {}, serialized or {})
+        sent = (serialized or {}, invocation_params or {}, options or {})
         self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata, sent))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
@@ -280,9 +280,7 @@ class RunTree(BaseCallbackHandler):
         while run is not None:
             if run.models is None:
                 ended = run is parent and parent_run_id not in self._runs
-                run.models = deque(
-                    maxlen=_MODEL_RUNS_KEPT_OF_ENDED if ended else _MODEL_RUNS_KEPT
-                )
+                run.models = deque(maxlen=_MODEL_RUNS_KEPT_OF_ENDED if ended else _MODEL_RUNS_KEPT)
             run.models.append(model)
             run = run.parent
 

@@ -6,7 +6,7 @@ from typing import Any, TypeGuard
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from langchain_metaaligner.editing.content_blocks import block_text, kind_of
+from langchain_metaaligner.editing.content_blocks import block_text
 from langchain_metaaligner.editing.reply_message import (
     has_sole_text,
     never_repeats,
@@ -80,8 +80,8 @@ class MessageWriter:
             self._block = {"type": "text", "index": _TEXT_INDEX}
             block = reply.content[at] if texts else None
             if _is_flat(block):
-                self._block |= {"type": kind_of(block) or "text"}
-                self._block |= {"index": block["index"]} if "index" in block else {}
+                kept = {key: block[key] for key in ("type", "index") if key in block}
+                self._block = {"index": _TEXT_INDEX, **kept}
 
     @staticmethod
     def can_write(reply: AIMessage, *, refusals: bool = False) -> bool:

@@ -7,7 +7,6 @@ consumer. It never waits or awaits itself, so that synchronous and asynchronous 
 from __future__ import annotations
 
 import functools
-import logging
 import operator
 from collections.abc import (
     AsyncGenerator,
@@ -53,8 +52,6 @@ from langchain_metaaligner.integrations.prefetch import Prefetch, What
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, Reply, ReplyPolicy
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 # Types whose pieces are joined.
 _ADDED = (str, AIMessageChunk, AddableDict)
@@ -632,7 +629,9 @@ def _read(
     except InputTypeError as error:
         if options.apply:
             raise
-        logger.warning("The input was passed through unedited in shadow mode: %s", error)
+        options.shared.log.tell(
+            "input", f"The input was passed through unedited in shadow mode: {error}"
+        )
         return ReplyEdit(policy, input, asked), False
     edit, in_state = ReplyEdit(policy, reply, asked), before is not None
     try:
@@ -759,9 +758,9 @@ def _messages_of(given: Any) -> Any:
 
 
 _SEVERAL_MODELS = (
-    "The context is not known, because several models ran before the aligner and the reply does not"
-    " say which of them made it. Pass the model's message on with its id, or put the aligner"
-    ' directly after its model (llm | aligner), or give config={"configurable": {"context": [...]}}.'
+    "The context is not known: several models ran before the aligner, and the reply does not tell"
+    " which of them made it. Pass on the model's message with its id, put the aligner directly"
+    ' after its model (llm | aligner), or give config={"configurable": {"context": [...]}}.'
 )
 _WRONG_INPUT = (
     "An aligner edits an AIMessage, text, or the last message of a state with 'messages', not"
