@@ -161,9 +161,12 @@ _PASSING = frozenset({
 _WRONG_REQUESTS = frozenset({"LocalProtocolError", "UnsupportedProtocol"})  # httpx
 # Too slow a request, a request too early, too many requests.
 _PASSING_STATUS = frozenset({408, 425, 429})
-# As LangGraph's `default_retry_on`; of the errors of the system, only those about a wrong path.
+# As LangGraph's `default_retry_on`, and faults in code that it does not list; of the errors of the
+# system, only those about a wrong path.
 _MISTAKES = (
     ArithmeticError,
+    AssertionError,
+    AttributeError,
     ImportError,
     LookupError,
     NameError,
@@ -185,12 +188,16 @@ _MISTAKES = (
 def _status(error: BaseException) -> int | None:
     """The HTTP status of an error of any client, if it has one."""
     response = getattr(error, "response", None)
-    for holder, name in ((error, "status_code"), (error, "status"), (error, "code")):
+    for holder, name in (
+        (error, "status_code"),  # openai, anthropic, ollama
+        (error, "status"),  # aiohttp
+        (error, "code"),  # google, urllib
+        (response, "status_code"),  # httpx, requests
+    ):
         found = getattr(holder, name, None)
-        if isinstance(found, int) and 100 <= found <= 599:
+        if isinstance(found, int) and 400 <= found <= 599:
             return int(found)
-    found = getattr(response, "status_code", None)
-    return found if isinstance(found, int) and 100 <= found <= 599 else None
+    return None
 
 
 @functools.cache

@@ -11,13 +11,14 @@ from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.context_window import shorten
-from langchain_metaaligner.editing.conversation import Turn, answer_text, read_context
+from langchain_metaaligner.editing.conversation import Turn, read_context
 from langchain_metaaligner.editing.objectives import (
     Objectives,
     Parsed,
     parse_objectives,
 )
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
+from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
 from langchain_metaaligner.engines import deadlines
 from langchain_metaaligner.engines.base import Edit, Engine, Request, TokenAgreement
 from langchain_metaaligner.errors import AnswerTooLongError, EngineError
@@ -319,19 +320,20 @@ def prepare(
     """
     text = answer if isinstance(answer, str) else answer_text(answer)
     if not text.strip():
-        return Alignment(original=text, text=text, status="skipped")
+        reason = reason_without_text(answer)
+        return Alignment(original=text, text=text, status="skipped", reason=reason)
     wanted = objectives if type(objectives) is Parsed else parse_objectives(objectives)
     room = _Room(engine, options.max_new_tokens, text)
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
     )
-    prompt = family.render(asked, text, wanted, control_tokens=engine.control_tokens)
+    prompt = family.render(asked, text, wanted, control_tokens=engine.control_tokens, readings=engine.readings)
     if family.chat:
         prompt = _templated(engine, prompt)
     if not room.fits(prompt):
 
         def written(one: str | Sequence[Turn]) -> Prompt:
-            prompt = family.render(one, text, wanted, control_tokens=engine.control_tokens)
+            prompt = family.render(one, text, wanted, control_tokens=engine.control_tokens, readings=engine.readings)
             return _templated(engine, prompt) if family.chat else prompt
 
         shortened = room.shorten(asked, written, has_turns=family.whole_conversation)

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from langchain_metaaligner.engines import threads
+from langchain_metaaligner.engines.readings import AS_SOME_DO, Readings
 from langchain_metaaligner.errors import (
     CheckpointError,
     EditTimeout,
@@ -129,6 +130,8 @@ class Engine(ABC):
         family_hint: The prompt family that the model was trained on, if known.
         window: How many tokens the prompt and the edit may have together; `None` for no limit.
         control_tokens: Strings that the tokenizer reads as control tokens.
+        readings: What the tokenizer reads each character as. By default, a character counts as
+            another one if some common tokenizer reads it so.
         keeps_deadlines: Whether each call stops by itself at the deadlines of its requests, with
             `EditTimeout`. If not, the caller stops waiting at the deadline, and the call runs on
             in its thread.
@@ -141,6 +144,7 @@ class Engine(ABC):
     family_hint: str | None = None
     window: int | None = None
     control_tokens: Iterable[str] = ()
+    readings: Readings = AS_SOME_DO
     keeps_deadlines: bool = False
     prefills: bool = False
     reports_agreement: bool = False
@@ -375,7 +379,7 @@ _CONTRACT = {
 
 
 # Not read when an object is wrapped: reading them may load a model or fail.
-_TOLD_BY_MODEL = {"window", "family_hint", "control_tokens", "origin"}
+_TOLD_BY_MODEL = {"window", "family_hint", "control_tokens", "readings", "origin"}
 
 
 def _adapted(inner: Any) -> Engine:

@@ -20,7 +20,7 @@ from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, 
 from pydantic import ConfigDict, Field, model_validator
 
 from langchain_metaaligner.editing.alignment import METADATA_KEY
-from langchain_metaaligner.editing.conversation import Context, answer_text
+from langchain_metaaligner.editing.conversation import Context
 from langchain_metaaligner.editing.objectives import Objective, Objectives
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.integrations import _langchain
@@ -196,7 +196,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         Raises:
             MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
-        return super().invoke(input, config, stop=stop, **_with_asked(config, kwargs))
+        return super().invoke(input, config, stop=stop, **self._asked(config, kwargs))
 
     async def ainvoke(
         self,
@@ -207,7 +207,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         **kwargs: Any,
     ) -> AIMessage:
         """Ask the policy and edit its reply without blocking the event loop; as `invoke`."""
-        return await super().ainvoke(input, config, stop=stop, **_with_asked(config, kwargs))
+        return await super().ainvoke(input, config, stop=stop, **self._asked(config, kwargs))
 
     def stream(
         self,
@@ -218,7 +218,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """Ask the policy and yield the edit of its reply as it is generated; as `invoke`."""
-        chunks: Any = super().stream(input, config, stop=stop, **_with_asked(config, kwargs))
+        chunks: Any = super().stream(input, config, stop=stop, **self._asked(config, kwargs))
         with closing(chunks):
             yield from chunks
 
@@ -231,7 +231,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Ask the policy and yield the edit without blocking the event loop; as `stream`."""
-        chunks: Any = super().astream(input, config, stop=stop, **_with_asked(config, kwargs))
+        chunks: Any = super().astream(input, config, stop=stop, **self._asked(config, kwargs))
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
@@ -239,7 +239,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As for any chat model."""
         if kwargs.get("version") == "v3":
-            kwargs = _with_asked(config, kwargs)
+            kwargs = self._asked(config, kwargs)
         return super().stream_events(input, config, **kwargs)
 
     def astream_events(
@@ -247,8 +247,24 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
     ) -> Any:
         """As for any chat model."""
         if kwargs.get("version") == "v3":
-            kwargs = _with_asked(config, kwargs)
+            kwargs = self._asked(config, kwargs)
         return super().astream_events(input, config, **kwargs)
+
+    def _asked(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Add the objectives and the context in a call's config to its arguments.
+
+        `_generate` can only see the config of the surrounding chain, which may belong to another
+        call.
+        """
+        config, keys = ensure_config(config), self.call_keys
+        asked = {
+            "objectives": asked_objectives(config, keys),
+            "context": given_context(config, keys),
+        }
+        given = {**{name: one for name, one in asked.items() if one is not None}, **kwargs}
+        if "objectives" in given:
+            given["objectives"] = listed(given["objectives"])
+        return given
 
     # -- the reply --------------------------------------------------------------------------
 
@@ -517,8 +533,10 @@ class _Call:
         self._data = asks_for_data(model.policy, self._stop, self._kwargs)
         # Whether the policy's own tokens may be streamed.
         self._live = self._data or not model.apply
+        self._given = context
         if model.apply:
             # Report a mistake in the call before the policy runs.
+            self._policy.check_context(context)
             self._policy.wanted(self._asked)
 
     def whole(self, generate: Any, mode: Mode) -> Flow[ChatResult]:
@@ -535,13 +553,15 @@ class _Call:
             made: ChatResult = yield partial(
                 generate, self._model.policy, self._messages, self._stop, self._kwargs
             )
-        generations = []
+        generations, output = [], made.llm_output
         for one in made.generations:
             edit = self._edit_of(one.message)
             yield from edit.flow(mode)
             message = cast("AIMessage", edit.settled())
-            generations.append(ChatGeneration(message=message, generation_info=one.generation_info))
-        return ChatResult(generations=generations, llm_output=made.llm_output)
+            beside = partial(self._policy.left_beside, message, cast("AIMessage", edit.reply))
+            info, output = beside(one.generation_info), beside(output)
+            generations.append(ChatGeneration(message=message, generation_info=info))
+        return ChatResult(generations=generations, llm_output=output)
 
     def pieces(self, chunks_of: Any, mode: Mode) -> Flow[None]:
         """Ask the policy and send out the edit of its reply as it is generated.
@@ -586,6 +606,7 @@ class _Call:
         def find(_: Any) -> What | None:
             if self._data or not eager:
                 return None
+            self._policy.check_context(self._given)
             return self._context, self._policy.wanted(self._asked)
 
         prefetch = Prefetch(lambda: self._policy.aligner, find)
@@ -597,16 +618,21 @@ class _Call:
         # A copy, because the policy's own object may be in a cache.
         message = cast("AIMessage", reply.model_copy())
         edit = ReplyEdit(self._policy, message, self._asked)
-        text = answer_text(message)
-        if self._policy.leaves_alone(message) or not text.strip():
+        text = self._policy.text_of(message)
+        if self._policy.leaves_alone(message):
+            return edit
+        if not text.strip():
+            if not self._data:
+                edit.made = self._policy.without_text(message, self._asked)
             return edit
         if self._data:
             edit.made = self._policy.left_alone(message, self._asked, "data")
             return edit
         try:
+            self._policy.check_context(self._given)
             edit.made = self._policy.skipped(message, self._context, self._asked)
             if edit.made is None:
-                edit.item = (self._context, message, self._policy.wanted(self._asked))
+                edit.item = (self._context, text, self._policy.wanted(self._asked))
         except Exception as error:  # noqa: BLE001 - the error policy decides
             edit.made = error
         return edit
@@ -619,9 +645,10 @@ class _Call:
     def _writer(self, edit: ReplyEdit) -> _ChunkWriter | None:
         """The writer for the edit; `None` if it can only be written as a whole."""
         reply = cast("AIMessage", edit.reply)
-        if edit.item is None or not self._model.apply or not MessageWriter.can_write(reply):
+        if edit.item is None or not self._model.apply:
             return None
-        return _ChunkWriter(reply)
+        can_write = MessageWriter.can_write(reply, refusals=self._model.edit_refusals)
+        return _ChunkWriter(reply) if can_write else None
 
     def _ending(
         self, edit: ReplyEdit, writer: _ChunkWriter | None
@@ -699,16 +726,3 @@ def _digest(context: Any) -> str:
     text = context.text if isinstance(context, Context) else context
     known = text if isinstance(text, str) else dumps(text)
     return hashlib.sha256(known.encode()).hexdigest()
-
-
-def _with_asked(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Add the objectives and the context in a call's config to its arguments.
-
-    `_generate` can only see the config of the surrounding chain, which may belong to another call.
-    """
-    config = ensure_config(config)
-    asked = {"objectives": asked_objectives(config), "context": given_context(config)}
-    given = {**{name: one for name, one in asked.items() if one is not None}, **kwargs}
-    if "objectives" in given:
-        given["objectives"] = listed(given["objectives"])
-    return given

@@ -6,10 +6,18 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
-from langchain_metaaligner.editing.conversation import block_text, without_thoughts
+from langchain_metaaligner.editing.content_blocks import block_text, kind_of
+from langchain_metaaligner.editing.reply_message import (
+    has_sole_text,
+    never_repeats,
+    text_blocks,
+    thoughts_beside,
+)
 
 # LangChain merges blocks with the same index, so this index must be unique.
 _TEXT_INDEX = "lc_metaaligner_text"
+# What all pieces of a text's block have.
+_WRITTEN = {"type", "text", "index"}
 # Metadata that tells LangChain how to read the blocks of a chunk; when chunks are merged, it keeps
 # one of two equal values, while all other text is joined.
 _FORMAT = ("model_provider", "output_version")
@@ -31,26 +39,29 @@ class TextWriter:
         return [] if self.started else [settled]
 
 
-def writer_of(reply: AIMessage | str) -> TextWriter | MessageWriter | None:
+def writer_of(
+    reply: AIMessage | str, *, refusals: bool = False
+) -> TextWriter | MessageWriter | None:
     """Make the writer for an edit.
 
     Args:
         reply: The reply that is edited.
+        refusals: Whether refusals are edited.
 
     Returns:
         The writer; `None` if the edit can only be written as a whole.
     """
     if isinstance(reply, str):
         return TextWriter()
-    return MessageWriter(reply) if MessageWriter.can_write(reply) else None
+    return MessageWriter(reply) if MessageWriter.can_write(reply, refusals=refusals) else None
 
 
 class MessageWriter:
     """Writes an edited message in chunks.
 
-    The thoughts and all blocks before the text are sent with its first piece. Everything else, such
-    as tool calls, the usage and the provenance, is sent with the last chunk. Several texts are
-    written as one.
+    The thoughts and the blocks before the text are sent with its first piece, as far as they can't
+    repeat the text before the edit. Everything else, such as citations, tool calls, the usage and
+    the provenance, is sent with the last chunk. Several texts are written as one.
     """
 
     def __init__(self, reply: AIMessage) -> None:
@@ -58,41 +69,35 @@ class MessageWriter:
         self._id = reply.id
         self._before: list[Any] = []
         self._block: dict[str, Any] | None = None
-        kept = without_thoughts(reply).additional_kwargs
-        self._thoughts = {
-            key: value for key, value in reply.additional_kwargs.items() if key not in kept
-        }
+        self._thoughts = thoughts_beside(reply)
         self._format = {
             key: value for key, value in reply.response_metadata.items() if key in _FORMAT
         }
         if isinstance(reply.content, list):
-            at = _text_at(reply.content)
-            block = reply.content[at]
-            self._before = reply.content[:at]
+            texts = text_blocks(reply)
+            at = texts[0] if texts else len(reply.content)
+            self._before = [block for block in reply.content[:at] if never_repeats(block)]
             self._block = {"type": "text", "index": _TEXT_INDEX}
-            if isinstance(block, dict):
-                self._block.update(block)
+            block = reply.content[at] if texts else None
+            if isinstance(block, dict) and isinstance(block.get("text"), str):
+                self._block |= {"type": kind_of(block) or "text"}
+                self._block |= {"index": block["index"]} if "index" in block else {}
 
     @staticmethod
-    def can_write(reply: AIMessage) -> bool:
+    def can_write(reply: AIMessage, *, refusals: bool = False) -> bool:
         """Whether a message has exactly one text, so that its chunks merge to the message."""
-        return isinstance(reply.content, str) or (
-            sum(block_text(block) is not None for block in reply.content) == 1
-        )
+        return isinstance(reply.content, str) or has_sole_text(reply, refusals=refusals)
 
     def write(self, piece: str) -> Any:
         """Return the chunk to send for a piece of the edit."""
         content: Any = piece
         if self._block is not None:
-            if self.started:
-                content = [{"type": "text", "text": piece, "index": self._block["index"]}]
-            else:
-                content = [*self._before, {**self._block, "text": piece}]
+            content = [{**self._block, "text": piece}]
         if self.started:
             return AIMessageChunk(content=content, id=self._id)
         self.started = True
         return AIMessageChunk(
-            content=content,
+            content=content if self._block is None else [*self._before, *content],
             id=self._id,
             additional_kwargs=self._thoughts,
             response_metadata=self._format,
@@ -102,22 +107,25 @@ class MessageWriter:
         """Return what is left to send once the final reply is known."""
         if not self.started:
             return [as_chunk(settled, settled.content)]
-        content: Any = ""
-        if isinstance(settled.content, list):
-            blocks = settled.content[_text_at(settled.content) + 1 :]
-            content = [block for block in blocks if not block_text(block)]
+        content = self._left(settled) if isinstance(settled.content, list) else ""
         last = as_chunk(settled, content)
         last.additional_kwargs = {
-            key: value
-            for key, value in last.additional_kwargs.items()
-            if key not in self._thoughts
+            key: value for key, value in last.additional_kwargs.items() if key not in self._thoughts
         }
         return [last]
 
-
-def _text_at(content: list[Any]) -> int:
-    """The position of the first block with text."""
-    return next(at for at, block in enumerate(content) if block_text(block))
+    def _left(self, settled: AIMessage) -> list[Any]:
+        """The content that has not been written."""
+        sent, left, texts = list(self._before), [], text_blocks(settled)
+        for index, block in enumerate(settled.content):
+            if sent and block == sent[0]:
+                sent.pop(0)
+            elif not block_text(block):
+                left.append(block)
+            elif self._block is not None and texts == [index] and isinstance(block, dict):
+                rest = {**block, "text": "", "index": self._block["index"]}
+                left += [rest] if rest.keys() - _WRITTEN else []
+        return left
 
 
 def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:

@@ -63,7 +63,7 @@ class EventWriter:
         left = [{"event": "content-block-finish", "index": self._at, "content": text}]
         at = self._at
         for event in events:
-            if event.get("index", -1) > min(texts) and event["index"] not in texts:
+            if event.get("index", -1) > min(texts, default=-1) and event["index"] not in texts:
                 at += event["event"] == "content-block-start"
                 left.append({**event, "index": at})
         return [*left, finish]

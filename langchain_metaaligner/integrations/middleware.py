@@ -12,7 +12,6 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 
-from langchain_metaaligner.editing.conversation import answer_text
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.integrations._langchain import streams
 from langchain_metaaligner.integrations.call_config import (
@@ -185,9 +184,11 @@ class _Turn:
     def __init__(self, options: FaceOptions, request: ModelRequest[Any]) -> None:
         self._options, self._policy = options, ReplyPolicy(options)
         self._config = ensure_config()
-        self._asked = asked_objectives(self._config)
+        self._asked = asked_objectives(self._config, options.call_keys)
+        self._given = given_context(self._config, options.call_keys)
         if options.apply:
             # Report a mistake in the call before any model runs.
+            self._policy.check_context(self._given)
             self._policy.wanted(self._asked)
         system = [] if request.system_message is None else [request.system_message]
         self._messages: Sequence[BaseMessage] = [*system, *request.messages]
@@ -212,8 +213,8 @@ class _Turn:
         return self._context(), self._policy.wanted(self._asked)
 
     def _context(self) -> Any:
-        given = given_context(self._config)
-        return self._messages if given is None else given
+        self._policy.check_context(self._given)
+        return self._messages if self._given is None else self._given
 
     def edits_of(self, response: ModelResponse[Any]) -> Mapping[int, ReplyEdit]:
         """Prepare the edits of a response's messages, by the position of the message."""
@@ -223,11 +224,7 @@ class _Turn:
         data = response.structured_response is not None
         if not data and any(self._policy.leaves_alone(reply) for reply in replies.values()):
             return {}
-        edits = {
-            place: ReplyEdit(self._policy, one, self._asked)
-            for place, one in replies.items()
-            if answer_text(one).strip()
-        }
+        edits = {place: ReplyEdit(self._policy, one, self._asked) for place, one in replies.items()}
         for place, edit in edits.items():
             try:
                 if data:
@@ -239,8 +236,11 @@ class _Turn:
         return edits
 
     def _prepare(self, edit: ReplyEdit, reply: AIMessage) -> None:
+        text = self._policy.text_of(reply)
+        if not text.strip():
+            edit.made = self._policy.without_text(reply, self._asked)
+            return
         handlers, parent_run_id = _callbacks_of(self._config)
-        text = answer_text(reply)
         model_runs = capture.find(handlers, parent_run_id, reply_id=reply.id, reply_text=text)
         # Another middleware may have answered instead of a model.
         if model_runs and reply.id and model_runs[-1].made_id(reply.id):
@@ -253,7 +253,7 @@ class _Turn:
         if (skipped := self._policy.skipped(reply, context, self._asked)) is not None:
             edit.made = skipped
             return
-        edit.item = (context, reply, wanted)
+        edit.item = (context, text, wanted)
         if self._options.apply and listened_to(handlers):
             edit.run = EditRun(
                 self._edit_config(), reply=reply, objectives=wanted, aligner=self._policy.aligner

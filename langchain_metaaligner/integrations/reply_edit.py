@@ -29,7 +29,7 @@ from langchain_core.runnables import AddableDict, RunnableConfig
 
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
-from langchain_metaaligner.editing.conversation import NO_CONTEXT, answer_text
+from langchain_metaaligner.editing.conversation import NO_CONTEXT
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.editing.pending_edit import Item
 from langchain_metaaligner.errors import InputTypeError, MetaAlignerError, MissingContextError
@@ -575,7 +575,7 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
     _show(edit, call)
     writer = None
     if edit.item is not None and options.apply and not in_state:
-        writer = writer_of(edit.reply)
+        writer = writer_of(edit.reply, refusals=options.edit_refusals)
     yield from edit.flow(mode, writer)
     out = _out(edit, in_state)
     if writer is not None:
@@ -623,8 +623,8 @@ def _read(
     run_manager, config, given = call
     asked, context = given.get("objectives"), given.get("context")
     if config.get("configurable"):
-        asked = asked_objectives(config) if asked is None else asked
-        context = given_context(config) if context is None else context
+        asked = asked_objectives(config, options.call_keys) if asked is None else asked
+        context = given_context(config, options.call_keys) if context is None else context
     policy = ReplyPolicy(options)
     try:
         reply, before = read_reply(input)
@@ -636,15 +636,15 @@ def _read(
     edit, in_state = ReplyEdit(policy, reply, asked), before is not None
     try:
         message = None if isinstance(reply, str) else reply
-        if message is None:
-            text = str(reply)
-        else:
-            content = message.content
-            text = content if isinstance(content, str) else answer_text(message)
+        text = policy.text_of(reply)
         if not text.strip():
+            if whole:
+                edit.made = policy.without_text(reply, asked)
             return edit, in_state
         if message is not None and policy.leaves_alone(message):
             return edit, in_state
+        if context is not None:
+            policy.check_context(context)
         wanted, edit.aligner = policy.terms(asked)
         model_runs = capture.find(
             run_manager.handlers,

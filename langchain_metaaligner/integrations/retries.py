@@ -86,6 +86,7 @@ class Binding(Repeatable[Input, Output], RunnableBinding[Input, Output]):  # typ
 
     @classmethod
     def lc_id(cls) -> list[str]:
+        """The id of LangChain's own class."""
         return RunnableBinding.lc_id()
 
 
@@ -94,6 +95,7 @@ class _Retry(Repeatable[Input, Output], RunnableRetry[Input, Output]):  # type: 
 
     @classmethod
     def lc_id(cls) -> list[str]:
+        """The id of LangChain's own class."""
         return RunnableRetry.lc_id()
 
 
@@ -113,6 +115,7 @@ class RunnableWithFallbacks(Repeatable[Input, Output], _Fallbacks[Input, Output]
 
     @classmethod
     def lc_id(cls) -> list[str]:
+        """The id of LangChain's own class."""
         return _Fallbacks.lc_id()
 
 

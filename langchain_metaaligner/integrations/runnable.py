@@ -118,9 +118,10 @@ class MetaAlignerRunnable(
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """The keys of `config["configurable"]` that an aligner reads."""
         # The same for all instances: all steps of a chain must declare a key in the same way.
+        keys = self.call_keys
         return [
             ConfigurableFieldSpec(
-                id="objectives",
+                id=keys.objectives,
                 annotation=list[str | dict[str, str]] | None,
                 name="Objectives",
                 description=(
@@ -130,7 +131,7 @@ class MetaAlignerRunnable(
                 default=None,
             ),
             ConfigurableFieldSpec(
-                id="context",
+                id=keys.context,
                 annotation=list[Any] | None,
                 name="Context",
                 description=(
@@ -151,7 +152,7 @@ class MetaAlignerRunnable(
             A runnable whose fields can be set by config.
         """
         given = kwargs.get("objectives")
-        if isinstance(given, ConfigurableField) and given.id == "objectives":
+        if isinstance(given, ConfigurableField) and given.id == self.call_keys.objectives:
             # LangChain refuses a key that is declared twice.
             del kwargs["objectives"]
             if not kwargs:
@@ -184,12 +185,12 @@ class MetaAlignerRunnable(
         _read_arguments(kwargs)
         config = ensure_config(config)
         if config.get("configurable"):
-            (config,) = with_listed([config])
+            (config,) = with_listed([config], self.call_keys)
         # Does what `_call_with_config` does, but does not inspect signatures, and adds trace
         # metadata only if there are handlers. That halves the overhead of this step.
         manager = get_callback_manager_for_config(config)
         if listened_to(manager.handlers):
-            manager.add_metadata(self._policy.trace_metadata(_asked(config, kwargs)))
+            manager.add_metadata(self._policy.trace_metadata(self._asked(config, kwargs)))
         run_manager = manager.on_chain_start(
             None,
             input,
@@ -338,8 +339,8 @@ class MetaAlignerRunnable(
         if config is None or "metadata" not in config:
             config = ensure_config(config)
         if config.get("configurable"):
-            (config,) = with_listed([config])
-        told = self._policy.trace_metadata(_asked(config, kwargs))
+            (config,) = with_listed([config], self.call_keys)
+        told = self._policy.trace_metadata(self._asked(config, kwargs))
         metadata = {**(config.get("metadata") or {}), **told}
         return {**config, "metadata": metadata}
 
@@ -349,8 +350,14 @@ class MetaAlignerRunnable(
         kwargs: Mapping[str, Any],
         count: int,
     ) -> list[RunnableConfig]:
-        configs = with_listed(get_config_list(config, count))
+        configs = with_listed(get_config_list(config, count), self.call_keys)
         return [self._traced(each, kwargs) for each in configs]
+
+    def _asked(self, config: RunnableConfig, given: Mapping[str, Any]) -> Objectives | None:
+        asked: Objectives | None = given.get("objectives")
+        if asked is None and config.get("configurable"):
+            return asked_objectives(config, self.call_keys)
+        return asked
 
     # -- called by LangChain inside the step's run --------------------------------------------
 
@@ -389,11 +396,6 @@ def _read_arguments(given: dict[str, Any]) -> None:
         raise TypeError(msg)
     if "objectives" in given:
         given["objectives"] = listed(given["objectives"])
-
-
-def _asked(config: RunnableConfig, given: Mapping[str, Any]) -> Objectives | None:
-    asked: Objectives | None = given.get("objectives")
-    return asked_objectives(config) if asked is None and config.get("configurable") else asked
 
 
 def _put_in_place() -> None:

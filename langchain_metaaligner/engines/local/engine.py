@@ -24,6 +24,7 @@ from langchain_metaaligner.engines.local.loaded_model import CLOSED, LoadedModel
 from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, Scheduler
 from langchain_metaaligner.engines.local.sequence import EditSequence
 from langchain_metaaligner.engines.local.tokenizer import OutputText, PromptTokenizer
+from langchain_metaaligner.engines.readings import Readings
 from langchain_metaaligner.errors import EngineError, MetaAlignerError, first_line, may_pass
 from langchain_metaaligner.options import load_key, normal_name, parse_load_options
 
@@ -142,6 +143,11 @@ class LocalEngine(Engine):
     def control_tokens(self) -> tuple[str, ...]:  # type: ignore[override]
         """Strings that are control tokens in templated prompts; in plain prompts they are text."""
         return self.prompt_tokenizer.control_tokens
+
+    @property
+    def readings(self) -> Readings:  # type: ignore[override]
+        """What the tokenizer reads each character as."""
+        return self.prompt_tokenizer.readings
 
     @property
     def origin(self) -> str:  # type: ignore[override]
