@@ -243,8 +243,10 @@ class RunTree(BaseCallbackHandler):
         message = getattr(generation, "message", None)
         asked[0].reply_id = getattr(message, "id", None)
         # Of several text blocks, LangChain's generation has only the first.
-        in_blocks = message is not None and not isinstance(message.content, str)
-        asked[0].reply_text = str(message.text) if in_blocks else generation.text
+        if message is None or isinstance(message.content, str):
+            asked[0].reply_text = generation.text
+        else:
+            asked[0].reply_text = str(message.text)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget a model run that made no reply."""
