@@ -16,6 +16,8 @@ LISTS = re.compile(r"(?i)(?:annotations|citations|grounding_?supports|citation_?
 """Matches the names of lists whose entries belong to spans of a reply's text."""
 
 _OFFSETS = (("start_index", "end_index"), ("startIndex", "endIndex"), ("start", "end"))
+# Offsets under these keys are offsets in a source.
+_SOURCES = ("source", "location", "extras")
 _DEPTH = 3
 
 
@@ -96,14 +98,14 @@ def _bytes_of(text: str) -> bytes:
     return text.encode(errors="surrogatepass")
 
 
-def moved_citations(entries: Sequence[Any], texts: Sequence[Moves], *, of_block: bool) -> list[Any]:
+def moved_citations(entries: Sequence[Any], texts: Sequence[Moves], *, of_text: bool) -> list[Any]:
     """Move the offsets of citations, and leave out those whose span was edited.
 
     Args:
         entries: The citations of any provider.
         texts: The texts that the offsets may belong to.
-        of_block: Whether a citation that quotes its source and has no offsets belongs to the whole
-            text.
+        of_text: Whether citations without offsets belong to the whole text, so that they go if it
+            was edited; those that quote their source do so in any case.
 
     Returns:
         The citations that stay.
@@ -112,8 +114,8 @@ def moved_citations(entries: Sequence[Any], texts: Sequence[Moves], *, of_block:
     for entry in entries:
         spans = list(_spans(entry, _DEPTH))
         if not spans:
-            quotes = isinstance(entry, Mapping) and "cited_text" in entry
-            if not (of_block and quotes and any(text.changed for text in texts)):
+            whole = isinstance(entry, Mapping) and (of_text or "cited_text" in entry)
+            if not (whole and any(text.changed for text in texts)):
                 kept.append(entry)
             continue
         for text in texts:
@@ -136,8 +138,9 @@ def _spans(entry: Any, depth: int) -> Any:
         return
     if _offsets_of(entry) is not None:
         yield entry
-    for inner in entry.values():
-        yield from _spans(inner, depth - 1)
+    for key, inner in entry.items():
+        if key not in _SOURCES:
+            yield from _spans(inner, depth - 1)
 
 
 def _moved(entry: Any, text: Moves, depth: int) -> Any:
@@ -153,7 +156,7 @@ def _moved(entry: Any, text: Moves, depth: int) -> Any:
             return None
         changed.update(zip(names, new, strict=True))
     for key, inner in entry.items():
-        if isinstance(inner, Mapping):
+        if isinstance(inner, Mapping) and key not in _SOURCES:
             if (moved := _moved(inner, text, depth - 1)) is None:
                 return None
             if moved is not inner:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final
@@ -132,7 +134,8 @@ class Copies:
 
     def _in(self, text: str) -> bool:
         if self._one_word:
-            return len(self._whole) >= _SHORTEST and text.strip() == self._whole
+            known = len(self._whole) >= _SHORTEST and self._whole not in self._edited
+            return known and text.strip() == self._whole
         if self._whole in text and self._whole not in self._edited:
             return True
         words = _words_of(text)
@@ -211,7 +214,7 @@ class Copies:
     def _left_of_list(self, value: Any, name: str, depth: int) -> Any:
         items = list(value)
         if isinstance(value, list) and LISTS.fullmatch(name):
-            items = moved_citations(items, self._texts, of_block=False)
+            items = moved_citations(items, self._texts, of_text=False)
         elif any(self.in_text(said) for said in _spelled(items)):
             return GONE
         left = [kept for one in items if (kept := self._left(one, name, depth + 1)) is not GONE]
@@ -304,6 +307,7 @@ def _is_dense(word: str) -> bool:
 
 
 _DENSE_WORD = re.compile(f"[{_DENSE}]")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}={0,2}")
 _ESCAPE = re.compile(r"""\\(?:u([0-9a-fA-F]{4})|([nrtbfv"'\\/]))""")
 
 
@@ -314,6 +318,9 @@ def _unescaped(text: str) -> Iterator[str]:
         yield html.unescape(text)
     if "%" in text or "+" in text:
         yield unquote_plus(text)
+    if _BASE64.fullmatch(text) is not None:
+        with suppress(ValueError):
+            yield base64.b64decode(text).decode()
 
 
 _SAID = {'"': '"', "'": "'", "\\": "\\", "/": "/"}

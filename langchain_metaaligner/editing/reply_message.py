@@ -98,7 +98,7 @@ def reason_without_text(message: Any) -> str | None:
             if refusal_text(block):
                 return REFUSAL
         for block in content:
-            if kind_of(block) in ("audio", "output_audio") and _holds_prose(block):
+            if "audio" in kind_of(block) and ("transcript" in block or _holds_prose(block)):
                 return "audio"
             known = is_thought(block) or is_tool(block) or is_media(block)
             if not known and not text_paths(block) and _holds_prose(block):
@@ -201,7 +201,7 @@ def with_text(
         places = _places(content, refusals=refusals)
         shares = _shares_of(places, text)
         moves = [Moves(place.text, share) for place, share in zip(places, shares, strict=True)]
-        copies = Copies(old, text, [*moves, Moves(old, text)] if len(moves) > 1 else moves)
+        copies = Copies(old, text, [Moves(old, text), *moves] if len(moves) > 1 else moves)
         changes["content"] = _with_shares(content, places, shares, copies)
         if not places:
             changes["content"].append({"type": "text", "text": text})
@@ -397,21 +397,19 @@ def _with_share(block: Any, own: Sequence[tuple[_Place, str]], copies: Copies) -
     new = block
     for place, share in own:
         new = with_text_at(new, place.path, share)
-    return _cleaned(new, [place.path for place, _ in own], own, copies)
+    return _cleaned(new, own, copies)
 
 
-def _cleaned(
-    value: Any, paths: Sequence[Path], own: Sequence[tuple[_Place, str]], copies: Copies
-) -> Any:
-    """A text block without copies beside the texts at the paths."""
-    if () in paths:
+def _cleaned(value: Any, own: Sequence[tuple[_Place, str]], copies: Copies) -> Any:
+    """A text block, or a part of it, without copies beside its own texts."""
+    if not own[0][0].path:
         return value
-    heads = {path[0] for path in paths}
+    heads = {place.path[0] for place, _ in own}
     if isinstance(value, list):
         items = []
         for index, one in enumerate(value):
             if index in heads:
-                items.append(_cleaned(one, _tails(paths, index), own, copies))
+                items.append(_cleaned(one, _below(own, index), copies))
             elif is_thought(one) or is_tool(one):
                 items.append(one)
             elif (left := copies.left(one)) is not GONE:
@@ -419,14 +417,16 @@ def _cleaned(
         return items
     rest = _rest_of({key: one for key, one in value.items() if key not in heads}, own, copies)
     return {
-        key: _cleaned(one, _tails(paths, key), own, copies) if key in heads else rest[key]
+        key: _cleaned(one, _below(own, key), copies) if key in heads else rest[key]
         for key, one in value.items()
         if key in heads or key in rest
     }
 
 
-def _tails(paths: Sequence[Path], head: Any) -> list[Path]:
-    return [path[1:] for path in paths if path[0] == head]
+def _below(own: Sequence[tuple[_Place, str]], key: str | int) -> list[tuple[_Place, str]]:
+    return [
+        (place._replace(path=place.path[1:]), share) for place, share in own if place.path[0] == key
+    ]
 
 
 def _rest_of(
@@ -438,7 +438,7 @@ def _rest_of(
     for key, value in rest.items():
         if isinstance(value, list) and LISTS.fullmatch(key):
             moves = moves or [Moves(place.text, share) for place, share in own]
-            cited = moved_citations(value, moves, of_block=True)
+            cited = moved_citations(value, moves, of_text=key == "citations")
             left[key] = value if cited == value else cited
         else:
             left.update(copies.left_of({key: value}, inner=True))

@@ -7,7 +7,6 @@ consumer. It never waits or awaits itself, so that synchronous and asynchronous 
 from __future__ import annotations
 
 import functools
-import logging
 import operator
 from collections.abc import (
     AsyncGenerator,
@@ -53,8 +52,6 @@ from langchain_metaaligner.integrations.prefetch import Prefetch, What
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, Reply, ReplyPolicy
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 # Types whose pieces are joined.
 _ADDED = (str, AIMessageChunk, AddableDict)
@@ -433,7 +430,8 @@ class ReplyEdit:
             yield from self.run.piece(piece)
         if writer is not None:
             self.begun = True
-            yield Emit(writer.write(piece))
+            for chunk in writer.write(piece):
+                yield Emit(chunk)
 
 
 # -- inputs of a chain's step -------------------------------------------------------------------
@@ -647,7 +645,9 @@ def _read(
     except InputTypeError as error:
         if options.apply:
             raise
-        logger.warning("The input was passed through unedited in shadow mode: %s", error)
+        options.shared.log.tell(
+            "input", f"The input was passed through unedited in shadow mode: {error}"
+        )
         return ReplyEdit(policy, input, asked), False
     edit, in_state = ReplyEdit(policy, reply, asked), before is not None
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -13,6 +13,7 @@ from langchain_core.runnables import RunnableWithFallbacks as _Fallbacks
 from langchain_core.runnables.retry import RunnableRetry
 
 from langchain_metaaligner.errors import mark_begun, may_repeat
+from langchain_metaaligner.options import masked
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -88,6 +89,10 @@ class Binding(Repeatable[Input, Output], RunnableBinding[Input, Output]):  # typ
     def lc_id(cls) -> list[str]:
         """The id of LangChain's own class."""
         return RunnableBinding.lc_id()
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, masked(value)
 
 
 class _Retry(Repeatable[Input, Output], RunnableRetry[Input, Output]):  # type: ignore[misc]
