@@ -353,6 +353,7 @@ def prepare(
     )
     deadline = None if options.timeout is None else started + options.timeout
     write = _RequestWriter(engine, family, options, asked, wanted, deadline)
+    parts: tuple[Part, ...]
     if values is None:
         parts = (write.part(text),)
     else:

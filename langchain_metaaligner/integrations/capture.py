@@ -47,9 +47,9 @@ class ModelRun:
 
     Attributes:
         run_id: The run's id.
+        parent_run_id: The id of the run around it.
         messages: The messages that the model was sent.
         tags: The run's tags.
-        parent_run_id: The run that the model was called in.
         graph_namespace: The run's checkpoint namespace in a LangGraph graph; empty outside of
             graphs.
         heard_by: In a graph, the handlers of the run that the model was called in.
@@ -79,8 +79,7 @@ class ModelRun:
         metadata: Mapping[str, Any] | None,
         sent: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]],
     ) -> None:
-        self.run_id = run_id
-        self.parent_run_id = parent_run_id
+        self.run_id, self.parent_run_id = run_id, parent_run_id
         self.messages = messages
         self.tags = tags or ()
         self.graph_namespace = str((metadata or {}).get("langgraph_checkpoint_ns") or "")
@@ -88,6 +87,19 @@ class ModelRun:
         self.reply_id: str | None = None
         self.reply_text: str | None = None
         self._sent = sent
+
+    def gives_data_to(self, run_manager: Any) -> bool:
+        """Whether a step gets the data that this model was asked for, and nothing else.
+
+        Args:
+            run_manager: The step's run. With a step between, what arrives may be no data any more.
+        """
+        steps = _step_of(self.tags), _step_of(run_manager.tags)
+        return (
+            self.parent_run_id == run_manager.parent_run_id
+            and 0 < steps[0] == steps[1] - 1
+            and wants_data(*self._sent)
+        )
 
     def gave_data(self, text: str) -> bool:
         """Whether a text is the whole reply of a model that was asked for structured data.
@@ -219,7 +231,7 @@ class RunTree(BaseCallbackHandler):
             return
         asked = messages[0] if messages else []
         sent = (serialized or {}, invocation_params or {}, options or {})
-        self._ask(parent_run_id, ModelRun(run_id, parent_run_id, asked, tags, metadata, sent))
+        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, sent))
 
     def on_llm_start(
         self,
@@ -239,7 +251,7 @@ class RunTree(BaseCallbackHandler):
             return
         asked = [HumanMessage(prompts[0] if prompts else "")]
         sent = (serialized or {}, invocation_params or {}, options or {})
-        self._ask(parent_run_id, ModelRun(run_id, parent_run_id, asked, tags, metadata, sent))
+        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, sent))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record the model's reply."""
@@ -249,7 +261,11 @@ class RunTree(BaseCallbackHandler):
         generation = response.generations[0][0]
         message = getattr(generation, "message", None)
         asked[0].reply_id = getattr(message, "id", None)
-        asked[0].reply_text = generation.text
+        # Of several text blocks, LangChain's generation has only the first.
+        if message is None or isinstance(message.content, str):
+            asked[0].reply_text = generation.text
+        else:
+            asked[0].reply_text = str(message.text)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget a model run that made no reply."""
@@ -286,15 +302,15 @@ class RunTree(BaseCallbackHandler):
         if len(self._ended) > _ENDED_RUNS_KEPT:
             _drop_first(self._ended)
 
-    def _ask(self, parent_run_id: UUID, model: ModelRun) -> None:
-        parent = self.known(parent_run_id)
+    def _ask(self, model: ModelRun) -> None:
+        parent = self.known(model.parent_run_id)
         if parent is None:
             # A run that ended long ago, or one that this tree was never told of.
             parent = _Run(None)
-            self._has_ended(parent_run_id, parent)
+            self._has_ended(model.parent_run_id, parent)
         if parent.editing:
             return
-        if any(tag.startswith(_STEP_OF_PIPE) for tag in model.tags):
+        if _step_of(model.tags):
             parent.step = model
         self._models[model.run_id] = (model, parent)
         if len(self._models) > _UNFINISHED_RUNS_KEPT:
@@ -302,10 +318,18 @@ class RunTree(BaseCallbackHandler):
         run: _Run | None = parent
         while run is not None:
             if run.models is None:
-                ended = run is parent and parent_run_id not in self._runs
+                ended = run is parent and model.parent_run_id not in self._runs
                 run.models = deque(maxlen=_MODEL_RUNS_KEPT_OF_ENDED if ended else _MODEL_RUNS_KEPT)
             run.models.append(model)
             run = run.parent
+
+
+def _step_of(tags: Iterable[str]) -> int:
+    """The place of a run in its pipe, from 1; 0 if it is no step of a pipe."""
+    for tag in tags:
+        if tag.startswith(_STEP_OF_PIPE):
+            return int(tag.removeprefix(_STEP_OF_PIPE))
+    return 0
 
 
 def _drop_first(kept: dict[UUID, Any]) -> None:
