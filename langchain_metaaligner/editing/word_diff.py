@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 Move = tuple[str, int, int, int, int]
 
-_WORK = 20_000_000  # steps of a comparison that finds all that two texts have in common
+_WORK = 6_000_000  # steps of a comparison that finds all that two texts have in common
+_DEPTH = 4  # times that what is left between single words is searched for such words again
 _BLOCK = 4096  # words that are compared at once
 
 
@@ -67,14 +68,15 @@ def _matches(
     after: Sequence[str],
     ends: tuple[int, int, int, int],
     left: list[int],
-    *,
-    divided: bool = False,
+    depth: int = 0,
 ) -> list[tuple[int, int, int]]:
     """Find what is equal in parts of two lists, in order: `before[i1:i2]`, from `after[j1]` on."""
     i1, i2, j1, j2 = ends
     if i1 == i2 or j1 == j2:
         return []
     one, other = before[i1:i2], after[j1:j2]
+    if set(one).isdisjoint(other):
+        return []
     work = _work_of(one, other)
     if work <= left[0]:
         left[0] -= work
@@ -83,16 +85,17 @@ def _matches(
         matcher = difflib.SequenceMatcher(str.isspace, one, other)
         found = matcher.get_matching_blocks()[:-1]
         return [(i1 + i, i1 + i + size, j1 + j) for i, j, size in found]
-    if divided:
+    if depth == _DEPTH:
         return []
     equal: list[tuple[int, int, int]] = []
-    for i, j in [*_anchors(one, other), (len(one), len(other))]:
-        last_i, last_j = (equal[-1][1], equal[-1][2] + equal[-1][1] - equal[-1][0]) if equal else (i1, j1)
-        if i1 + i < last_i or j1 + j < last_j:
-            continue  # the last match has reached it already
-        equal += _matches(before, after, (last_i, i1 + i, last_j, j1 + j), left, divided=True)
-        if i < len(one):
-            equal.append((i1 + i, i1 + i + 1, j1 + j))
+    i, j = i1, j1
+    for i_next, j_next in _anchors(one, other):
+        ends = (i, i1 + i_next, j, j1 + j_next)
+        equal += _matches(before, after, ends, left, depth + 1)
+        equal.append((ends[1], ends[1] + 1, ends[3]))
+        i, j = ends[1] + 1, ends[3] + 1
+    if i > i1:  # without such words, the rest is all
+        equal += _matches(before, after, (i, i2, j, j2), left, depth + 1)
     return equal
 
 
