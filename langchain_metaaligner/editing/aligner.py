@@ -127,6 +127,7 @@ class AlignmentStream:
 def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
     # White space is held back until text follows: an edit of white space alone is an error.
     blank: str | None = ""
+    write = part.writer()
     with closing(deadlines.stream(engine, part.request)) as pieces:
         while True:
             try:
@@ -139,7 +140,7 @@ def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
                 if not blank.strip():
                     continue
                 piece, blank = blank, None
-            yield part.prompt.restore(piece) if part.prompt.undo else piece
+            yield write(piece)
 
 
 class Aligner:

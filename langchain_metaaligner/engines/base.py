@@ -19,6 +19,7 @@ from langchain_metaaligner.errors import (
     EditTimeout,
     EngineError,
     MetaAlignerError,
+    may_pass,
 )
 
 FinishReason = Literal["stop", "length"]
@@ -491,7 +492,8 @@ def failed(error: BaseException) -> EngineError:
     """
     return EngineError(
         f"The engine failed: {type(error).__name__}: {error}. The answer was not edited. The"
-        " cause is shown above; on_error decides what happens to such answers."
+        " cause is shown above; on_error decides what happens to such answers.",
+        retryable=may_pass(error),
     )
 
 

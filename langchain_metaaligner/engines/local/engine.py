@@ -25,7 +25,7 @@ from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, S
 from langchain_metaaligner.engines.local.sequence import EditSequence
 from langchain_metaaligner.engines.local.tokenizer import OutputText, PromptTokenizer
 from langchain_metaaligner.engines.readings import Readings
-from langchain_metaaligner.errors import EngineError, MetaAlignerError, first_line
+from langchain_metaaligner.errors import EngineError, MetaAlignerError, first_line, may_pass
 from langchain_metaaligner.options import load_key, normal_name, parse_load_options
 
 _UNSURE = 4  # tokens at the end of a growing text that may change when more text follows
@@ -388,7 +388,9 @@ class LocalEngine(Engine):
         )
         draft_at = request.draft_at
         if draft_at is None and draft:  # a request that the aligner did not make
-            draft_at = max(0, request.prompt.rfind(draft))
+            # Searched from behind; `rfind` itself can take the product of both lengths.
+            behind = request.prompt[::-1].find(draft[::-1])
+            draft_at = 0 if behind < 0 else len(request.prompt) - behind - len(draft)
         if draft_at:  # later prompts may begin with the same text, up to the answer
             sequence.shareable = tokenizer.tokens_before(
                 request.prompt, draft_at, templated=request.templated
@@ -427,12 +429,12 @@ def _as_engine_errors(name: str) -> Iterator[None]:
     except (MetaAlignerError, Cancelled):
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise EngineError(_out_of_memory(name, error)) from error
+        raise EngineError(_out_of_memory(name, error), retryable=True) from error
     except Exception as error:
         if "alloc" in str(error) and "memory" in str(error):  # torch's CPU allocator
-            raise EngineError(_out_of_memory(name, error)) from error
+            raise EngineError(_out_of_memory(name, error), retryable=True) from error
         message = f"The model {name} failed: {type(error).__name__}: {error}"
-        raise EngineError(message) from error
+        raise EngineError(message, retryable=may_pass(error)) from error
 
 
 def _out_of_memory(name: str, error: BaseException) -> str:
