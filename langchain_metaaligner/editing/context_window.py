@@ -48,9 +48,8 @@ def shorten(
             the work on a context that is much too long.
 
     Returns:
-        The longest context that fits, which is the last one for which `fits` was true, and how
-        many `turns` and `words` were dropped (only counts above zero); `None` if not even an empty
-        context fits.
+        The longest context that fits, and how many `turns` and `words` were dropped (only counts
+        above zero); `None` if not even an empty context fits.
     """
     fits = _in_steps(fits, step)
     if fits(context):

@@ -426,9 +426,10 @@ class _RequestWriter:
             )
             if shortened is None:
                 raise AnswerTooLongError(room.too_small())
-            prompt, left_out = shortened
+            asked, left_out = shortened
             for what, count in left_out.items():
                 self.left_out[what] = max(count, self.left_out.get(what, 0))
+            prompt = self._prompt(asked, text)
         options = self._options
         request = Request(
             prompt=prompt.text,
@@ -501,23 +502,12 @@ class _Room:
         written: Callable[[str | Sequence[Turn]], Prompt],
         *,
         has_turns: bool,
-    ) -> tuple[Prompt, dict[str, int]] | None:
+    ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
         if self._too_long:
             return None
         if has_turns and isinstance(asked, str):
             asked = tuple(parse_conversation(asked) or ()) or asked
-        fitting: Prompt | None = None
-
-        def fits(one: str | Sequence[Turn]) -> bool:
-            nonlocal fitting
-            prompt = written(one)
-            if not self.fits(prompt):
-                return False
-            fitting = prompt
-            return True
-
-        shortened = shorten(asked, fits, step=self._step)
-        return None if shortened is None or fitting is None else (fitting, shortened[1])
+        return shorten(asked, lambda one: self.fits(written(one)), step=self._step)
 
     def left_after(self, prompt: Prompt) -> int:
         if self._window is None:

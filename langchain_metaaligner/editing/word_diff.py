@@ -103,9 +103,7 @@ def _work_of(one: Sequence[str], other: Sequence[str]) -> int:
     """Estimate the most steps that `SequenceMatcher` takes: all pairs, for each of its blocks."""
     counts = Counter(other)
     popular = len(other) // 100 + 1 if len(other) >= 200 else len(other)
-    pairs = sum(
-        count for word in one if not word.isspace() and (count := counts[word]) <= popular
-    )
+    pairs = sum(count for word in one if not word.isspace() and (count := counts[word]) <= popular)
     return (pairs + len(one)) * min(pairs, len(one), len(other)) + len(one) + len(other)
 
 

@@ -135,7 +135,7 @@ def _replaced(text: str, by: Mapping[str, str]) -> str:
         for char, other in by.items():
             text = text.replace(char, other)
         return text
-    return text.translate(str.maketrans(dict(by)))
+    return text.translate({ord(char): other for char, other in by.items()})
 
 
 def _has_surrogates(text: str) -> bool:
@@ -165,7 +165,8 @@ class _Swaps:
         by = {char: self._swap(char) for char in {text[place] for place in places}}
         if len(places) >= _HOSTILE:
             return _replaced(text, by)
-        pieces, end = [], 0
+        pieces: list[str] = []
+        end = 0
         for place in sorted(set(places)):
             pieces += text[end:place], by[text[place]]
             end = place + 1
