@@ -126,7 +126,7 @@ class AlignmentStream:
 
 def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
     # White space is held back until text follows: an edit of white space alone is an error.
-    blank: str | None = ""
+    blank: list[str] | None = []
     write = part.writer()
     with closing(deadlines.stream(engine, part.request)) as pieces:
         while True:
@@ -136,10 +136,10 @@ def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
                 made: Edit = end.value
                 return made
             if blank is not None:
-                blank += piece
-                if not blank.strip():
+                blank.append(piece)
+                if not piece.strip():
                     continue
-                piece, blank = blank, None
+                piece, blank = "".join(blank), None
             yield write(piece)
 
 

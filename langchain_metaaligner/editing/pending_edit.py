@@ -10,7 +10,7 @@ from itertools import accumulate, chain, islice
 from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
-from langchain_metaaligner.editing.context_window import shorten
+from langchain_metaaligner.editing.context_window import length_of, shorten
 from langchain_metaaligner.editing.conversation import Turn, read_context
 from langchain_metaaligner.editing.json_answer import JsonText, read_json
 from langchain_metaaligner.editing.objectives import (
@@ -25,6 +25,11 @@ from langchain_metaaligner.engines import deadlines
 from langchain_metaaligner.engines.base import Edit, Engine, Request, TokenAgreement
 from langchain_metaaligner.errors import AnswerTooLongError, EngineError
 from langchain_metaaligner.options import AlignerOptions
+
+# A text with more characters than this for each token of the window hardly ever fits, so only a
+# part of it is tried first.
+_STEP = 8
+_LEAST_STEP = 1 << 12
 
 Item = tuple[Any, Any, Objectives]
 """Context, answer and objectives of one edit."""
@@ -412,8 +417,8 @@ class _RequestWriter:
             AnswerTooLongError: The part does not fit into the window.
         """
         room = _Room(self._engine, self._options.max_new_tokens, text)
-        prompt = self._prompt(self._asked, text)
-        if not room.fits(prompt):
+        prompt = self._prompt(self._asked, text) if room.may_fit(self._asked) else None
+        if prompt is None or not room.fits(prompt):
             shortened = room.shorten(
                 self._asked,
                 lambda one: self._prompt(one, text),
@@ -464,14 +469,32 @@ class _Room:
         self._max_new_tokens = max_new_tokens
         self._name = engine.name
         self._window, self._count = engine.window, engine.count_tokens
-        self._answer = 0 if self._window is None else self._count(answer)
+        self._answer, self._told, self._too_long = 0, "0", False
+        if self._window is not None:
+            self._measure(answer, self._window)
         # What an edit usually needs; a longer edit may use all that is left.
         self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
+
+    def _measure(self, answer: str, window: int) -> None:
+        answer = answer.encode(errors="replace").decode()  # half a surrogate pair is no token
+        length = self._step = max(_LEAST_STEP, _STEP * window)
+        # The beginning of an answer that is much too long tells as much as the whole.
+        while length < len(answer):
+            self._answer = self._count(answer[:length])
+            if self._answer > window:
+                self._told, self._too_long = f"more than {self._answer}", True
+                return
+            length *= 8
+        self._answer = self._count(answer)
+        self._told = str(self._answer)
+
+    def may_fit(self, asked: str | Sequence[Turn]) -> bool:
+        return self._window is None or length_of(asked) <= self._step
 
     def fits(self, prompt: Prompt) -> bool:
         if self._window is None:
             return True
-        return self._count(prompt.text) <= self._window - self._needed
+        return not self._too_long and self._count(prompt.text) <= self._window - self._needed
 
     def shorten(
         self,
@@ -480,9 +503,11 @@ class _Room:
         *,
         has_turns: bool,
     ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
+        if self._too_long:
+            return None
         if has_turns and isinstance(asked, str):
             asked = tuple(parse_conversation(asked) or ()) or asked
-        return shorten(asked, lambda one: self.fits(written(one)))
+        return shorten(asked, lambda one: self.fits(written(one)), step=self._step)
 
     def left_after(self, prompt: Prompt) -> int:
         if self._window is None:
@@ -491,7 +516,7 @@ class _Room:
 
     def too_small(self) -> str:
         return (
-            f"The answer of {self._answer} tokens, its edit of up to {self._needed} tokens and the"
+            f"The answer of {self._told} tokens, its edit of up to {self._needed} tokens and the"
             f" objectives don't fit into the window of {self._window} tokens of {self._name!r},"
             " even without any context. Use a checkpoint with a larger window, or choose with"
             " on_error= what to do with such answers."

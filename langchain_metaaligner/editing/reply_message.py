@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -496,20 +497,15 @@ def _share_out(old: Sequence[str], text: str) -> list[str]:
     starts = _offsets(after)
     moves = compare_words(before, after)
     cuts, border = [0], 0
-    word_ends = {end: i for i, end in enumerate(_offsets(before))}
+    word_ends, move_ends = _offsets(before), [i2 for _, _, i2, _, _ in moves]
     for piece in old[:-1]:
         border += len(piece)
         # A border inside a word moves to the end of the word.
-        index = next(word_ends[end] for end in range(border, border + 10**9) if end in word_ends)
-        cut = (
-            next(
-                (j1 + min(index - i1, j2 - j1) if tag == "equal" else j2)
-                for tag, i1, i2, j1, j2 in moves
-                if index <= i2
-            )
-            if moves
-            else 0
-        )
+        index = bisect_left(word_ends, border)
+        cut = 0
+        if moves:
+            tag, i1, _, j1, j2 = moves[bisect_left(move_ends, index)]
+            cut = j1 + min(index - i1, j2 - j1) if tag == "equal" else j2
         cuts.append(max(starts[cut], cuts[-1]))
     return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
 

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from langchain_metaaligner.engines import threads
-from langchain_metaaligner.engines.readings import AS_SOME_DO, Readings
+from langchain_metaaligner.engines.readings import AS_ANY, Readings
 from langchain_metaaligner.errors import (
     CheckpointError,
     EditTimeout,
@@ -144,7 +144,7 @@ class Engine(ABC):
     family_hint: str | None = None
     window: int | None = None
     control_tokens: Iterable[str] = ()
-    readings: Readings = AS_SOME_DO
+    readings: Readings = AS_ANY
     keeps_deadlines: bool = False
     prefills: bool = False
     reports_agreement: bool = False

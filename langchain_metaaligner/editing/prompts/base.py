@@ -17,7 +17,7 @@ from langchain_metaaligner.editing.prompts.escaping import (
     escape,
     restore,
 )
-from langchain_metaaligner.engines.readings import AS_SOME_DO, Readings
+from langchain_metaaligner.engines.readings import AS_ANY, Readings
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.pickles import reduce_at_root
 
@@ -118,7 +118,7 @@ class PromptFamily:
     chat: bool = False
     checkpoints: re.Pattern[str] | None = None
 
-    def word(self, objective: Objective, readings: Readings = AS_SOME_DO) -> str:
+    def word(self, objective: Objective, readings: Readings = AS_ANY) -> str:
         """The description that goes into the prompt.
 
         An objective from the catalogue gets the wording that the family was trained on or, if it
@@ -155,7 +155,7 @@ class PromptFamily:
         objectives: Sequence[Objective],
         *,
         control_tokens: Iterable[str] = (),
-        readings: Readings = AS_SOME_DO,
+        readings: Readings = AS_ANY,
     ) -> Prompt:
         """Write the prompt.
 

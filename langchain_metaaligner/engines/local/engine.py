@@ -388,7 +388,9 @@ class LocalEngine(Engine):
         )
         draft_at = request.draft_at
         if draft_at is None and draft:  # a request that the aligner did not make
-            draft_at = max(0, request.prompt.rfind(draft))
+            # Searched from behind; `rfind` itself can take the product of both lengths.
+            behind = request.prompt[::-1].find(draft[::-1])
+            draft_at = 0 if behind < 0 else len(request.prompt) - behind - len(draft)
         if draft_at:  # later prompts may begin with the same text, up to the answer
             sequence.shareable = tokenizer.tokens_before(
                 request.prompt, draft_at, templated=request.templated

@@ -7,6 +7,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
 
 from langchain_metaaligner import (
+    Aligner,
     AnswerTooLongError,
     Context,
     Edit,
@@ -21,6 +22,7 @@ from langchain_metaaligner.editing.objectives import parse_objectives
 from langchain_metaaligner.editing.pending_edit import Part, PendingEdit, finish_all, read_context
 from langchain_metaaligner.editing.prompts import HH_RLHF
 from langchain_metaaligner.engines.base import Engine, TokenAgreement, as_engine
+from langchain_metaaligner.testing import ScriptedEngine as CopyingEngine
 from tests.unit_tests.scripted import ScriptedEngine, aligner_of
 
 TALK = [
@@ -284,3 +286,39 @@ def test_an_edit_made_of_two_requests_streams_what_stands_around_them_too():
     stream = AlignmentStream(lambda: (TWO, as_engine(engine)))
     assert "".join(stream) == "# A\nONE\n```x```\nOF NINE..\nend" == stream.alignment.text
     assert [one.draft for one in engine.streamed] == ["one", "of nine.."]
+
+
+def test_a_text_that_no_window_holds_is_hardly_looked_at():
+    counted = []
+
+    class Counting(CopyingEngine):
+        def count_tokens(self, text):
+            counted.append(len(text))
+            return len(text) // 4
+
+    aligner = Aligner(engine=Counting(window=512))
+    done = aligner.align([HumanMessage("some words " * 50_000)], "Fine.", "humour")
+    assert done.dropped["words"] > 99_000
+    assert sum(counted) < 100_000
+    counted.clear()
+    with pytest.raises(AnswerTooLongError, match=r"more than \d+ tokens"):
+        aligner.align([HumanMessage("Hi.")], "some words " * 50_000, "humour")
+    assert sum(counted) < 10_000
+
+
+@pytest.mark.parametrize("window", [None, 500])
+def test_half_a_surrogate_pair_anywhere_is_edited_like_any_text(window):
+    class Strict(CopyingEngine):
+        def count_tokens(self, text):
+            return len(text.encode())
+
+        def edit(self, requests):
+            for request in requests:
+                request.prompt.encode()
+            return super().edit(requests)
+
+    engine = Strict(window=window)
+    half = "hi \ud83d"
+    done = Aligner(engine=engine).align(Context(half), half, [f"It should rhyme {half}"])
+    assert (done.status, done.text) == ("unchanged", half)
+    assert len(engine.requests) == 1
