@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import re
 from typing import Any
 
 
@@ -25,10 +27,11 @@ class MetaAlignerError(Exception):
     retryable: bool = False
     begun: bool = False
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type[Any]:
         # The type itself stays the same for both, for `except`, pickles, tracebacks and subclasses.
-        return type(self) if self.retryable else _lasting(type(self))
+        kind: Any = type(self)
+        return kind if self.retryable else _lasting(kind)
 
 
 class MissingContextError(MetaAlignerError, RuntimeError):
@@ -133,6 +136,8 @@ def may_pass(error: BaseException) -> bool:
     while one is not None and one not in seen:
         if isinstance(one, MetaAlignerError):
             return one.retryable
+        if isinstance(known := getattr(one, "is_retryable", None), bool):  # langchain-core
+            return known
         if (status := _status(one)) is not None:
             return status >= 500 or status in _PASSING_STATUS
         names = {kind.__name__ for kind in type(one).__mro__}
@@ -206,7 +211,8 @@ def _lasting(kind: type[Any]) -> type[Any]:
     if issubclass(kind, RuntimeError):
         return kind
     own = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(kind.__name__, (kind, RuntimeError), own)
+    shown: type[Any] = type(kind.__name__, (kind, RuntimeError), own)
+    return shown
 
 
 def first_line(error: BaseException) -> str:
@@ -222,3 +228,47 @@ def first_line(error: BaseException) -> str:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     line = line or type(error).__name__
     return line if line.endswith((".", "!", "?")) else f"{line}."
+
+
+# So many characters of a message and of all texts are compared; the rest of a message is left out.
+_MESSAGE, _TEXT = 1000, 50_000
+# Fewer characters in common are chance; a whole line or turn of a text may be shorter.
+_COMMON, _STRIDE, _WHOLE = 12, 4, 4
+_CUT = "[\N{HORIZONTAL ELLIPSIS}]"
+
+
+def without_quotes(message: str, *texts: str) -> str:
+    """Cut what a message quotes from a prompt or an answer, so that it can go into logs.
+
+    Args:
+        message: An error's message.
+        *texts: What must not be in it.
+
+    Returns:
+        The message, at most about 1,000 characters of it, with a mark for each quotation.
+    """
+    if "\\" in message:  # quoted by `repr` or as JSON
+        message = re.sub(
+            r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), message
+        ).replace("\\n", "\n")
+    line = message[:_MESSAGE]
+    quoted = bytearray(len(line))
+    limit = max(_TEXT // max(len(texts), 1), 2 * _MESSAGE)
+    for text in texts:
+        if len(text) > limit:
+            text = text[: limit // 2] + text[-limit // 2 :]  # noqa: PLW2901 - the ends of it
+        for hit in range(0, len(line) - _COMMON + 1, _STRIDE):
+            if line[hit : hit + _COMMON] not in text:
+                continue
+            for start in range(max(0, hit - _STRIDE), hit + _STRIDE + 1):
+                if len(one := line[start : start + _COMMON]) == _COMMON and one in text:
+                    quoted[start : start + _COMMON] = b"1" * _COMMON
+        for part in {text.strip(), *(one.strip() for one in re.split(r"[\n|]|: ", text))}:
+            if len(part) >= _WHOLE and part in line:
+                for found in re.finditer(rf"(?<!\w){re.escape(part)}(?!\w)", line):
+                    quoted[found.start() : found.end()] = b"1" * len(found[0])
+    shown = "".join(
+        _CUT if is_quoted else "".join(char for char, _ in run)
+        for is_quoted, run in itertools.groupby(zip(line, quoted, strict=True), lambda one: one[1])
+    )
+    return shown if len(message) <= _MESSAGE else f"{shown}\N{HORIZONTAL ELLIPSIS}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -200,49 +199,3 @@ def block_text(block: Any) -> str | None:
         return block
     paths = text_paths(block)
     return "".join([text_at(block, path) for path in paths]) if paths else None
-
-
-def readable_text(block: Any) -> str | None:
-    """What a person would read in a block, whether or not it is part of a reply.
-
-    Besides the text of replies, these are refusals, search results, documents and JSON.
-
-    Args:
-        block: A block of any provider.
-
-    Returns:
-        The text; `None` if there is nothing to read, as in an image.
-    """
-    text = block_text(block)
-    if text is not None:
-        return text
-    kind = kind_of(block)
-    if kind == "non_standard":
-        return readable_text(block.get("value"))
-    if kind == "refusal":
-        return refusal_text(block)
-    if not isinstance(block, Mapping):
-        return None
-    if "json" in block and kind in ("json", ""):
-        return json.dumps(block["json"], ensure_ascii=False, default=str)
-    if kind == "search_result":
-        return _joined([block.get("title"), block.get("content")])
-    if kind == "document" or (not kind and "document" in block):
-        return _joined([block.get("title"), block.get("source") or block.get("document")])
-    return None
-
-
-def _joined(parts: Any, depth: int = _DEPTH) -> str | None:
-    """The texts inside a search result or a document, one a line."""
-    if isinstance(parts, str):
-        return parts or None
-    if not depth:
-        return None
-    if isinstance(parts, Mapping):
-        if parts.get("type") in ("base64", "url", "file"):
-            return None
-        inner = [parts.get(key) for key in ("title", "text", "data", "content", "source")]
-        return _joined(inner, depth - 1)
-    if not isinstance(parts, list):
-        return None
-    return "\n".join([said for one in parts if (said := _joined(one, depth - 1))]) or None

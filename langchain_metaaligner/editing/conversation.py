@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_metaaligner.editing.content_blocks import block_text
+from langchain_metaaligner.editing.context_text import joined, read_content
 from langchain_metaaligner.errors import InputTypeError, MissingContextError
 from langchain_metaaligner.pickles import reduce_at_root
 
@@ -15,20 +14,6 @@ if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
 SystemHandling = Literal["first_turn"] | None
-
-_SILENT_BLOCKS = frozenset(
-    "reasoning thinking redacted_thinking tool_use tool_call tool_call_chunk invalid_tool_call"
-    " server_tool_call server_tool_call_chunk server_tool_result function_call"
-    " input_json_delta non_standard".split()
-)
-_PLACEHOLDERS: tuple[tuple[str, str], ...] = (
-    ("image", "[image]"),
-    ("audio", "[audio]"),
-    ("video", "[video]"),
-    ("file", "[file]"),
-    ("document", "[file]"),
-    ("media", "[file]"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +65,8 @@ def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None)
     """Read the turns of a conversation from messages.
 
     Adjacent human turns stay separate. Tool results become part of the next assistant turn, as
-    `[tool NAME] text`; images and files become `[image]` and `[file]`.
+    `[tool NAME] text`; images and files become `[image]` and `[file]`. What a policy reads in other
+    blocks (search results, documents, data, refusals) is read as text.
 
     Args:
         messages: LangChain messages, or values that LangChain can convert to messages.
@@ -101,27 +87,33 @@ def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None)
         kind = _speaker(message)
         if message.type == "remove":
             continue
+        said = read_content(message)
         if kind == "tool":
             name = getattr(message, "name", None) or tool_names.get(
                 getattr(message, "tool_call_id", "") or ""
             )
-            said = _text_of(message.content, between="\n")
-            tool_texts.append(f"[tool {name}] {said}" if name else f"[tool] {said}")
+            text = joined(said, between="\n")
+            tool_texts.append(f"[tool {name}] {text}" if name else f"[tool] {text}")
         elif kind == "system":
-            system_texts.append(_text_of(message.content, between="\n"))
+            system_texts.append(joined(said, between="\n"))
         elif kind == "assistant":
             for call in getattr(message, "tool_calls", ()):
                 if call.get("id"):
                     tool_names[call["id"]] = call["name"]
-            said = _text_of(message.content, between="")
-            if said.strip():
-                turns.append(Turn("assistant", "\n".join([*tool_texts, said])))
+            text = joined(said, between="")
+            if text.strip():
+                turns.append(Turn("assistant", "\n".join([*tool_texts, text])))
                 tool_texts.clear()
         else:
+            returned = [one.text for one in said if one.kind == "tool"]
+            asked = [one for one in said if one.kind != "tool"]
+            tool_texts.extend(returned)
+            if returned and not asked:
+                continue
             if tool_texts:
                 turns.append(Turn("assistant", "\n".join(tool_texts)))
                 tool_texts.clear()
-            turns.append(Turn("human", _text_of(message.content, between="\n")))
+            turns.append(Turn("human", joined(asked, between="\n")))
     if tool_texts:
         turns.append(Turn("assistant", "\n".join(tool_texts)))
     if system != "first_turn":
@@ -218,34 +210,6 @@ _SPEAKERS: Mapping[str, Literal["human", "assistant", "system", "tool"]] = {
     "system": "system",
     "tool": "tool",
 }
-
-
-def _text_of(content: Any, *, between: str) -> str:
-    if isinstance(content, str):
-        return content
-    said = ""
-    last_was_text = True
-    for block in content:
-        text = block_text(block)
-        shown = _placeholder(block) if text is None else text
-        if not shown:
-            continue
-        joint = between if text is not None and last_was_text else "\n"
-        said = f"{said}{joint}{shown}" if said else shown
-        last_was_text = text is not None
-    return said
-
-
-def _placeholder(block: Any) -> str:
-    kind = str(block.get("type", "")) if isinstance(block, Mapping) else ""
-    if kind in _SILENT_BLOCKS:
-        return ""
-    for word, shown in _PLACEHOLDERS:
-        if word in kind:
-            return shown
-    if isinstance(block, Mapping) and isinstance(block.get("text"), str):
-        return str(block["text"])
-    return f"[{kind}]" if re.fullmatch(r"\w{1,40}", kind) else "[data]"
 
 
 NO_CONTEXT = (

@@ -28,7 +28,7 @@ from langchain_metaaligner.engines.base import (
     is_late,
     too_late,
 )
-from langchain_metaaligner.errors import EngineError, MetaAlignerError
+from langchain_metaaligner.errors import EngineError, MetaAlignerError, without_quotes
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAligner
         edit_all = engine.edit if plain else engine.edit_each
         return checked_each(_in_time(engine, requests, lambda: edit_all(requests)), requests)
     except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
-        return [as_ours(error)] * len(requests)
+        return [_quoting_nothing(as_ours(error), requests)] * len(requests)
 
 
 async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
@@ -60,7 +60,7 @@ async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Meta
     try:
         return checked_each(await _aedit_in_time(engine, requests), requests)
     except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
-        return [as_ours(error)] * len(requests)
+        return [_quoting_nothing(as_ours(error), requests)] * len(requests)
 
 
 def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
@@ -108,12 +108,20 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
     except BaseException as error:
         if left:
             raise
-        ours = as_ours(error)
+        ours = _quoting_nothing(as_ours(error), [request])
         if ours is error:
             raise
         raise ours from error
     finally:
         _close(pieces)
+
+
+def _quoting_nothing(error: MetaAlignerError, requests: Sequence[Request]) -> MetaAlignerError:
+    """Cut what an engine's error quotes of the prompts: its text goes into logs and records."""
+    if isinstance(error, EngineError) and len(error.args) == 1:
+        texts = [text for one in requests for text in (one.prompt, one.draft)]
+        error.args = (without_quotes(str(error), *texts),)
+    return error
 
 
 def _close(pieces: Any) -> None:
@@ -242,13 +250,13 @@ def checked_each(made: Any, requests: Sequence[Request]) -> list[Edit | MetaAlig
     for one, request in zip(made, requests, strict=True):
         try:
             if isinstance(one, MetaAlignerError):
-                found.append(one)
+                found.append(_quoting_nothing(one, [request]))
             elif isinstance(one, BaseException):
                 raise failed(one) from one
             else:
                 found.append(_checked(one, request))
         except EngineError as error:
-            found.append(error)
+            found.append(_quoting_nothing(error, [request]))
     return found
 
 

@@ -1,8 +1,9 @@
 """Whether a model was asked for structured data, which must not be edited as prose.
 
-Providers name the wish differently and put it in different places: an option of the call, a field of
-the model, or a mapping inside either. What counts is the format that is asked for. An option that
-asks for plain text, or that sets something else (an effort, the format of audio), is no such wish.
+Providers name the wish differently and put it in different places: an option of the call, a field
+of the model, or a mapping inside either. What counts is the format that is asked for. An option
+that asks for plain text, or that sets something else (an effort, the format of audio), is no such
+wish.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _MERGED = "output_config"
 _BY_LANGCHAIN = "ls_structured_output_format"
 _BY_TOOL = "function_calling"
 
-_DATA = re.compile(r"json|xml|yaml|csv|enum|schema|grammar|regex|structur|object|array", re.I)
+_DATA = re.compile(r"(?i)json|xml|yaml|csv|enum|schema|grammar|regex|structur|object|array")
 _PLAIN_TYPES = ("text/plain", "text/markdown")
 _SCHEMA_KEYS = frozenset(
     "$ref $defs properties items anyOf oneOf allOf enum const additionalProperties".split()
@@ -58,18 +59,22 @@ _NAMES = _FORMAT_NAMES | _CONSTRAINT_NAMES
 _SAYING = _NAMES | _spellings(_DESCRIPTIONS)
 
 
-def wants_data(call: Mapping[str, Any], *made_with: Mapping[str, Any]) -> bool:
+def wants_data(
+    model: Mapping[str, Any], params: Mapping[str, Any], call: Mapping[str, Any]
+) -> bool:
     """Whether a model is asked for structured data instead of prose.
 
     Args:
+        model: The model's fields, or the model as LangChain serialises it.
+        params: The parameters of the call that the model tells LangChain. Many models don't tell
+            all that they send.
         call: The options of the call.
-        *made_with: The options that the model was made with, in order of precedence: LangChain's
-            parameters of the call, the model's fields, or the model as LangChain serialises it.
 
     Returns:
         Whether what the model is sent asks for data.
     """
-    layers = [*(_fields(one) for one in reversed(made_with)), call]
+    fields = _fields(model)
+    layers = (fields, params, call)
     if not any(_may_say(name, one) for layer in layers for name, one in layer.items()):
         return False
     asked = _mapping(call.get(_BY_LANGCHAIN))
@@ -80,9 +85,9 @@ def wants_data(call: Mapping[str, Any], *made_with: Mapping[str, Any]) -> bool:
     for layer in layers:
         for given in (_mapping(layer.get("model_kwargs")), layer):
             merged.update(_mapping(given.get(_MERGED)))
-            # Fields that are not set are `None`; a call's `None` takes back what was set.
+            # A field that is not set is `None`; a call's `None` takes back what was set.
             sent.update(
-                {name: one for name, one in given.items() if one is not None or layer is call}
+                {name: one for name, one in given.items() if one is not None or layer is not fields}
             )
     sent["model_kwargs"], sent[_MERGED] = None, merged
     return any(_is_wish(name, one) for name, one in _options(sent, _DEPTH))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, Unpack, cast
 
 from langchain_core.caches import BaseCache
 from langchain_core.globals import get_llm_cache
@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, ensure_config
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from langchain_metaaligner.editing.alignment import METADATA_KEY
 from langchain_metaaligner.editing.conversation import Context
@@ -27,9 +27,9 @@ from langchain_metaaligner.integrations import _langchain
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
     given_context,
-    hushed_step,
     listed,
 )
+from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP, hushed_inside
 from langchain_metaaligner.integrations.message_chunks import MessageWriter, as_chunk
 from langchain_metaaligner.integrations.prefetch import Prefetch, What
 from langchain_metaaligner.integrations.reply_edit import (
@@ -56,7 +56,7 @@ from langchain_metaaligner.integrations.upstream_model import (
     read_policy,
     reply_of,
 )
-from langchain_metaaligner.options import cache_key, check_names
+from langchain_metaaligner.options import cache_key, check_names, digested, hidden, masked, revealed
 
 if TYPE_CHECKING:
     from langchain_metaaligner.integrations.reply_arguments import ReplyArguments
@@ -142,7 +142,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
     policy: BaseChatModel = Field(description="The chat model that writes the replies.")
-    policy_options: dict[str, Any] = Field(
+    policy_options: Annotated[dict[str, Any], AfterValidator(hidden)] = Field(
         default_factory=dict, description="Options that the policy gets with each call."
     )
     streaming: bool | None = Field(
@@ -394,6 +394,11 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
                 return value
         return None
 
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        # The policy's own repr may show its headers, and LangChain puts this repr into traces.
+        for name, value in super().__repr_args__():
+            yield name, _Named(value, self.model_name) if name == "policy" else value
+
     @property
     def _llm_type(self) -> str:
         return "metaaligner-chat"
@@ -426,7 +431,7 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         Returns:
             The stop texts, and all other options.
         """
-        options = {**self.policy_options, **kwargs}
+        options = {**revealed(self.policy_options), **kwargs}
         own_stop = options.pop("stop", None)
         return (own_stop if stop is None else stop), options
 
@@ -455,12 +460,13 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         options.pop("context", None)
         if "objectives" in options:
             options["objectives"] = [one.name for one in self._known(options["objectives"])]
-        return super()._get_invocation_params(stop=stop, **options)
+        shown: dict[str, Any] = masked(super()._get_invocation_params(stop=stop, **options))
+        return shown
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         stop, options = self.options_of(stop, kwargs)
         asked, context = options.pop("objectives", None), options.pop("context", None)
-        policy = _langchain.cache_string(self.policy, stop, options)
+        policy = _langchain.cache_string(self.policy, stop, digested(options))
         ours = {
             **cache_key(self),
             **(cache_key(self.aligner.options) if self.aligner is not None else {}),
@@ -505,6 +511,16 @@ class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], Ba
         if self.cache is False or cache is None:
             return self
         return self.model_copy(update={"cache": _GoodReplies(cache)})
+
+
+class _Named:
+    """A chat model as it is shown: its class and the name of its model."""
+
+    def __init__(self, policy: BaseChatModel, model: str | None) -> None:
+        self._shown = f"{type(policy).__name__}({'' if model is None else repr(model)})"
+
+    def __repr__(self) -> str:
+        return self._shown
 
 
 class _Call:
@@ -595,7 +611,7 @@ class _Call:
 
     def _hush(self) -> Any:
         """Keep the tokens of the policy, and of models inside it, out of streams."""
-        return nullcontext() if self._live else hushed_step()
+        return nullcontext() if self._live else hushed_inside(NOSTREAM, STEP)
 
     def _prefetch(self, *, streams: bool) -> Prefetch:
         """Prefills the edit's prompt while the policy is generating, if `eager` says so."""
@@ -671,8 +687,8 @@ class _Call:
 class _ChunkWriter(MessageWriter):
     """Writes an edited message as a chat model's chunks."""
 
-    def write(self, piece: str) -> Any:
-        return ChatGenerationChunk(message=super().write(piece))
+    def write(self, piece: str) -> list[Any]:
+        return [ChatGenerationChunk(message=chunk) for chunk in super().write(piece)]
 
     def end(self, settled: AIMessage) -> list[Any]:
         return [ChatGenerationChunk(message=chunk) for chunk in super().end(settled)]

@@ -108,11 +108,11 @@ class EditRun:
         Args:
             text: The piece.
         """
-        chunk = self._chunks.write(text)
+        chunks = self._chunks.write(text)
         self.emitted = True
-        yield from self._token(text, chunk)
+        yield from self._tokens(chunks)
         if self._events is not None:
-            yield from self._told(self._events.write(text, chunk))
+            yield from self._told(self._events.write(text, chunks))
 
     def last_piece(self, settled: Reply, alignment: Alignment) -> Calls:
         """Report that there are no more pieces, and everything that the reply contains beside them.
@@ -124,10 +124,10 @@ class EditRun:
         message = self._message(settled)
         if isinstance(settled, str):
             message.response_metadata = {METADATA_KEY: alignment.provenance()}
-        for chunk in self._chunks.end(message):
-            yield from self._token("", chunk)
+        left = self._chunks.end(message)
+        yield from self._tokens(left)
         if self._events is not None:
-            yield from self._told(self._events.end(message))
+            yield from self._told(self._events.end(message, left[-1]))
 
     def end(self, alignment: Alignment) -> Calls:
         """End the run.
@@ -156,9 +156,10 @@ class EditRun:
             return AIMessage(reply, id=self.message_id)
         return reply.model_copy(update={"id": self.message_id})
 
-    def _token(self, text: str, message: AIMessageChunk) -> Calls:
-        chunk = ChatGenerationChunk(message=message)
-        yield partial(self._run.on_llm_new_token, text, chunk=chunk)
+    def _tokens(self, messages: Iterable[AIMessageChunk]) -> Calls:
+        for message in messages:
+            chunk = ChatGenerationChunk(message=message)
+            yield partial(self._run.on_llm_new_token, chunk.text, chunk=chunk)
 
     def _told(self, events: Iterable[dict[str, Any]]) -> Calls:
         for event in events:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
@@ -29,10 +29,10 @@ class TextWriter:
     def __init__(self) -> None:
         self.started = False
 
-    def write(self, piece: str) -> Any:
+    def write(self, piece: str) -> list[Any]:
         """Return what to send for a piece of the edit."""
         self.started = True
-        return piece
+        return [piece]
 
     def end(self, settled: Any) -> list[Any]:
         """Return what is left to send once the final reply is known."""
@@ -59,9 +59,9 @@ def writer_of(
 class MessageWriter:
     """Writes an edited message in chunks.
 
-    The thoughts and the blocks before the text are sent with its first piece, as far as they can't
-    repeat the text before the edit. Everything else, such as citations, tool calls, the usage and
-    the provenance, is sent with the last chunk. Several texts are written as one.
+    The thoughts and the blocks before the text are sent just before its first piece, as far as they
+    can't repeat the text before the edit. Everything else, such as citations, tool calls, the usage
+    and the provenance, is sent with the last chunk. Several texts are written as one.
     """
 
     def __init__(self, reply: AIMessage) -> None:
@@ -79,7 +79,7 @@ class MessageWriter:
             self._before = [block for block in reply.content[:at] if never_repeats(block)]
             self._block = {"type": "text", "index": _TEXT_INDEX}
             block = reply.content[at] if texts else None
-            if isinstance(block, dict) and isinstance(block.get("text"), str):
+            if _is_flat(block):
                 kept = {key: block[key] for key in ("type", "index") if key in block}
                 self._block = {"index": _TEXT_INDEX, **kept}
 
@@ -88,20 +88,23 @@ class MessageWriter:
         """Whether a message has exactly one text, so that its chunks merge to the message."""
         return isinstance(reply.content, str) or has_sole_text(reply, refusals=refusals)
 
-    def write(self, piece: str) -> Any:
-        """Return the chunk to send for a piece of the edit."""
-        content: Any = piece
-        if self._block is not None:
-            content = [{**self._block, "text": piece}]
+    def write(self, piece: str) -> list[Any]:
+        """Return the chunks to send for a piece of the edit; the last one contains the piece."""
+        content: Any = piece if self._block is None else [{**self._block, "text": piece}]
         if self.started:
-            return AIMessageChunk(content=content, id=self._id)
+            return [AIMessageChunk(content=content, id=self._id)]
         self.started = True
-        return AIMessageChunk(
-            content=content if self._block is None else [*self._before, *content],
+        first = AIMessageChunk(content=content, id=self._id, response_metadata=self._format)
+        if not (self._before or self._thoughts):
+            return [first]
+        # Not in one chunk: LangChain's v3 events tell blocks apart by their place in the chunk.
+        before = AIMessageChunk(
+            content="" if self._block is None else self._before,
             id=self._id,
             additional_kwargs=self._thoughts,
             response_metadata=self._format,
         )
+        return [before, first]
 
     def end(self, settled: AIMessage) -> list[Any]:
         """Return what is left to send once the final reply is known."""
@@ -122,10 +125,15 @@ class MessageWriter:
                 sent.pop(0)
             elif not block_text(block):
                 left.append(block)
-            elif self._block is not None and texts == [index] and isinstance(block, dict):
+            elif self._block is not None and texts == [index] and _is_flat(block):
                 rest = {**block, "text": "", "index": self._block["index"]}
                 left += [rest] if rest.keys() - _WRITTEN else []
         return left
+
+
+def _is_flat(block: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a block has its text at the top, not in a block inside it."""
+    return isinstance(block, dict) and isinstance(block.get("text"), str)
 
 
 def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:

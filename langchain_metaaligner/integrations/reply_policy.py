@@ -33,6 +33,7 @@ from langchain_metaaligner.editing.reply_message import (
     reason_without_text,
     with_text,
 )
+from langchain_metaaligner.editing.sparing_log import SparingLog
 from langchain_metaaligner.errors import (
     CheckpointError,
     InputTypeError,
@@ -40,6 +41,7 @@ from langchain_metaaligner.errors import (
     MetaAlignerError,
     UnknownObjectiveError,
     mark_begun,
+    without_quotes,
 )
 from langchain_metaaligner.integrations.call_config import (
     ConfigKeys,
@@ -66,9 +68,14 @@ _values_of = operator.itemgetter(*_ALIGNER_OPTIONS)
 
 
 class SharedAligners:
-    """The aligners that an object and its copies share, one for each set of options."""
+    """The aligners that an object and its copies share, one for each set of options.
+
+    Attributes:
+        log: Where they log what may come with every reply.
+    """
 
     def __init__(self) -> None:
+        self.log = SparingLog(logger)
         self._made: list[tuple[tuple[Any, ...], Aligner]] = []
         self._making = threading.Lock()
 
@@ -463,11 +470,14 @@ class ReplyPolicy(NamedTuple):
             status = "passed"
         else:
             status, text = "blocked", self.options.block_message
+        said, name = str(error), type(error).__name__
+        if not isinstance(error, MetaAlignerError):  # a user's function may quote the reply
+            said = without_quotes(said, original)
         if status != "failed":
-            logger.warning("The reply was not edited (%s): %s", status, error)
-        return self._record(
-            original, text, asked, status=status, error=f"{type(error).__name__}: {error}"
-        )
+            self.options.shared.log.tell(
+                f"{status} {name}", f"The reply was not edited ({status}): {said}"
+            )
+        return self._record(original, text, asked, status=status, error=f"{name}: {said}")
 
     def _record(
         self,
@@ -502,8 +512,12 @@ class ReplyPolicy(NamedTuple):
     def _tell(self, record: Alignment) -> None:
         try:
             self.options.on_edit(record)
-        except Exception:
-            logger.exception("on_edit raised an error; the reply is unaffected")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reply is unaffected
+            self.options.shared.log.tell(
+                f"on_edit {type(error).__name__}",
+                "on_edit raised an error; the reply is unaffected",
+                error=error,
+            )
 
 
 @functools.lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -13,6 +13,7 @@ from langchain_core.runnables import RunnableWithFallbacks as _Fallbacks
 from langchain_core.runnables.retry import RunnableRetry
 
 from langchain_metaaligner.errors import mark_begun, may_repeat
+from langchain_metaaligner.options import masked
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -42,7 +43,10 @@ class Repeatable(Runnable[Input, Output]):
             The runnable with retries.
         """
         wanted = only_repeatable(retry_if_exception_type)
-        return _of_ours(super().with_retry(retry_if_exception_type=wanted, **options))
+        made: Runnable[Input, Output] = super().with_retry(
+            retry_if_exception_type=wanted, **options
+        )
+        return cast("Runnable[Input, Output]", _of_ours(made))
 
     def with_fallbacks(
         self,
@@ -81,7 +85,7 @@ class Repeatable(Runnable[Input, Output]):
             return _of_ours(super().with_config(config, **kwargs))
 
 
-class Binding(Repeatable[Input, Output], RunnableBinding[Input, Output]):  # type: ignore[misc]
+class Binding(Repeatable[Input, Output], RunnableBinding[Input, Output]):
     """A binding of a face; it is serialised as LangChain's own class."""
 
     @classmethod
@@ -89,8 +93,12 @@ class Binding(Repeatable[Input, Output], RunnableBinding[Input, Output]):  # typ
         """The id of LangChain's own class."""
         return RunnableBinding.lc_id()
 
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, masked(value)
 
-class _Retry(Repeatable[Input, Output], RunnableRetry[Input, Output]):  # type: ignore[misc]
+
+class _Retry(Repeatable[Input, Output], RunnableRetry[Input, Output]):
     """A face with retries; it is serialised as LangChain's own class."""
 
     @classmethod
@@ -189,12 +197,20 @@ class _Repeatables(type):
     """Metaclass of error classes that match what their base matches, if it may be repeated."""
 
     def __instancecheck__(cls, error: Any) -> bool:
-        return isinstance(error, cls.__base__ or ()) and may_repeat(error)
+        known: Any = cls.__base__
+        return isinstance(error, known) and may_repeat(error)
 
 
 @functools.cache
 def _repeatable(kind: type[BaseException]) -> type[BaseException]:
-    return kind if type(kind) is _Repeatables else _Repeatables(kind.__name__, (kind,), {})
+    if type(kind) is _Repeatables:
+        return kind
+    made: Any = _Repeatables(kind.__name__, (kind,), {})
+    return cast("type[BaseException]", made)
 
 
-copyreg.pickle(_Repeatables, lambda kind: (_repeatable, (kind.__base__,)))  # type: ignore[arg-type]
+def _reduced(kind: Any) -> tuple[Any, ...]:
+    return _repeatable, (kind.__base__,)
+
+
+copyreg.pickle(_Repeatables, _reduced)

@@ -103,7 +103,7 @@ def asks_for_data(
         stop: Texts at which the policy stops.
         options: Further options of the call.
     """
-    return wants_data(options, _langchain.sent_params(policy, stop, options), vars(policy))
+    return wants_data(vars(policy), _langchain.sent_params(policy, stop, options), options)
 
 
 def chunks_of(

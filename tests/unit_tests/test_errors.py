@@ -3,6 +3,7 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import pickle
+import time
 import traceback
 from typing import Any
 
@@ -141,6 +142,7 @@ PASSING = [
     Exception("unknown"),
     caused(RuntimeError("wrapped"), ConnectionError("m")),
     caused(ValueError("wrapped"), by_status(503)[0]),
+    type("ModelRateLimitError", (ValueError,), {"is_retryable": True})("m"),
     errors.OverloadedError("full"),
     errors.EditTimeout("late"),
     EngineError("m", retryable=True),
@@ -161,6 +163,7 @@ LASTING = [
     StopIteration(),
     SystemExit(1),
     caused(RuntimeError("wrapped"), by_status(401)[0]),
+    type("ModelRefusalError", (Exception,), {"is_retryable": False})("m"),
     EngineError("m"),
 ]
 
@@ -184,3 +187,18 @@ def test_a_bad_edit_may_come_out_better_only_where_it_is_sampled(temperature, pa
         with pytest.raises(EngineError) as raised:
             aligner.align("a context", "an answer", "honesty")
         assert raised.value.retryable is passes
+
+
+def test_what_a_message_does_not_quote_stays():
+    prompt = "Edit the pair. Human: What is the capital? | Answer: Paris | Edit: "
+    said = "HTTP 503 for https://host/v1/completions: the server is out of workers"
+    assert errors.without_quotes(said, prompt, "Paris") == said
+    assert errors.without_quotes("It said 'Paris'.", prompt, "Paris") == "It said '[…]'."
+    assert len(errors.without_quotes("x" * 10_000, prompt)) < 1100
+
+
+def test_long_prompts_cost_no_time():
+    started = time.monotonic()
+    for text in ("x" * 10_000_000, "a b\n" * 2_000_000, "| " * 4_000_000):
+        errors.without_quotes(text[:5000] + "y", *[text] * 16)
+    assert time.monotonic() - started < 4

@@ -41,8 +41,8 @@ def mark(char: str, pattern: str) -> Mark:
 FIELD = mark("|", r"(\|)(?=\s*+(?:Context|Query|Question|Answer|Edit)\s*+:)")
 # A match takes all the white space at once, or a long run of it would be searched from each place.
 TURN = mark("\n", r"\n[^\S\n]*+\n\s*+(?:(?:Human|Assistant)\s*+(:))?")
-# For a tokenizer that reads a line break as a space.
-TURN_IN_LINE = mark(":", r"(?<!\w)(?:Human|Assistant)\s*+(:)")
+# For a tokenizer that reads a line break as a space, or drops it.
+TURN_IN_LINE = mark(":", r"(?:Human|Assistant)\s*+(:)")
 CONTROL = mark("<", r"(<)(?=/?(?:s|unk|pad|bos|eos|mask)>|\|[^|<>\s]{1,64}\|>)")
 # No tokenizer takes half a surrogate pair.
 _LONE_SURROGATE = re.compile("([\ud800-\udfff])")
@@ -52,7 +52,8 @@ _LOOKALIKES: Mapping[str, str] = {"|": "¦❘∣", ":": "꞉ː", "<": "‹˂", "
 _SYMBOLS = range(0x2500, 0x2800)
 _PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
 _LETTERS = range(0xA1, 0x110000)
-_LOST = "\N{REPLACEMENT CHARACTER}"  # for texts that use up all others; it can't be undone
+_LOST = "?"  # where no look-alike is left; this can't be undone
+_PATIENCE = 2048  # characters that the tokenizer drops or changes, until there is likely no other
 _MANY = 16  # characters from which one pass over a text is faster than one for each of them
 
 
@@ -173,21 +174,27 @@ class _Swaps:
         return {
             ord(lookalike): char
             for char, lookalike in self._lookalike.items()
-            if lookalike != _LOST
+            if lookalike and lookalike != _LOST
         }
 
     def _swap(self, char: str) -> str:
         swapped = self._lookalike.get(char)
         if swapped is None:
-            like = self._free(iter(_LOOKALIKES.get(self._readings[char], "")))
-            swapped = next(itertools.chain(like, self._unlike), _LOST)
+            like = self._free(_LOOKALIKES.get(self._readings[char], ""))
+            swapped = next(itertools.chain(like, self._unlike), _LOST if char != _LOST else "")
             self._lookalike[char] = swapped
             self._used.add(swapped)
         return swapped
 
-    def _free(self, candidates: Iterator[str]) -> Iterator[str]:
-        # One that the tokenizer drops, or reads as another character, would hide nothing.
-        return (one for one in candidates if one not in self._used and self._readings[one] == one)
+    def _free(self, candidates: Iterable[str]) -> Iterator[str]:
+        refused = 0
+        for one in candidates:
+            if one in self._used:
+                continue
+            if self._readings[one] == one:
+                yield one
+            elif (refused := refused + 1) > _PATIENCE:
+                return
 
 
 @functools.lru_cache(maxsize=32)

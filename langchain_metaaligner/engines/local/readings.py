@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # A letter that combines with no other character, so that each is read as if it stood alone.
 _GUARD = "q"
+_UNKNOWN = "\U0010fffd"  # a character that no vocabulary has
 # These split text, or write its bytes in other characters; none makes two characters the same.
 _FAITHFUL = ("ByteLevel", "Digits", "Punctuation", "Split", "UnicodeScripts")
 _ASCII = [" ", *map(chr, range(0x80))]  # the space first: what is read as one counts as one
@@ -28,7 +29,10 @@ def readings_of(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> Readings:
         Its readings, which ask the tokenizer about each character once.
     """
     splits = not _is_faithful(spec["pre_tokenizer"])
-    if spec["normalizer"] is None and not splits:
+    tokens = _tokens_by(tokenizer)
+    # If the vocabulary lacks the guard, its tokens tell nothing.
+    drops = _GUARD in tokens("") in (tokens(_UNKNOWN), tokens(" "))
+    if spec["normalizer"] is None and not splits and not drops:
         return Readings()
     normal = _normalised_by(tokenizer)
     known = {normal(char): char for char in reversed(_ASCII)}
@@ -39,7 +43,11 @@ def readings_of(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> Readings:
 
     def read(char: str) -> str:
         read = [known.get(one, one) for one in normal(char)]
-        return "".join([by_pieces.get(pieces(one), one) for one in read] if splits else read)
+        if splits:
+            read = [by_pieces.get(pieces(one), one) for one in read]
+        if drops:
+            read = [one for one in read if tokens(one) != tokens("")]
+        return "".join(read)
 
     return Readings(read)
 
@@ -77,3 +85,10 @@ def _split_by(tokenizer: Tokenizer) -> Callable[[str], tuple[str, ...]]:
         return tuple(piece for piece, _ in found)
 
     return pieces
+
+
+def _tokens_by(tokenizer: Tokenizer) -> Callable[[str], str]:
+    def tokens(char: str) -> str:
+        return "".join(tokenizer.encode(f"{_GUARD}{char}{_GUARD}", add_special_tokens=False).tokens)
+
+    return tokens
