@@ -30,7 +30,7 @@ from langchain_metaaligner.editing.prompts import (
     find_family,
 )
 from langchain_metaaligner.engines import deadlines
-from langchain_metaaligner.engines.base import Edit, Engine, as_engine
+from langchain_metaaligner.engines.base import Edit, Engine, as_engine, errors_of_ours
 from langchain_metaaligner.engines.registry import check_model, load_engine
 from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.options import (
@@ -213,10 +213,12 @@ class Aligner:
 
         Raises:
             CheckpointError: The checkpoint's family is not known, and none was given.
+            EngineError: The engine can't tell.
         """
         if self._family is None:
             engine = self._contract
-            told = family_of(engine)
+            with errors_of_ours():
+                told = family_of(engine)
             if told is None and self.options.engine is None:
                 msg = (
                     f"The checkpoint {engine.name!r} does not tell which prompts it was trained"
@@ -385,7 +387,8 @@ class Aligner:
         made: Sequence[Alignment | Exception]
         try:
             # Loading a tokenizer and counting tokens would block the event loop for too long.
-            blocks = self._engine is None or self._engine.window is not None
+            with errors_of_ours():
+                blocks = self._engine is None or self._engine.window is not None
             prepared = await asyncio.to_thread(prepare) if blocks else prepare()
             made = await aedit_all(self._contract, prepared)
         except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
