@@ -195,7 +195,6 @@ def _named_as(function: Any, called: Any, wrapper: Any) -> Callable[..., Any]:
     # signature. Those of an instance itself are its class's fields.
     functools.update_wrapper(wrapper, called)
     wrapper.__name__ = getattr(function, "__name__", None) or type(function).__name__
-    wrapper.__annotations__ = dict(getattr(called, "__annotations__", {}))
     return cast("Callable[..., Any]", wrapper)
 
 

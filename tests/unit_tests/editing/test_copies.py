@@ -115,6 +115,10 @@ def test_a_change_of_punctuation_or_case_leaves_no_whole_copy() -> None:
     assert Copies("a b a", "b a b").left("a b a") is GONE
 
 
+def test_a_copy_in_another_case_is_a_copy() -> None:
+    assert Copies("Zorp Quib flum", "New").left_of({"a": "ZORP QUIB", "b": 1}) == {"b": 1}
+
+
 @pytest.mark.parametrize("text", ["好的我明白了谢谢", "ขอบคุณมากครับผม"])
 def test_a_script_without_spaces_has_copies_too(text: str) -> None:
     found = Copies(text, "Something else.")

@@ -72,6 +72,13 @@ def test_texts_that_no_edit_changes_keep_every_byte(data: Any, way: int) -> None
     assert record.status in ("unchanged", "skipped")
 
 
+def test_what_an_edit_begins_with_stays_as_it_is_written() -> None:
+    answer = '["one \\/ and \\u0074wo \\/ and more"]'
+    assert edited(answer, lambda request: request.draft).text == answer
+    change = edited(answer, lambda request: request.draft.replace("more", "less"))
+    assert change.text == answer.replace("more", "less")
+
+
 def test_an_edit_is_written_as_the_answer_writes_its_texts() -> None:
     assert edited('{"a": "caf\\u00e9 x"}').text == '{"a": "caf\\u00e9 x \'\\u00f6\\"\\n"}'
     assert edited('{"a": "café x"}').text == '{"a": "café x \'ö\\"\\n"}'

@@ -244,6 +244,16 @@ def test_a_citation_without_offsets_goes_with_its_block_and_a_plain_source_stays
     assert second == {"type": "text", "text": "Good day.", "citations": [], "annotations": found}
 
 
+def test_a_citation_may_count_from_its_own_block():
+    segment = {"start_index": 4, "end_index": 9, "text": "rains", "part_index": 1}
+    grounding = {"grounding_supports": [{"segment": segment, "grounding_chunk_indices": [0]}]}
+    message = AIMessage(["Bad zorp. ", "Now rains."], response_metadata={"g": grounding})
+    edited = with_text(message, "Good. Now it rains.")
+    assert edited.content == ["Good. ", "Now it rains."]
+    ((moved,),) = [one["grounding_supports"] for one in edited.response_metadata.values()]
+    assert moved["segment"] == {**segment, "start_index": 7, "end_index": 12}
+
+
 # Blocked messages.
 
 THOUGHTS = {
