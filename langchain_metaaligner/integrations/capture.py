@@ -7,7 +7,6 @@ LangChain's `register_configure_hook` when the first `MetaAlignerRunnable` is ma
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.integrations._langchain import register_configure_hook
 
 # The tag of an edit's own run.
@@ -284,7 +284,7 @@ class Capture(BaseCallbackHandler):
 
 capture = Capture()
 _hook: ContextVar[Capture | None] = ContextVar("metaaligner_capture", default=capture)
-_installing = threading.Lock()
+_installing = Lock()
 _installed = False
 
 

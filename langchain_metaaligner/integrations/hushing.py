@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, closing, contextmanager, suppress
@@ -30,6 +29,7 @@ from langchain_core.runnables import (
     ensure_config,
 )
 
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.integrations._langchain import (
     DynamicRunnable,
     after_composing,
@@ -193,7 +193,7 @@ def _with_tags(config: Any) -> RunnableConfig:
     return cast("RunnableConfig", {**config, "tags": tags, "callbacks": callbacks})
 
 
-_installing = threading.Lock()
+_installing = Lock()
 _installed = False
 
 

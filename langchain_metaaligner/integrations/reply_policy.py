@@ -7,7 +7,6 @@ import inspect
 import logging
 import operator
 import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Self, cast
@@ -25,6 +24,7 @@ from langchain_metaaligner.editing.objectives import (
     check_allowed,
     parse_objectives,
 )
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.errors import (
     CheckpointError,
     InputTypeError,
@@ -55,7 +55,7 @@ class SharedAligners:
 
     def __init__(self) -> None:
         self._made: list[tuple[tuple[Any, ...], Aligner]] = []
-        self._making = threading.Lock()
+        self._making = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedAligners, ()
