@@ -339,9 +339,10 @@ class LocalEngine(Engine):
         cancellation.check("it was waiting to start")
         with _as_engine_errors(loaded.name):
             scheduler = yield loaded.wait(cancellation)
-            (sequence,) = yield self._sequences([request], cancellation)
-            if isinstance(sequence, MetaAlignerError):
-                raise sequence
+            (made,) = yield self._sequences([request], cancellation)
+            if isinstance(made, MetaAlignerError):
+                raise made
+            sequence: EditSequence = made
             while not sequence.ended:
                 yield scheduler.wait([sequence], cancellation, _has_piece)
                 if sequence.error is not None:
