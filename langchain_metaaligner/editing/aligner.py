@@ -138,6 +138,7 @@ class AlignmentStream:
 def _pieces_of(part: Part, pieces: deadlines.Pieces) -> Body[Edit]:
     # White space is held back until text follows: an edit of white space alone is an error.
     blank: str | None = ""
+    write = part.writer()
     with closing(pieces):
         while not isinstance(piece := (yield pieces.wait), Ended):
             if blank is not None:
@@ -145,7 +146,7 @@ def _pieces_of(part: Part, pieces: deadlines.Pieces) -> Body[Edit]:
                 if not blank.strip():
                     continue
                 piece, blank = blank, None
-            yield part.prompt.restore(piece) if part.prompt.undo else piece
+            yield write(piece)
         made: Edit = piece.value
         return made
 

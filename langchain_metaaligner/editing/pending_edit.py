@@ -12,20 +12,22 @@ from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.context_window import shorten
-from langchain_metaaligner.editing.conversation import Turn, answer_text, read_context
+from langchain_metaaligner.editing.conversation import Turn, read_context
+from langchain_metaaligner.editing.json_answer import JsonText, read_json
 from langchain_metaaligner.editing.objectives import (
+    Objective,
     Objectives,
     Parsed,
     parse_objectives,
 )
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
+from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
 from langchain_metaaligner.engines import deadlines
 from langchain_metaaligner.engines.base import (
     Edit,
     Engine,
     Request,
     TokenAgreement,
-    is_late,
     too_late,
 )
 from langchain_metaaligner.engines.waits import Body, Wait
@@ -48,12 +50,27 @@ class Part:
         prompt: The rendered prompt of the request, which can also undo its escaping.
         original: The text of this part.
         before: Text before this part that stays as it is.
+        value: The string value that this part is, in an answer that is JSON.
     """
 
     request: Request
     prompt: Prompt
     original: str = field(repr=False)
     before: str = field(default="", repr=False)
+    value: JsonText | None = None
+
+    @property
+    def length(self) -> int:
+        """How many characters of the answer this part takes up."""
+        return len(self.original if self.value is None else self.value.raw)
+
+    def writer(self) -> Callable[[str], str]:
+        """Make the function that turns a piece of the engine's edit into a piece of the answer."""
+        restore = self.prompt.restore
+        if self.value is None:
+            return restore
+        write = self.value.writer().write
+        return lambda piece: write(restore(piece))
 
     def text(self, edit: Edit, model: str) -> str:
         """The edited text of this part.
@@ -63,7 +80,7 @@ class Part:
             model: The name of the engine's model.
 
         Returns:
-            The text, with the escaping of the prompt undone.
+            The text as it goes into the answer, with the escaping of the prompt undone.
 
         Raises:
             EngineError: The edit is empty, or it ran out of tokens.
@@ -74,15 +91,15 @@ class Part:
                 " missing. Allow more tokens with max_new_tokens=, or use a checkpoint with a"
                 " larger window."
             )
-            raise EngineError(msg)
+            raise EngineError(msg, retryable=self.request.temperature > 0)
         text = self.prompt.restore(edit.text) if self.prompt.undo else edit.text
         if not text.strip():
             msg = (
                 f"The aligner {model!r} returned an empty edit. Check that family= is the prompt"
                 " family that the checkpoint was trained with."
             )
-            raise EngineError(msg)
-        return text
+            raise EngineError(msg, retryable=self.request.temperature > 0)
+        return text if self.value is None else self.value.writer().write(text)
 
     def agreement(self, edit: Edit, start: int) -> tuple[TokenAgreement, ...] | None:
         """The agreement of each token of this part, if the engine reports it.
@@ -98,8 +115,13 @@ class Part:
         if tokens is None or self.prompt.restore(draft) != self.original:
             return None
         # A look-alike in the draft may stand for text of another length in the original.
-        place = list(accumulate((len(self.prompt.restore(char)) for char in draft), initial=start))
-        return tuple(TokenAgreement(place[first], place[end], odds) for first, end, odds in tokens)
+        place = list(accumulate((len(self.prompt.restore(char)) for char in draft), initial=0))
+        if self.value is not None:
+            place = [self.value.offsets[at] for at in place]
+        return tuple(
+            TokenAgreement(start + place[first], start + place[end], odds)
+            for first, end, odds in tokens
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +172,7 @@ class PendingEdit:
             text += part.before + part.text(edit, self.model)
             place += len(part.before)
             tokens.append(part.agreement(edit, place))
-            place += len(part.original)
+            place += part.length
         text += self.after
         passes = [edit.passes for edit in edits if edit.passes is not None]
         return Alignment(
@@ -328,50 +350,38 @@ def prepare(
     """
     text = answer if isinstance(answer, str) else answer_text(answer)
     if not text.strip():
-        return Alignment(original=text, text=text, status="skipped")
+        reason = reason_without_text(answer)
+        return Alignment(original=text, text=text, status="skipped", reason=reason)
+    values = read_json(text)
+    if values == []:
+        return Alignment(original=text, text=text, status="skipped", reason="JSON without text")
     wanted = objectives if type(objectives) is Parsed else parse_objectives(objectives)
-    room = _Room(engine, options.max_new_tokens, text)
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
     )
-    prompt = family.render(asked, text, wanted, control_tokens=engine.control_tokens)
-    if family.chat:
-        prompt = _templated(engine, prompt)
-    if not room.fits(prompt):
-
-        def written(one: str | Sequence[Turn]) -> Prompt:
-            prompt = family.render(one, text, wanted, control_tokens=engine.control_tokens)
-            return _templated(engine, prompt) if family.chat else prompt
-
-        shortened = room.shorten(asked, written, has_turns=family.whole_conversation)
-        if shortened is None:
-            raise AnswerTooLongError(room.too_small())
-        asked, left_out = shortened
-        for what, count in left_out.items():
-            dropped[what] = dropped.get(what, 0) + count
-        prompt = written(asked)
-    request = Request(
-        prompt=prompt.text,
-        draft=prompt.draft,
-        max_new_tokens=room.left_after(prompt),
-        stop=family.stop,
-        temperature=options.temperature,
-        deadline=deadline_of(options, started),
-        keep_above=options.keep_above,
-        token_agreement=options.token_agreement,
-        templated=prompt.templated,
-        draft_at=prompt.draft_at,
-    )
-    if is_late(request):
+    deadline = deadline_of(options, started)
+    write = _RequestWriter(engine, family, options, asked, wanted, deadline)
+    if values is None:
+        parts = (write.part(text),)
+    else:
+        starts = [0, *[value.end for value in values]]
+        parts = tuple(
+            write.part(value.text, before=text[start : value.start], value=value)
+            for start, value in zip(starts, values, strict=False)
+        )
+    for what, count in write.left_out.items():
+        dropped[what] = dropped.get(what, 0) + count
+    if deadline is not None and time.monotonic() > deadline:
         raise too_late()
     return PendingEdit(
-        parts=(Part(request, prompt, text),),
+        parts=parts,
         original=text,
         objectives=tuple([objective.name for objective in wanted]),
         model=engine.name,
         family=family.name,
         dropped=dropped,
         started=started,
+        after=text[values[-1].end :] if values else "",
     )
 
 
@@ -398,6 +408,82 @@ def is_long(item: Item) -> bool:
         if size > SHORT:
             return True
     return False
+
+
+class _RequestWriter:
+    """Writes the requests for the parts of one answer.
+
+    Attributes:
+        left_out: Counts of what was left out of the context to fit into the window; of several
+            parts, those of the one that lost most.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        family: PromptFamily,
+        options: AlignerOptions,
+        asked: str | tuple[Turn, ...],
+        wanted: Sequence[Objective],
+        deadline: float | None,
+    ) -> None:
+        self.left_out: dict[str, int] = {}
+        self._engine, self._family, self._options = engine, family, options
+        self._asked, self._wanted, self._deadline = asked, wanted, deadline
+
+    def part(self, text: str, *, before: str = "", value: JsonText | None = None) -> Part:
+        """Write the request for one part of the answer.
+
+        Args:
+            text: The text of the part.
+            before: As for `Part`.
+            value: As for `Part`.
+
+        Returns:
+            The part.
+
+        Raises:
+            AnswerTooLongError: The part does not fit into the window.
+        """
+        room = _Room(self._engine, self._options.max_new_tokens, text)
+        prompt = self._prompt(self._asked, text)
+        if not room.fits(prompt):
+            shortened = room.shorten(
+                self._asked,
+                lambda one: self._prompt(one, text),
+                has_turns=self._family.whole_conversation,
+            )
+            if shortened is None:
+                raise AnswerTooLongError(room.too_small())
+            asked, left_out = shortened
+            for what, count in left_out.items():
+                self.left_out[what] = max(count, self.left_out.get(what, 0))
+            prompt = self._prompt(asked, text)
+        options = self._options
+        request = Request(
+            prompt=prompt.text,
+            draft=prompt.draft,
+            max_new_tokens=room.left_after(prompt),
+            stop=self._family.stop,
+            temperature=options.temperature,
+            deadline=self._deadline,
+            keep_above=options.keep_above,
+            token_agreement=options.token_agreement,
+            templated=prompt.templated,
+            draft_at=prompt.draft_at,
+        )
+        return Part(request, prompt, text, before, value)
+
+    def _prompt(self, asked: str | Sequence[Turn], text: str) -> Prompt:
+        engine, family = self._engine, self._family
+        prompt = family.render(
+            asked,
+            text,
+            self._wanted,
+            control_tokens=engine.control_tokens,
+            readings=engine.readings,
+        )
+        return _templated(engine, prompt) if family.chat else prompt
 
 
 def _templated(engine: Engine, prompt: Prompt) -> Prompt:

@@ -22,12 +22,14 @@ from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from langchain_metaaligner.engines import processes, threads
+from langchain_metaaligner.engines.readings import AS_SOME_DO, Readings
 from langchain_metaaligner.engines.waits import Ended
 from langchain_metaaligner.errors import (
     CheckpointError,
     EditTimeout,
     EngineError,
     MetaAlignerError,
+    may_pass,
 )
 
 FinishReason = Literal["stop", "length"]
@@ -140,6 +142,8 @@ class Engine(ABC):
         family_hint: The prompt family that the model was trained on, if known.
         window: How many tokens the prompt and the edit may have together; `None` for no limit.
         control_tokens: Strings that the tokenizer reads as control tokens.
+        readings: What the tokenizer reads each character as. By default, a character counts as
+            another one if some common tokenizer reads it so.
         keeps_deadlines: Whether each call stops by itself at the deadlines of its requests, with
             `EditTimeout`. If not, the caller stops waiting at the deadline, and the call runs on
             in its thread.
@@ -152,6 +156,7 @@ class Engine(ABC):
     family_hint: str | None = None
     window: int | None = None
     control_tokens: Iterable[str] = ()
+    readings: Readings = AS_SOME_DO
     keeps_deadlines: bool = False
     prefills: bool = False
     reports_agreement: bool = False
@@ -454,7 +459,7 @@ _CONTRACT = {
 
 
 # Not read when an object is wrapped: reading them may load a model or fail.
-_TOLD_BY_MODEL = {"window", "family_hint", "control_tokens", "origin"}
+_TOLD_BY_MODEL = {"window", "family_hint", "control_tokens", "readings", "origin"}
 
 
 def _adapted(inner: Any) -> Engine:
@@ -567,7 +572,8 @@ def failed(error: BaseException) -> EngineError:
     """
     return EngineError(
         f"The engine failed: {type(error).__name__}: {error}. The answer was not edited. The"
-        " cause is shown above; on_error decides what happens to such answers."
+        " cause is shown above; on_error decides what happens to such answers.",
+        retryable=may_pass(error),
     )
 
 

@@ -31,7 +31,7 @@ from langchain_metaaligner.engines.base import (
     too_late,
 )
 from langchain_metaaligner.engines.waits import Ended, Wait
-from langchain_metaaligner.errors import EngineError, MetaAlignerError
+from langchain_metaaligner.errors import EngineError, MetaAlignerError, without_quotes
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def edit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAligner
         edit_all = engine.edit if plain else engine.edit_each
         return checked_each(_in_time(engine, requests, lambda: edit_all(requests)), requests)
     except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
-        return [as_ours(error)] * len(requests)
+        return [_quoting_nothing(as_ours(error), requests)] * len(requests)
 
 
 async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
@@ -63,7 +63,7 @@ async def aedit(engine: Engine, requests: Sequence[Request]) -> list[Edit | Meta
     try:
         return checked_each(await _aedit_in_time(engine, requests), requests)
     except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
-        return [as_ours(error)] * len(requests)
+        return [_quoting_nothing(as_ours(error), requests)] * len(requests)
 
 
 def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
@@ -151,16 +151,20 @@ class Pieces:
             EditTimeout: The request's deadline has passed.
             EngineError: The engine failed.
         """
-        with errors_of_ours():
-            if self._source is None:
-                self._source = self._begin()
-            while True:
-                try:
-                    piece = next(self._source)
-                except StopIteration as end:
-                    return self._whole(end.value)
-                if self._has_text(piece):
-                    return cast("str", piece)
+        try:
+            with errors_of_ours():
+                if self._source is None:
+                    self._source = self._begin()
+                while True:
+                    try:
+                        piece = next(self._source)
+                    except StopIteration as end:
+                        return self._whole(end.value)
+                    if self._has_text(piece):
+                        return cast("str", piece)
+        except MetaAlignerError as error:
+            _quoting_nothing(error, [self._request])
+            raise
 
     async def anext(self) -> str | Ended[Edit]:
         """Make the next piece without blocking the event loop; as `next`."""
@@ -176,7 +180,8 @@ class Pieces:
                         return self._whole(end.args[0] if end.args else None)
                     if self._has_text(piece):
                         return cast("str", piece)
-        except MetaAlignerError:
+        except MetaAlignerError as error:
+            _quoting_nothing(error, [self._request])
             with suppress(MetaAlignerError):  # the first error is the one to report
                 await self.aclose()
             raise
@@ -246,6 +251,14 @@ class _Nothing(Iterator[str], AsyncIterator[str]):
 
     async def __anext__(self) -> str:
         raise StopAsyncIteration
+
+
+def _quoting_nothing(error: MetaAlignerError, requests: Sequence[Request]) -> MetaAlignerError:
+    """Cut what an engine's error quotes of the prompts: its text goes into logs and records."""
+    if isinstance(error, EngineError) and len(error.args) == 1:
+        texts = [text for one in requests for text in (one.prompt, one.draft)]
+        error.args = (without_quotes(str(error), *texts),)
+    return error
 
 
 def _close(pieces: Any) -> None:
@@ -406,13 +419,13 @@ def checked_each(made: Any, requests: Sequence[Request]) -> list[Edit | MetaAlig
     for one, request in zip(made, requests, strict=True):
         try:
             if isinstance(one, MetaAlignerError):
-                found.append(one)
+                found.append(_quoting_nothing(one, [request]))
             elif isinstance(one, BaseException):
                 raise failed(one) from one
             else:
                 found.append(_checked(one, request))
         except EngineError as error:
-            found.append(error)
+            found.append(_quoting_nothing(error, [request]))
     return found
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
-from typing import Any
+from typing import Any, Protocol, cast
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models._compat_bridge import message_to_events
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig, RunnableSequence
@@ -38,7 +39,8 @@ __all__ = [
     "get_callback_manager_for_config",
     "get_config_list",
     "merge_configs",
-    "register_configure_hook",
+    "message_events",
+    "register_handlers",
     "set_config_context",
     "streams",
     "streams_messages",
@@ -89,6 +91,24 @@ def graph_context(configurable: Mapping[str, Any]) -> Any:
 # -- handlers ---------------------------------------------------------------------------------
 
 
+class _Handlers(Protocol):
+    """Makes handlers."""
+
+    def get(self) -> BaseCallbackHandler:
+        """A new handler."""
+
+
+def register_handlers(handlers: _Handlers, kind: type[BaseCallbackHandler]) -> None:
+    """Give every outermost run from now on a handler of its own, which the runs inside it inherit.
+
+    Args:
+        handlers: Makes the handlers. LangChain asks a context variable for the handler of a run;
+            this stands in for one.
+        kind: The class of the handlers. A run that inherits one gets no other.
+    """
+    register_configure_hook(cast("Any", handlers), inheritable=True, handle_class=kind)
+
+
 def streams(handlers: Iterable[Any]) -> bool:
     """Whether any of a run's handlers streams to a consumer.
 
@@ -118,6 +138,18 @@ def streams_messages(handlers: Iterable[Any]) -> bool:
     """
     # Compared by name, because langgraph may not be installed.
     return any(_is(handler, _STREAMS_MESSAGES) for handler in handlers)
+
+
+def message_events(message: BaseMessage) -> list[dict[str, Any]]:
+    """A whole message as the events of LangChain's stream event protocol.
+
+    Args:
+        message: The message.
+
+    Returns:
+        The start of the message, the events of its blocks, and its end.
+    """
+    return [dict(event) for event in message_to_events(message)]
 
 
 def _is(handler: BaseCallbackHandler, name: str) -> bool:
@@ -286,6 +318,23 @@ def tracing_params(model: BaseChatModel, stop: list[str] | None, options: Mappin
         The parameters.
     """
     return model._get_ls_params(stop=stop, **options)
+
+
+def sent_params(
+    model: BaseChatModel, stop: list[str] | None, options: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The parameters that a chat model is called with: its own, and those of the call.
+
+    Args:
+        model: The model.
+        stop: Texts at which the model stops.
+        options: Further options for the model.
+
+    Returns:
+        The parameters, as far as the model says.
+    """
+    params: Mapping[str, Any] = model._get_invocation_params(stop=stop, **options)
+    return params
 
 
 def combine_outputs(

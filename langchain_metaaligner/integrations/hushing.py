@@ -37,6 +37,7 @@ from langchain_metaaligner.integrations._langchain import (
     merge_configs,
     set_steps,
 )
+from langchain_metaaligner.integrations.retries import Binding
 
 NOSTREAM = "nostream"
 STEP = "metaaligner:step"
@@ -65,7 +66,7 @@ def hushed(target: T) -> T:
     """
     if isinstance(target, Runnable):
         quiet = _tagged(target, NOSTREAM, HUSH)
-        if type(quiet) is RunnableBinding:
+        if type(quiet) in (RunnableBinding, Binding):
             return cast("T", _Hushed(**quiet.__dict__))
         return cast("T", quiet)
     if not callable(target):
@@ -228,7 +229,7 @@ def _hushed_step(step: Any) -> Any:
     if isinstance(step, RunnableBinding) and STEP in (step.config.get("tags") or ()):
         return step
     quiet = _tagged(step, NOSTREAM, STEP)
-    return _Quiet(**quiet.__dict__) if type(quiet) is RunnableBinding else quiet
+    return _Quiet(**quiet.__dict__) if type(quiet) in (RunnableBinding, Binding) else quiet
 
 
 def _tagged(one: Any, *tags: str) -> Any:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from langchain_metaaligner.errors import LeakError, MetaAlignerError
+from langchain_metaaligner.errors import LeakError
 from langchain_metaaligner.integrations._langchain import streams_messages
 from langchain_metaaligner.integrations.capture import ModelRun
 from langchain_metaaligner.integrations.hushing import NOSTREAM
@@ -35,46 +35,6 @@ def check_leak(
     if streams_messages(handlers):
         raise LeakError(_LEAKED_STATE if elsewhere else _LEAKED)
     _warn_once(_WOULD_LEAK)
-
-
-class _ButLeaks(type):
-    """Metaclass of error classes that match what their base matches, except `LeakError`."""
-
-    def __instancecheck__(cls, error: Any) -> bool:
-        return isinstance(error, cls.__base__ or ()) and not isinstance(error, LeakError)
-
-
-class _AnyButLeaks(Exception, metaclass=_ButLeaks):  # noqa: N818 - never raised
-    pass
-
-
-class _OursButLeaks(MetaAlignerError, metaclass=_ButLeaks):  # noqa: N818 - never raised
-    pass
-
-
-_WITHOUT_LEAKS: dict[Any, Any] = {
-    BaseException: _AnyButLeaks,
-    Exception: _AnyButLeaks,
-    MetaAlignerError: _OursButLeaks,
-}
-
-
-def but_leaks(wanted: Any) -> Any:
-    """Exclude `LeakError` from the errors to retry: a retry would only leak more tokens.
-
-    Args:
-        wanted: Error classes, or a function that tells whether to retry after an error.
-
-    Returns:
-        The same without `LeakError`, in the form that LangChain's `with_retry` takes.
-    """
-    if isinstance(wanted, tuple):
-        return tuple(_WITHOUT_LEAKS.get(one, one) for one in wanted if one is not LeakError)
-    return functools.partial(_wanted_and_no_leak, wanted)
-
-
-def _wanted_and_no_leak(wanted: Any, error: BaseException) -> bool:
-    return not isinstance(error, LeakError) and bool(wanted(error))
 
 
 @functools.cache

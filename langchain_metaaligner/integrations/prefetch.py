@@ -12,8 +12,8 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessageChunk
 
 from langchain_metaaligner.editing.aligner import Aligner
-from langchain_metaaligner.editing.conversation import answer_text
 from langchain_metaaligner.editing.objectives import Objectives
+from langchain_metaaligner.editing.reply_message import answer_text
 from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.engines.threads import Pool
 

@@ -6,7 +6,7 @@ Made from `options.py` by `make format`; `make lint` compares the two.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from langchain_metaaligner.editing.aligner import Aligner

@@ -12,6 +12,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableBinding
 
 from langchain_metaaligner.integrations import _langchain
+from langchain_metaaligner.integrations.asked_format import wants_data
 from langchain_metaaligner.integrations.hushing import HUSH, NOSTREAM
 from langchain_metaaligner.integrations.message_chunks import as_chunk
 
@@ -23,12 +24,6 @@ CALL_OPTIONS = ("max_tokens", "stop")
 SHARED_OPTIONS = ("temperature", "timeout")
 # Options for a policy given by name, which is made here.
 MAKING_OPTIONS = ("api_key", "max_retries")
-
-# Options with which providers are asked for structured data, which must not be edited.
-_STRUCTURED = (
-    "format", "json_schema", "output_config", "output_format", "response_format",
-    "response_json_schema", "response_mime_type", "response_schema",
-)  # fmt: skip
 
 
 def read_policy(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,20 +93,17 @@ def _take_config(options: dict[str, Any], config: Mapping[str, Any]) -> None:
         options["callbacks"] = callbacks
 
 
-def wants_data(kwargs: Mapping[str, Any]) -> bool:
+def asks_for_data(
+    policy: BaseChatModel, stop: list[str] | None, options: Mapping[str, Any]
+) -> bool:
     """Whether a call asks the policy for structured data instead of prose.
 
     Args:
-        kwargs: The options of the call.
+        policy: The policy.
+        stop: Texts at which the policy stops.
+        options: Further options of the call.
     """
-    for key in _STRUCTURED:
-        asked = kwargs.get(key)
-        plain = asked == "text/plain" or (
-            isinstance(asked, Mapping) and asked.get("type") == "text"
-        )
-        if asked and not plain:
-            return True
-    return False
+    return wants_data(vars(policy), _langchain.sent_params(policy, stop, options), options)
 
 
 def chunks_of(

@@ -166,7 +166,10 @@ def kinds_table() -> str:
     for kind in vars(errors).values():
         if inspect.isclass(kind) and issubclass(kind, MetaAlignerError):
             meaning = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
-            rows.append((f"`{kind.__name__}`", meaning, "yes" if kind.retryable else "no"))
+            again = "yes" if kind.retryable else "no"
+            if kind is EngineError:  # each one says so for itself
+                again = "as its `retryable` says"
+            rows.append((f"`{kind.__name__}`", meaning, again))
     # The first is the base of all others.
     return markdown(("error", "meaning", "may work when tried again"), *rows[1:])
 

@@ -22,8 +22,9 @@ from langchain_metaaligner.engines.local.loaded_model import CLOSED, LoadedModel
 from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, Scheduler
 from langchain_metaaligner.engines.local.sequence import EditSequence
 from langchain_metaaligner.engines.local.tokenizer import OutputText, PromptTokenizer
+from langchain_metaaligner.engines.readings import Readings
 from langchain_metaaligner.engines.waits import Body, Wait, arun, run
-from langchain_metaaligner.errors import EngineError, MetaAlignerError, first_line
+from langchain_metaaligner.errors import EngineError, MetaAlignerError, first_line, may_pass
 from langchain_metaaligner.options import load_key, normal_name, parse_load_options
 
 _UNSURE = 4  # tokens at the end of a growing text that may change when more text follows
@@ -143,6 +144,11 @@ class LocalEngine(Engine):
     def control_tokens(self) -> tuple[str, ...]:  # type: ignore[override]
         """Strings that are control tokens in templated prompts; in plain prompts they are text."""
         return self.prompt_tokenizer.control_tokens
+
+    @property
+    def readings(self) -> Readings:  # type: ignore[override]
+        """What the tokenizer reads each character as."""
+        return self.prompt_tokenizer.readings
 
     @property
     def origin(self) -> str:  # type: ignore[override]
@@ -433,12 +439,12 @@ def _as_engine_errors(name: str) -> Iterator[None]:
     except (MetaAlignerError, Cancelled):
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise EngineError(_out_of_memory(name, error)) from error
+        raise EngineError(_out_of_memory(name, error), retryable=True) from error
     except Exception as error:
         if "alloc" in str(error) and "memory" in str(error):  # torch's CPU allocator
-            raise EngineError(_out_of_memory(name, error)) from error
+            raise EngineError(_out_of_memory(name, error), retryable=True) from error
         message = f"The model {name} failed: {type(error).__name__}: {error}"
-        raise EngineError(message) from error
+        raise EngineError(message, retryable=may_pass(error)) from error
 
 
 def _out_of_memory(name: str, error: BaseException) -> str:

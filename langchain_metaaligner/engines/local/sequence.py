@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -264,10 +265,12 @@ class EditSequence:
 
     @property
     def agreement(self) -> float | None:
-        """Mean log-probability of the answer's tokens; `None` unless all are known."""
+        """Mean log-probability of the answer's tokens; `None` unless all are known and finite."""
         if not self.scores or len(self.scores) < len(self.drafter.draft):
             return None
-        return sum(self.scores) / len(self.scores)
+        mean = sum(self.scores) / len(self.scores)
+        # A model may give a token no probability at all, for instance one that it must not write.
+        return mean if math.isfinite(mean) else None
 
     def edit(self) -> Edit:
         """Make the finished edit.
