@@ -27,10 +27,11 @@ class MetaAlignerError(Exception):
     retryable: bool = False
     begun: bool = False
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type[Any]:
         # The type itself stays the same for both, for `except`, pickles, tracebacks and subclasses.
-        return type(self) if self.retryable else _lasting(type(self))
+        kind: Any = type(self)
+        return kind if self.retryable else _lasting(kind)
 
 
 class MissingContextError(MetaAlignerError, RuntimeError):
@@ -135,6 +136,8 @@ def may_pass(error: BaseException) -> bool:
     while one is not None and one not in seen:
         if isinstance(one, MetaAlignerError):
             return one.retryable
+        if isinstance(known := getattr(one, "is_retryable", None), bool):  # langchain-core
+            return known
         if (status := _status(one)) is not None:
             return status >= 500 or status in _PASSING_STATUS
         names = {kind.__name__ for kind in type(one).__mro__}
@@ -208,7 +211,8 @@ def _lasting(kind: type[Any]) -> type[Any]:
     if issubclass(kind, RuntimeError):
         return kind
     own = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(kind.__name__, (kind, RuntimeError), own)
+    shown: type[Any] = type(kind.__name__, (kind, RuntimeError), own)
+    return shown
 
 
 def first_line(error: BaseException) -> str:

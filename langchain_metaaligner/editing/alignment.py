@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_metaaligner.editing.word_diff import compare_words, split_words
@@ -73,6 +73,11 @@ class Alignment:
     reason: str | None = None
 
     __reduce_ex__ = reduce_at_root
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        # Pickles of earlier versions contain the values of the fields that there were, in order.
+        names = [one.name for one in fields(self)]
+        Alignment.__init__(self, **dict(zip(names, state, strict=False)))
 
     @property
     def changed(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -113,14 +114,14 @@ class Copies:
     @cached_property
     def _gone(self) -> tuple[frozenset[tuple[str, ...]], frozenset[tuple[str, ...]]]:
         """The spans that only the original has, as they are written and in lower case."""
-        before, after = _words_of(self._original), _words_of(self._edited)
+        before, after = self._original, self._edited
         exact = frozenset(_spans_of(before)).difference(_spans_of(after))
-        lower = frozenset(_spans_of(_lower(before))).difference(_spans_of(_lower(after)))
-        return exact, lower
+        before, after = before.casefold(), after.casefold()
+        return exact, frozenset(_spans_of(before)).difference(_spans_of(after))
 
     @cached_property
     def _one_word(self) -> bool:
-        return not any(_spans_of(_words_of(self._original)))
+        return next(iter(_spans_of(self._original)), None) is None
 
     def in_text(self, text: str) -> bool:
         """Whether a text holds a copy.
@@ -138,11 +139,11 @@ class Copies:
             return known and text.strip() == self._whole
         if self._whole in text and self._whole not in self._edited:
             return True
-        words = _words_of(text)
+        spans = list(_spans_of(text))
+        if not spans:
+            return False
         exact, lower = self._gone
-        return not (
-            exact.isdisjoint(_spans_of(words)) and lower.isdisjoint(_spans_of(_lower(words)))
-        )
+        return not (exact.isdisjoint(spans) and lower.isdisjoint(_spans_of(text.casefold())))
 
     def left_of(self, given: Mapping[str, Any], *, inner: bool = False) -> dict[str, Any]:
         """What is left of a mapping without the copies in it.
@@ -286,24 +287,20 @@ def _of_numbers(numbers: Sequence[int]) -> Iterator[str]:
         yield "".join(map(chr, numbers))
 
 
-def _words_of(text: str) -> list[str]:
-    return _WORDS.findall(text)
+def _spans_of(text: str) -> Iterable[tuple[str, ...]]:
+    """The shortest spans of a text: every few words in a row."""
+    words = _WORDS.findall(text)
+    if _DENSE_WORD.search(text) is None:
+        return itertools.pairwise(words)
+    return _dense_spans_of(words)
 
 
-def _lower(words: Iterable[str]) -> list[str]:
-    return [word.casefold() for word in words]
-
-
-def _spans_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def _dense_spans_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for place in range(len(words) - _SPAN + 1):
-        dense = _is_dense(words[place]) or _is_dense(words[place + 1])
+        dense = any(map(_DENSE_WORD.match, words[place : place + _SPAN]))
         span = tuple(words[place : place + (_DENSE_SPAN if dense else _SPAN)])
         if not dense or len(span) == _DENSE_SPAN:
             yield span
-
-
-def _is_dense(word: str) -> bool:
-    return len(word) == 1 and word > "\u0dff" and _DENSE_WORD.match(word) is not None
 
 
 _DENSE_WORD = re.compile(f"[{_DENSE}]")

@@ -361,6 +361,7 @@ def prepare(
     )
     deadline = deadline_of(options, started)
     write = _RequestWriter(engine, family, options, asked, wanted, deadline)
+    parts: tuple[Part, ...]
     if values is None:
         parts = (write.part(text),)
     else:

@@ -40,7 +40,7 @@ _MERGED = "output_config"
 _BY_LANGCHAIN = "ls_structured_output_format"
 _BY_TOOL = "function_calling"
 
-_DATA = re.compile(r"json|xml|yaml|csv|enum|schema|grammar|regex|structur|object|array", re.IGNORECASE)
+_DATA = re.compile(r"(?i)json|xml|yaml|csv|enum|schema|grammar|regex|structur|object|array")
 _PLAIN_TYPES = ("text/plain", "text/markdown")
 _SCHEMA_KEYS = frozenset(
     "$ref $defs properties items anyOf oneOf allOf enum const additionalProperties".split()

@@ -23,7 +23,7 @@ from langchain_core.messages import LC_ID_PREFIX, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_metaaligner.engines.processes import Lock
-from langchain_metaaligner.integrations._langchain import register_handlers
+from langchain_metaaligner.integrations._langchain import handlers_around, register_handlers
 from langchain_metaaligner.integrations.asked_format import wants_data
 
 # The tag of an edit's own run.
@@ -47,10 +47,12 @@ class ModelRun:
 
     Attributes:
         run_id: The run's id.
+        parent_run_id: The id of the run around it.
         messages: The messages that the model was sent.
         tags: The run's tags.
         graph_namespace: The run's checkpoint namespace in a LangGraph graph; empty outside of
             graphs.
+        heard_by: In a graph, the handlers of the run that the model was called in.
         reply_id: The id of the reply; `None` before there is one.
         reply_text: The text of the reply; `None` before there is one.
     """
@@ -59,7 +61,9 @@ class ModelRun:
         "__weakref__",
         "_sent",
         "graph_namespace",
+        "heard_by",
         "messages",
+        "parent_run_id",
         "reply_id",
         "reply_text",
         "run_id",
@@ -69,18 +73,33 @@ class ModelRun:
     def __init__(
         self,
         run_id: UUID,
+        parent_run_id: UUID,
         messages: Sequence[BaseMessage],
         tags: Sequence[str] | None,
         metadata: Mapping[str, Any] | None,
         sent: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]],
     ) -> None:
-        self.run_id = run_id
+        self.run_id, self.parent_run_id = run_id, parent_run_id
         self.messages = messages
         self.tags = tags or ()
         self.graph_namespace = str((metadata or {}).get("langgraph_checkpoint_ns") or "")
+        self.heard_by = handlers_around() if self.graph_namespace else ()
         self.reply_id: str | None = None
         self.reply_text: str | None = None
         self._sent = sent
+
+    def gives_data_to(self, run_manager: Any) -> bool:
+        """Whether a step gets the data that this model was asked for, and nothing else.
+
+        Args:
+            run_manager: The step's run. With a step between, what arrives may be no data any more.
+        """
+        steps = _step_of(self.tags), _step_of(run_manager.tags)
+        return (
+            self.parent_run_id == run_manager.parent_run_id
+            and 0 < steps[0] == steps[1] - 1
+            and wants_data(*self._sent)
+        )
 
     def gave_data(self, text: str) -> bool:
         """Whether a text is the whole reply of a model that was asked for structured data.
@@ -148,6 +167,22 @@ class RunTree(BaseCallbackHandler):
         """The record of a run, unfinished or lately ended; `None` if there is none."""
         return self._runs.get(run_id) or self._ended.get(run_id)
 
+    def heard(self, reply_id: str | None, reply_text: str) -> ModelRun | None:
+        """A model run that made a reply in a graph's node that has not ended, if there is one.
+
+        Args:
+            reply_id: The reply's id, if it has one.
+            reply_text: The reply's text.
+        """
+        for run in list(self._runs.values()):
+            for model in list(run.models or ()):
+                made = model.reply_text == reply_text or (
+                    reply_id is not None and model.made_id(reply_id)
+                )
+                if made and model.heard_by and model.parent_run_id in self._runs:
+                    return model
+        return None
+
     def on_chain_start(
         self,
         serialized: dict[str, Any],
@@ -196,7 +231,7 @@ class RunTree(BaseCallbackHandler):
             return
         asked = messages[0] if messages else []
         sent = (serialized or {}, invocation_params or {}, options or {})
-        self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata, sent))
+        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, sent))
 
     def on_llm_start(
         self,
@@ -216,7 +251,7 @@ class RunTree(BaseCallbackHandler):
             return
         asked = [HumanMessage(prompts[0] if prompts else "")]
         sent = (serialized or {}, invocation_params or {}, options or {})
-        self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata, sent))
+        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, sent))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record the model's reply."""
@@ -226,7 +261,11 @@ class RunTree(BaseCallbackHandler):
         generation = response.generations[0][0]
         message = getattr(generation, "message", None)
         asked[0].reply_id = getattr(message, "id", None)
-        asked[0].reply_text = generation.text
+        # Of several text blocks, LangChain's generation has only the first.
+        if message is None or isinstance(message.content, str):
+            asked[0].reply_text = generation.text
+        else:
+            asked[0].reply_text = str(message.text)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget a model run that made no reply."""
@@ -263,15 +302,15 @@ class RunTree(BaseCallbackHandler):
         if len(self._ended) > _ENDED_RUNS_KEPT:
             _drop_first(self._ended)
 
-    def _ask(self, parent_run_id: UUID, model: ModelRun) -> None:
-        parent = self.known(parent_run_id)
+    def _ask(self, model: ModelRun) -> None:
+        parent = self.known(model.parent_run_id)
         if parent is None:
             # A run that ended long ago, or one that this tree was never told of.
             parent = _Run(None)
-            self._has_ended(parent_run_id, parent)
+            self._has_ended(model.parent_run_id, parent)
         if parent.editing:
             return
-        if any(tag.startswith(_STEP_OF_PIPE) for tag in model.tags):
+        if _step_of(model.tags):
             parent.step = model
         self._models[model.run_id] = (model, parent)
         if len(self._models) > _UNFINISHED_RUNS_KEPT:
@@ -279,10 +318,18 @@ class RunTree(BaseCallbackHandler):
         run: _Run | None = parent
         while run is not None:
             if run.models is None:
-                ended = run is parent and parent_run_id not in self._runs
+                ended = run is parent and model.parent_run_id not in self._runs
                 run.models = deque(maxlen=_MODEL_RUNS_KEPT_OF_ENDED if ended else _MODEL_RUNS_KEPT)
             run.models.append(model)
             run = run.parent
+
+
+def _step_of(tags: Iterable[str]) -> int:
+    """The place of a run in its pipe, from 1; 0 if it is no step of a pipe."""
+    for tag in tags:
+        if tag.startswith(_STEP_OF_PIPE):
+            return int(tag.removeprefix(_STEP_OF_PIPE))
+    return 0
 
 
 def _drop_first(kept: dict[UUID, Any]) -> None:
@@ -307,6 +354,21 @@ class Capture:
     def kept(self) -> int:
         """The number of unfinished runs that are kept."""
         return sum(tree.kept() for tree in list(self._trees))
+
+    def find_unattached(self, *, reply_id: str | None, reply_text: str) -> ModelRun | None:
+        """Find the model run of a reply that is edited outside of the run that made it.
+
+        It is no context: it tells only whether the reply has been seen.
+
+        Args:
+            reply_id: The reply's id, if it has one.
+            reply_text: The reply's text.
+
+        Returns:
+            A model run in a graph's node that has not ended; `None` if there is none.
+        """
+        found = (tree.heard(reply_id, reply_text) for tree in list(self._trees))
+        return next((one for one in found if one is not None), None)
 
     def find(
         self,

@@ -27,9 +27,9 @@ from langchain_metaaligner.integrations import _langchain
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
     given_context,
-    hushed_step,
     listed,
 )
+from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP, hushed_inside
 from langchain_metaaligner.integrations.message_chunks import MessageWriter, as_chunk
 from langchain_metaaligner.integrations.prefetch import Prefetch, What
 from langchain_metaaligner.integrations.reply_edit import (
@@ -611,7 +611,7 @@ class _Call:
 
     def _hush(self) -> Any:
         """Keep the tokens of the policy, and of models inside it, out of streams."""
-        return nullcontext() if self._live else hushed_step()
+        return nullcontext() if self._live else hushed_inside(NOSTREAM, STEP)
 
     def _prefetch(self, *, streams: bool) -> Prefetch:
         """Prefills the edit's prompt while the policy is generating, if `eager` says so."""

@@ -8,33 +8,42 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langchain_metaaligner.errors import LeakError
-from langchain_metaaligner.integrations._langchain import streams_messages
+from langchain_metaaligner.integrations._langchain import has_streamed, streams_messages
 from langchain_metaaligner.integrations.capture import ModelRun
 from langchain_metaaligner.integrations.hushing import NOSTREAM
 
 
 def check_leak(
-    handlers: Iterable[Any], metadata: Mapping[str, Any], model_run: ModelRun | None
+    handlers: Iterable[Any],
+    metadata: Mapping[str, Any],
+    model_run: ModelRun,
+    reply_id: str | None = None,
 ) -> None:
-    """Refuse to edit a reply whose tokens a LangGraph consumer has seen.
+    """Refuse to edit a reply that a LangGraph consumer has seen.
 
     Args:
         handlers: The handlers of the aligner's run.
-        metadata: The metadata of the aligner's run.
-        model_run: The model run that made the reply, if known.
+        metadata: The metadata of the aligner's run. It says where in the graph the aligner is, and
+            nothing else rests on it.
+        model_run: The model run that made the reply.
+        reply_id: The reply's id, if it has one. A step in between may have given it another one.
 
     Raises:
         LeakError: A consumer of `stream_mode="messages"` has seen the unedited reply.
     """
-    if model_run is None or "langgraph_node" not in metadata:
+    if not model_run.graph_namespace:
         return
+    handlers = list(handlers)
     here, there = str(metadata.get("langgraph_checkpoint_ns") or ""), model_run.graph_namespace
-    elsewhere = bool(there) and not (here.startswith(there) or there.startswith(here))
-    if NOSTREAM in model_run.tags and not elsewhere:
-        return
-    if streams_messages(handlers):
+    elsewhere = not (here.startswith(there) or there.startswith(here))
+    hushed = NOSTREAM in model_run.tags
+    if not hushed and streams_messages(handlers):
         raise LeakError(_LEAKED_STATE if elsewhere else _LEAKED)
-    _warn_once(_WOULD_LEAK)
+    # The message that a node returns is seen even where its tokens were hushed.
+    if here != there and has_streamed(handlers, (reply_id, model_run.reply_id)):
+        raise LeakError(_LEAKED_STATE)
+    if (elsewhere or not hushed) and "langgraph_node" in metadata:
+        _warn_once(_WOULD_LEAK)
 
 
 @functools.cache
@@ -51,7 +60,7 @@ _LEAKED = (
     " because the model ran unhushed in this graph." + _REMEDY
 )
 _LEAKED_STATE = (
-    "The unedited reply came from another node of this graph, so consumers of its state and of"
+    "The unedited reply came from another node or graph, so consumers of its state and of"
     " stream_mode='messages' have seen it." + _REMEDY
 )
 _WOULD_LEAK = (

@@ -80,7 +80,9 @@ class MessageWriter:
             self._block = {"type": "text", "index": _TEXT_INDEX}
             block = reply.content[at] if texts else None
             if _is_flat(block):
-                kept = {key: block[key] for key in ("type", "index") if key in block}
+                kept: dict[str, Any] = {
+                    key: block[key] for key in ("type", "index") if key in block
+                }
                 self._block = {"index": _TEXT_INDEX, **kept}
 
     @staticmethod

@@ -17,11 +17,11 @@ from langchain_metaaligner.integrations._langchain import streams
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
     given_context,
-    hushed_step,
     overheard_by,
 )
 from langchain_metaaligner.integrations.capture import capture, install, listened_to
 from langchain_metaaligner.integrations.edit_run import EditRun
+from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP, hushed_inside
 from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.prefetch import Overhearing, Prefetch, What
 from langchain_metaaligner.integrations.reply_edit import (
@@ -202,7 +202,7 @@ class _Turn:
         """While the model is called: hide its tokens from streams, and prefill the edit."""
         with ExitStack() as stack:
             if self._options.apply:  # in shadow mode, the policy's own tokens are streamed
-                stack.enter_context(hushed_step())
+                stack.enter_context(hushed_inside(NOSTREAM, STEP))
             if self._eager and not self._data:
                 prefetch = stack.enter_context(Prefetch(lambda: self._policy.aligner, self._find))
                 stack.enter_context(overheard_by(Overhearing(prefetch)))
@@ -248,7 +248,8 @@ class _Turn:
                 edit.made = self._policy.left_alone(reply, self._asked, "data")
                 return
             if self._options.apply and self._options.on_leak == "raise":
-                check_leak(handlers, self._config.get("metadata") or {}, model_runs[-1])
+                metadata = self._config.get("metadata") or {}
+                check_leak(handlers, metadata, model_runs[-1], reply.id)
         context, wanted = self._context(), self._policy.wanted(self._asked)
         if (skipped := self._policy.skipped(reply, context, self._asked)) is not None:
             edit.made = skipped

@@ -39,7 +39,7 @@ from langchain_metaaligner.integrations._langchain import (
     streams,
 )
 from langchain_metaaligner.integrations.call_config import asked_objectives, given_context
-from langchain_metaaligner.integrations.capture import capture, listened_to
+from langchain_metaaligner.integrations.capture import ModelRun, capture, listened_to
 from langchain_metaaligner.integrations.edit_run import EditRun
 from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.message_chunks import (
@@ -556,20 +556,24 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
         mode: The calls, for a synchronous or an asynchronous driver.
     """
     arrived: list[Any] = []
+    live, data = not options.apply, False
     prefetch = _prefetch(options, call)
     try:
         while (piece := (yield partial(mode.next_input, inputs))) is not END:
+            if not arrived:
+                data = _is_data(piece, call)
+                live = live or data
             arrived.append(piece)
-            if prefetch is not None and not prefetch.over:
+            if prefetch is not None and not (data or prefetch.over):
                 prefetch.add(piece)
-            if not options.apply and isinstance(piece, str | AIMessageChunk):
+            if live and isinstance(piece, str | AIMessageChunk):
                 yield Emit(piece)
     finally:
         if prefetch is not None:
             prefetch.stop()
     if not arrived:
         return
-    edit, in_state = _read(options, _gather(arrived), call)
+    edit, in_state = _read(options, _gather(arrived), call, data=data)
     _show(edit, call)
     writer = None
     if edit.item is not None and options.apply and not in_state:
@@ -579,12 +583,23 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
     if writer is not None:
         for chunk in writer.end(out):
             yield Emit(chunk)
-    elif options.apply or not isinstance(out, str | AIMessageChunk):
+    elif not live or not isinstance(out, str | AIMessageChunk):
         yield Emit(as_chunk(out, out.content) if type(out) is AIMessage else out)
     elif isinstance(out, AIMessageChunk) and METADATA_KEY in out.response_metadata:
         # The reply itself has already been sent, piece by piece.
         provenance = {METADATA_KEY: out.response_metadata[METADATA_KEY]}
         yield Emit(AIMessageChunk(content="", id=out.id, response_metadata=provenance))
+
+
+def _is_data(piece: Any, call: Call) -> bool:
+    """Whether the first piece of a reply belongs to data that the model was asked for."""
+    if not isinstance(piece, AIMessageChunk):
+        return False
+    manager = call.run_manager
+    found = capture.find(
+        manager.handlers, manager.parent_run_id, reply_id=piece.id, reply_text=piece.text
+    )
+    return len(found) == 1 and found[0].gives_data_to(manager)
 
 
 def _prefetch(options: FaceOptions, call: Call) -> Prefetch | None:
@@ -605,7 +620,7 @@ def _prefetch(options: FaceOptions, call: Call) -> Prefetch | None:
 
 
 def _read(
-    options: FaceOptions, input: Any, call: Call, *, whole: bool = True
+    options: FaceOptions, input: Any, call: Call, *, whole: bool = True, data: bool = False
 ) -> tuple[ReplyEdit, bool]:
     """Read the reply in an input, its context and the objectives.
 
@@ -614,6 +629,7 @@ def _read(
         input: The step's input.
         call: The call.
         whole: Whether the reply is complete, so that `when` can be called.
+        data: Whether the reply is known to be data that was asked for.
 
     Returns:
         The edit, and whether the reply came in a state and is returned in one.
@@ -654,12 +670,11 @@ def _read(
             editing=run_manager.run_id,
         )
         model_run = model_runs[-1] if model_runs else None
-        if model_run is not None and model_run.gave_data(text):
+        if data or (model_run is not None and model_run.gave_data(text)):
             edit.made = policy.left_alone(reply, asked, "data")
             return edit, in_state
-        metadata = config.get("metadata") or {}
-        if "langgraph_node" in metadata and options.apply and options.on_leak == "raise":
-            check_leak(run_manager.handlers, metadata, model_run)
+        if options.apply and options.on_leak == "raise":
+            _check_leak(run_manager, model_runs, None if message is None else message.id, text)
         if context is None:
             # A state that contains only the reply has no context.
             context = before or (None if len(model_runs) != 1 else model_runs[0].messages)
@@ -673,6 +688,17 @@ def _read(
     except Exception as error:  # noqa: BLE001 - the error policy decides
         edit.made = error
     return edit, in_state
+
+
+def _check_leak(run: Any, model_runs: Sequence[ModelRun], reply_id: str | None, text: str) -> None:
+    handlers = run.handlers
+    if not model_runs and run.parent_run_id is None:
+        # A thread of its own, for example.
+        unattached = capture.find_unattached(reply_id=reply_id, reply_text=text)
+        model_runs = () if unattached is None else (unattached,)
+        handlers = () if unattached is None else unattached.heard_by
+    for model_run in model_runs:
+        check_leak(handlers, run.metadata, model_run, reply_id)
 
 
 def _show(edit: ReplyEdit, call: Call) -> None:

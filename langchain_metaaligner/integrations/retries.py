@@ -43,7 +43,10 @@ class Repeatable(Runnable[Input, Output]):
             The runnable with retries.
         """
         wanted = only_repeatable(retry_if_exception_type)
-        return _of_ours(super().with_retry(retry_if_exception_type=wanted, **options))
+        made: Runnable[Input, Output] = super().with_retry(
+            retry_if_exception_type=wanted, **options
+        )
+        return cast("Runnable[Input, Output]", _of_ours(made))
 
     def with_fallbacks(
         self,
@@ -82,7 +85,7 @@ class Repeatable(Runnable[Input, Output]):
             return _of_ours(super().with_config(config, **kwargs))
 
 
-class Binding(Repeatable[Input, Output], RunnableBinding[Input, Output]):  # type: ignore[misc]
+class Binding(Repeatable[Input, Output], RunnableBinding[Input, Output]):
     """A binding of a face; it is serialised as LangChain's own class."""
 
     @classmethod
@@ -95,7 +98,7 @@ class Binding(Repeatable[Input, Output], RunnableBinding[Input, Output]):  # typ
             yield name, masked(value)
 
 
-class _Retry(Repeatable[Input, Output], RunnableRetry[Input, Output]):  # type: ignore[misc]
+class _Retry(Repeatable[Input, Output], RunnableRetry[Input, Output]):
     """A face with retries; it is serialised as LangChain's own class."""
 
     @classmethod
@@ -194,12 +197,20 @@ class _Repeatables(type):
     """Metaclass of error classes that match what their base matches, if it may be repeated."""
 
     def __instancecheck__(cls, error: Any) -> bool:
-        return isinstance(error, cls.__base__ or ()) and may_repeat(error)
+        known: Any = cls.__base__
+        return isinstance(error, known) and may_repeat(error)
 
 
 @functools.cache
 def _repeatable(kind: type[BaseException]) -> type[BaseException]:
-    return kind if type(kind) is _Repeatables else _Repeatables(kind.__name__, (kind,), {})
+    if type(kind) is _Repeatables:
+        return kind
+    made: Any = _Repeatables(kind.__name__, (kind,), {})
+    return cast("type[BaseException]", made)
 
 
-copyreg.pickle(_Repeatables, lambda kind: (_repeatable, (kind.__base__,)))  # type: ignore[arg-type]
+def _reduced(kind: Any) -> tuple[Any, ...]:
+    return _repeatable, (kind.__base__,)
+
+
+copyreg.pickle(_Repeatables, _reduced)

@@ -27,6 +27,7 @@ from langchain_metaaligner.integrations._langchain import (
 )
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
+    attached,
     listed,
     with_listed,
 )
@@ -183,7 +184,7 @@ class MetaAlignerRunnable(
             MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
         _read_arguments(kwargs)
-        config = ensure_config(config)
+        config = attached(ensure_config(config))
         if config.get("configurable"):
             (config,) = with_listed([config], self.call_keys)
         # Does what `_call_with_config` does, but does not inspect signatures, and adds trace
@@ -338,6 +339,7 @@ class MetaAlignerRunnable(
     def _traced(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableConfig:
         if config is None or "metadata" not in config:
             config = ensure_config(config)
+        config = attached(config)
         if config.get("configurable"):
             (config,) = with_listed([config], self.call_keys)
         told = self._policy.trace_metadata(self._asked(config, kwargs))

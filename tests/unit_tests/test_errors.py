@@ -142,6 +142,7 @@ PASSING = [
     Exception("unknown"),
     caused(RuntimeError("wrapped"), ConnectionError("m")),
     caused(ValueError("wrapped"), by_status(503)[0]),
+    type("ModelRateLimitError", (ValueError,), {"is_retryable": True})("m"),
     errors.OverloadedError("full"),
     errors.EditTimeout("late"),
     EngineError("m", retryable=True),
@@ -162,6 +163,7 @@ LASTING = [
     StopIteration(),
     SystemExit(1),
     caused(RuntimeError("wrapped"), by_status(401)[0]),
+    type("ModelRefusalError", (Exception,), {"is_retryable": False})("m"),
     EngineError("m"),
 ]
 

@@ -226,7 +226,7 @@ def test_the_page_on_the_faces_explains_every_key_of_the_metadata() -> None:
     page = (ROOT / "docs" / "faces.md").read_text(encoding="utf-8")
     section = page.partition("## The metadata\n")[2].partition("\n## ")[0]
     explained = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE)))
-    record = Alignment(original="Hi", text="Hi", error="EngineError: no device")
+    record = Alignment("Hi", "Hi", error="EngineError: no device", reason="when")
     assert set(explained) == set(record.provenance(keep_original=True))
 
 

@@ -169,12 +169,43 @@ def test_data_goes_through_a_chat_model_as_it_came(way, told):
     assert left_alone(run(model, "?", way), told)
 
 
-def test_a_chat_model_streams_data_as_it_is_made():
+@pytest.mark.parametrize(
+    "face",
+    [
+        lambda policy: ChatMetaAligner(policy, engine=ScriptedEngine()),
+        lambda policy: policy | MetaAlignerRunnable(engine=ScriptedEngine()),
+    ],
+)
+def test_data_is_streamed_as_it_is_made(face):
+    """Each piece goes out before the next is asked for."""
     policy = chat_gpt(model_kwargs={"response_format": JSON})
-    model = ChatMetaAligner(policy, engine=ScriptedEngine())
-    pieces = [one for one in model.stream("?") if one.content or one.response_metadata]
-    assert [one.text for one in pieces if one.content] == [DATA[:5], DATA[5:]]
-    assert [one.content for one in pieces if "metaaligner" in one.response_metadata] == [""]
+    asked, heard = [], []
+    make = policy._stream
+
+    def stream(*args: Any, **kwargs: Any) -> Any:
+        for chunk in make(*args, **kwargs):
+            asked.append(chunk)
+            yield chunk
+
+    object.__setattr__(policy, "_stream", stream)
+    for piece in face(policy).stream("?"):
+        if piece.text:
+            heard.append((piece.text, len(asked)))
+        elif "metaaligner" in piece.response_metadata:
+            heard.append(piece.response_metadata["metaaligner"]["reason"])
+    (first, soon), (second, later), reason = heard
+    assert (first, second, reason) == (DATA[:5], DATA[5:], "data")
+    assert soon < later
+
+
+def test_prose_that_is_taken_out_of_streamed_data_is_held_back_and_edited():
+    def city(chunks: Any) -> Any:
+        for chunk in chunks:
+            yield chunk.model_copy(update={"content": "Rome" if chunk.content == DATA[5:] else ""})
+
+    chain = chat_gpt().bind(response_format=JSON) | city
+    made = run(chain | MetaAlignerRunnable(engine=ScriptedEngine()), "?", "stream")
+    assert made.text == "Rome (edited)"
 
 
 def test_data_that_a_parser_hands_on_as_text_is_left_alone(told):

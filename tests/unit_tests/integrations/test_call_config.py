@@ -124,8 +124,11 @@ def test_a_context_is_refused_as_an_argument_too_but_not_in_a_state() -> None:
     aligner = MetaAlignerRunnable(engine=ScriptedEngine(), allow_context=False)
     with pytest.raises(InputTypeError, match="allow_context=False"):
         aligner.invoke("x", context=Context("c"))
+    policy = Policy(asked=[])
+    chat = ChatMetaAligner(policy=policy, engine=ScriptedEngine(), allow_context=False)
     with pytest.raises(InputTypeError, match="allow_context=False"):
-        model(allow_context=False).invoke("q", context=Context("c"))
+        chat.invoke("q", context=Context("c"))
+    assert policy.asked == []
     state = {"messages": [HumanMessage("q"), AIMessage("r")]}
     assert aligner.invoke(state)["messages"][0].text == "r (edited)"
 

@@ -595,7 +595,7 @@ def stream_in_a_loop_that_was_closed(m):
     in_a_loop_that_is_closed(lambda: anext(streaming().astream([m])))
 
 
-def log_in_a_loop_that_was_closed(m):
+def log_in_a_closed_loop(m):
     in_a_loop_that_is_closed(lambda: anext(aiter(streaming().astream_log([m]))))
 
 
@@ -657,7 +657,7 @@ ENDINGS = [
     async_model_cancelled,
     left_running_when_the_root_ended,
     stream_in_a_loop_that_was_closed,
-    log_in_a_loop_that_was_closed,
+    log_in_a_closed_loop,
     events_in_a_loop_that_was_closed,
     task_in_a_loop_that_was_closed,
     log_abandoned,
@@ -667,7 +667,7 @@ ENDINGS = [
 
 @pytest.fixture
 def nothing_logged(monkeypatch):
-    """Keeps pytest from records of what goes wrong: they hold errors, and those the runs' frames."""
+    """Keeps pytest from records of errors, which hold the frames of runs."""
     logging.disable(logging.CRITICAL)
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     yield
@@ -700,7 +700,7 @@ def test_after_many_mixed_runs_nothing_is_kept():
         graph_stream_abandoned,
         timed_out,
         in_a_thread,
-        log_in_a_loop_that_was_closed,
+        log_in_a_closed_loop,
     )
     quick = [one for one in ENDINGS if one not in slow]
     for i in range(300):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
 from langgraph.graph import START, MessagesState, StateGraph
@@ -210,6 +210,21 @@ async def test_v3_messages_have_the_usage_the_metadata_the_calls_and_the_thought
     assert kinds[0] == ("reasoning" if thoughts else "text")
 
 
+@pytest.mark.parametrize("texts", [1, 2])
+async def test_in_v3_messages_one_text_keeps_what_its_block_has_beside_it(texts: int) -> None:
+    parts = [RAW] if texts == 1 else [RAW[:20], RAW[20:]]
+    blocks = [{"type": "text", "text": text, "id": f"id of {text[:9]}"} for text in parts]
+    edited = RAW.replace("rawword11", "the end")
+    chain = Policy(message=reply(blocks)) | MetaAlignerRunnable(engine=Engine(edited))
+    graph = graph_of(lambda state: {"messages": [chain.invoke(state["messages"])]})
+    stream = await graph.astream_events(ASKED, version="v3")
+    (made,) = [await one.output async for one in stream.messages]
+
+    (block,) = made.content
+    assert block["text"] == edited
+    assert block.get("id") == ("id of rawword00" if texts == 1 else None)
+
+
 def test_synchronous_v3_messages_have_the_usage_too() -> None:
     stream = graph_with(in_pipe, "thoughts in blocks").stream_events(ASKED, version="v3")
     ((text, reasoning, usage),) = [
@@ -247,9 +262,20 @@ async def test_on_edit_is_told_once_of_a_streamed_edit() -> None:
     assert [one.text for one in told] == [EDITED]
 
 
-def test_a_handler_that_streams_to_nobody_hears_every_token() -> None:
-    from langchain_core.callbacks import BaseCallbackHandler
+def test_a_handler_that_fails_at_the_last_token_ends_the_stream() -> None:
+    class Failing(BaseCallbackHandler):
+        raise_error = True
 
+        def on_llm_new_token(self, token: str, *, chunk: Any, tags: Any = (), **_: Any) -> None:
+            if "metaaligner" in tags and chunk.message.chunk_position == "last":
+                raise OSError("the disk is full")
+
+    chain = Policy() | MetaAlignerRunnable(engine=Engine())
+    with pytest.raises(OSError, match="disk"):
+        list(chain.stream(QUESTION, {"callbacks": [Failing()]}))
+
+
+def test_a_handler_that_streams_to_nobody_hears_every_token() -> None:
     heard: list[str] = []
 
     class Listener(BaseCallbackHandler):
