@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 import torch
@@ -239,6 +240,11 @@ class EditSequence:
         if len(self.scores) == made:
             self.scores += _log_probabilities(logits, spelt[made : made + len(logits)])
 
+    def forget_draft(self) -> None:
+        """Go on without drafts, and report no agreement."""
+        self.drafter.stop()
+        self.scores = []
+
     def push(self, tokens: Sequence[int]) -> None:
         """Append tokens that were chosen, up to the end of the edit.
 
@@ -264,10 +270,11 @@ class EditSequence:
 
     @property
     def agreement(self) -> float | None:
-        """Mean log-probability of the answer's tokens; `None` unless all are known."""
+        """Mean log-probability of the answer's tokens; `None` unless all are known and finite."""
         if not self.scores or len(self.scores) < len(self.drafter.draft):
             return None
-        return sum(self.scores) / len(self.scores)
+        mean = sum(self.scores) / len(self.scores)
+        return mean if isfinite(mean) else None
 
     def edit(self) -> Edit:
         """Make the finished edit.
