@@ -106,6 +106,7 @@ def attend(
     values: torch.Tensor,
     mask: CausalMask,
     scale: float | None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the attention of a sequence's new tokens over the sequence.
 
@@ -115,18 +116,22 @@ def attend(
         values: `[key_heads, room, head_dim]`.
         mask: The sequence's mask.
         scale: Factor for the scores; `None` is `head_dim ** -0.5`.
+        out: Where to write the result, if it should not be a new tensor.
 
     Returns:
         `[1, new_tokens, heads, head_dim]`.
     """
     if query.device.type != "cpu":  # pragma: no cover
-        return attend_at_once(query, keys, values, mask, scale)  # not run here: needs a GPU
+        made = attend_at_once(query, keys, values, mask, scale)  # not run here: needs a GPU
+        return made if out is None else out.copy_(made)
     _, heads, new, size = query.shape
     kept = keys.shape[0]
     groups = heads // kept
     # Query heads that share keys are treated as more queries of one head, without a copy.
     packed = query.view(kept, groups, new, size)
-    made = query.new_empty((new, kept, groups, values.shape[-1]))
+    if out is None:
+        out = query.new_empty((1, new, heads, values.shape[-1]))
+    made = out.view(new, kept, groups, -1)
     for start, end, bias in mask.blocks(groups, query):
         rows, last = bias.shape
         count = groups * (end - start)
@@ -136,8 +141,9 @@ def attend(
         mixed = scaled_dot_product_attention(
             part, keys[None, :, :last], values[None, :, :last], attn_mask=bias, scale=scale
         )
-        made[start:end] = mixed[0, :, :count].unflatten(1, (groups, -1)).permute(2, 0, 1, 3)
-    return made.view(1, new, heads, -1)
+        mixed = mixed[0, :, :count].view(kept, groups, end - start, -1)
+        made[start:end] = mixed.permute(2, 0, 1, 3)
+    return out
 
 
 def attend_at_once(
@@ -309,14 +315,15 @@ class _Pass:
             `[1, new_tokens, heads, head_dim]`.
         """
         self.layers += 1
-        made = []
+        _, heads, rows, _ = query.shape
+        made = query.new_empty((1, rows, heads, value.shape[-1]))
         for span in self.spans:
             new = slice(span.start, span.end)
             held = span.cache.update(module.layer_idx, key[0, :, new], value[0, :, new])
-            made.append(attend(query[:, :, new], *held, span.mask, scale))
-        if query.shape[2] > self._end:
-            made.append(made[0].new_zeros((1, query.shape[2] - self._end, *made[0].shape[2:])))
-        return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+            attend(query[:, :, new], *held, span.mask, scale, made[:, new])
+        if rows > self._end:
+            made[:, self._end :] = 0
+        return made
 
 
 def _packed_attention(
