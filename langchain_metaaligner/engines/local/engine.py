@@ -116,6 +116,17 @@ class LocalEngine(Engine):
         return self._loaded.model()
 
     @property
+    def repeatable(self) -> bool:
+        """Whether an edit depends on its request alone; reading it loads the weights.
+
+        If so, it is the same token by token whatever else the model is doing, which beginnings of
+        prompts are kept, and whatever was drafted. It depends on the kernels of this processor.
+        """
+        loaded = self._loaded
+        loaded.model()
+        return loaded.repeatable
+
+    @property
     def window(self) -> int:  # type: ignore[override]
         """How many tokens the prompt and the edit may have together."""
         told = checkpoints.window_of(self.config)

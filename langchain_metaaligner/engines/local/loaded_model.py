@@ -20,6 +20,7 @@ from langchain_metaaligner.engines.local.decoder import Decoder
 from langchain_metaaligner.engines.local.forward import input_device
 from langchain_metaaligner.engines.local.placement import check_devices, warn_of_strays
 from langchain_metaaligner.engines.local.prefix_cache import PrefixCache
+from langchain_metaaligner.engines.local.repeatability import make_repeatable
 from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, Scheduler
 from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 from langchain_metaaligner.engines.local.weights import Source, find_source
@@ -53,10 +54,12 @@ class LoadedModel:
 
     Attributes:
         name: The hub id, the folder, or `embedded`.
+        repeatable: Whether an edit depends on its request alone; known once the weights are loaded.
     """
 
     def __init__(self, name: str, options: LoadOptions, limits: Limits | None = None) -> None:
         self.name = name
+        self.repeatable = False
         self._options = options
         self._limits = limits
         self._reading = processes.Lock()
@@ -238,7 +241,11 @@ class LoadedModel:
         most = self._options.prefix_cache_bytes
         if most is None:
             most = _PREFIXES_ON_CPU if on_cpu else _PREFIXES_ON_ACCELERATORS
-        return Scheduler(Decoder(model), PrefixCache(most), limits)
+        decoder = Decoder(model)
+        # Compiled kernels depend on the number of rows, and trying that would compile them all.
+        if not self._options.torch_compile:
+            self.repeatable = make_repeatable(self.name, decoder.forward)
+        return Scheduler(decoder, PrefixCache(most), limits)
 
 
 def _now(loading: Future[Any], cancellation: Cancellation) -> Any:
