@@ -12,7 +12,6 @@ loop that was closed.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import LC_ID_PREFIX, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.integrations._langchain import handlers_around, register_handlers
 from langchain_metaaligner.integrations.asked_format import wants_data
 
@@ -452,7 +452,7 @@ def listened_to(handlers: Iterable[Any]) -> bool:
 
 
 capture = Capture()
-_installing = threading.Lock()
+_installing = Lock()
 _installed = False
 
 
