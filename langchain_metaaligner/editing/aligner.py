@@ -127,7 +127,7 @@ class AlignmentStream:
 def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
     # White space is held back until text follows: an edit of white space alone is an error.
     blank: list[str] | None = []
-    write = part.writer()
+    write = part.writer() if part.value is not None or part.prompt.undo else None
     with closing(deadlines.stream(engine, part.request)) as pieces:
         while True:
             try:
@@ -140,7 +140,7 @@ def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
                 if not piece.strip():
                     continue
                 piece, blank = "".join(blank), None
-            yield write(piece)
+            yield piece if write is None else write(piece)
 
 
 class Aligner:

@@ -12,7 +12,7 @@ from typing import Any
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.context_window import length_of, shorten
 from langchain_metaaligner.editing.conversation import Turn, read_context
-from langchain_metaaligner.editing.json_answer import JsonText, read_json
+from langchain_metaaligner.editing.json_answer import JsonText, may_be_json, read_json
 from langchain_metaaligner.editing.objectives import (
     Objective,
     Objectives,
@@ -349,7 +349,7 @@ def prepare(
     if not text.strip():
         reason = reason_without_text(answer)
         return Alignment(original=text, text=text, status="skipped", reason=reason)
-    values = read_json(text)
+    values = read_json(text) if may_be_json(text) else None
     if values == []:
         return Alignment(original=text, text=text, status="skipped", reason="JSON without text")
     wanted = objectives if type(objectives) is Parsed else parse_objectives(objectives)
