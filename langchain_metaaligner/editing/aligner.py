@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.editing.pending_edit import (
+    SHORT,
     Item,
     Part,
     PendingEdit,
     Prepared,
-    aedit_all,
+    deadline_of,
     edit_all,
+    is_long,
     prepare,
     prepare_all,
 )
@@ -31,7 +33,18 @@ from langchain_metaaligner.editing.prompts import (
 )
 from langchain_metaaligner.engines import deadlines
 from langchain_metaaligner.engines.base import Edit, Engine, as_engine
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.engines.registry import check_model, load_engine
+from langchain_metaaligner.engines.waits import (
+    Body,
+    Ended,
+    Wait,
+    aadvance,
+    advance,
+    arun,
+    at_once,
+    run,
+)
 from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.options import (
     AlignerOptions,
@@ -44,10 +57,14 @@ from langchain_metaaligner.pickles import reduce_at_root
 if TYPE_CHECKING:
     from langchain_metaaligner.editing.aligner_arguments import AlignerArguments
 
-# Seconds for which blocking an event loop does no harm.
-_QUICK = 0.02
+T = TypeVar("T")
+
 # Placeholder for an answer that is not known yet.
 _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
+
+
+_Begun = tuple[PendingEdit | Alignment, Engine]
+_Begin = Callable[[], _Begun]
 
 
 class AlignmentStream:
@@ -55,60 +72,51 @@ class AlignmentStream:
 
     Args:
         begin: Prepares the edit and returns it with its engine; called for the first piece.
+        aside: Decides in which thread `begin` is called, and how long a caller waits for it.
 
     Attributes:
         alignment: The record of the edit; `None` until the stream has ended without an error.
     """
 
-    def __init__(self, begin: Callable[[], tuple[PendingEdit | Alignment, Engine]]) -> None:
+    def __init__(self, begin: _Begin, aside: Callable[[_Begin], Wait[_Begun]] = at_once) -> None:
         self.alignment: Alignment | None = None
-        self._pieces = self._run(begin)
+        self._body = self._run(begin, aside)
+        self._pieces: deadlines.Pieces | None = None
         # A generator can't be closed while another thread is running it.
-        self._turn = threading.Lock()
+        self._turn = Lock()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> str:
         with self._turn:
-            return next(self._pieces)
+            step = advance(self._body)
+        if isinstance(step, Ended):
+            raise StopIteration
+        return step
 
     def close(self) -> None:
         """Stop the generation; returns once it has stopped."""
         with self._turn:
-            self._pieces.close()
+            self._body.close()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str:
-        try:
-            piece = await asyncio.to_thread(self._next_or_none)
-        except asyncio.CancelledError:
-            # The step that is running ends by itself; closing keeps another from starting.
-            threading.Thread(target=self.close, daemon=True).start()
-            raise
-        if piece is None:
+        step = await aadvance(self._body, self._turn)
+        if isinstance(step, Ended):
             raise StopAsyncIteration
-        return piece
+        return step
 
     async def aclose(self) -> None:
         """Stop the generation; returns once it has stopped."""
-        closing = threading.Thread(target=self.close, daemon=True)
-        closing.start()
-        # An event loop that shuts down closes all open generators together, and an await here
-        # would get in the way of the generators around this one. A quick close needs no await.
-        closing.join(_QUICK)
-        if closing.is_alive():
-            await asyncio.to_thread(closing.join)
+        if self._pieces is not None:
+            await self._pieces.aclose()
+        self.close()
 
-    def _next_or_none(self) -> str | None:
-        return next(self, None)
-
-    def _run(
-        self, begin: Callable[[], tuple[PendingEdit | Alignment, Engine]]
-    ) -> Generator[str, None, None]:
-        pending, engine = begin()
+    def _run(self, begin: _Begin, aside: Callable[[_Begin], Wait[_Begun]]) -> Body[None]:
+        pending, engine = yield aside(begin)
         if isinstance(pending, Alignment):  # there is nothing to edit
             if pending.text:
                 yield pending.text
@@ -118,29 +126,29 @@ class AlignmentStream:
         for part in pending.parts:
             if part.before:
                 yield part.before
-            edits.append((yield from _pieces_of(part, engine)))
+            self._pieces = deadlines.Pieces(engine, part.request)
+            edits.append((yield from _pieces_of(part, self._pieces)))
         if pending.after:
             yield pending.after
-        self.alignment = pending.finish(edits)
+        self.alignment = yield deadlines.in_time(
+            partial(pending.finish, edits), None, is_long=lambda: len(pending.original) > SHORT
+        )
 
 
-def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
+def _pieces_of(part: Part, pieces: deadlines.Pieces) -> Body[Edit]:
     # White space is held back until text follows: an edit of white space alone is an error.
     blank: list[str] | None = []
     write = part.writer() if part.value is not None or part.prompt.undo else None
-    with closing(deadlines.stream(engine, part.request)) as pieces:
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration as end:
-                made: Edit = end.value
-                return made
+    with closing(pieces):
+        while not isinstance(piece := (yield pieces.wait), Ended):
             if blank is not None:
                 blank.append(piece)
                 if not piece.strip():
                     continue
                 piece, blank = "".join(blank), None
             yield piece if write is None else write(piece)
+        made: Edit = piece.value
+        return made
 
 
 class Aligner:
@@ -171,7 +179,7 @@ class Aligner:
         given: dict[str, Any] = {"model": model, **options}
         self.options = AlignerOptions(**given)
         self._family = None if self.options.family is None else find_family(self.options.family)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._engine: Engine | None = None
         if self.options.engine is None:
             self.model_name = check_model(self.options.model, load_options(self.options))
@@ -355,13 +363,7 @@ class Aligner:
         Raises:
             MetaAlignerError: The first error, as for `align`, unless `return_exceptions` is set.
         """
-        started = time.monotonic()
-        items = list(items)
-        made: Sequence[Alignment | Exception]
-        try:
-            made = edit_all(self._contract, self.family, self.options, items, started=started)
-        except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
-            made = [error] * len(items)
+        made = run(self._edit_all(list(items)))
         return made if return_exceptions else _good(made)
 
     @overload
@@ -376,20 +378,7 @@ class Aligner:
         self, items: Iterable[Item], *, return_exceptions: bool = False
     ) -> Sequence[Alignment | Exception]:
         """Edit several answers without blocking the event loop; as `align_batch`."""
-        started = time.monotonic()
-        items = list(items)
-
-        def prepare() -> list[Prepared]:
-            return prepare_all(self._contract, self.family, self.options, items, started=started)
-
-        made: Sequence[Alignment | Exception]
-        try:
-            # Loading a tokenizer and counting tokens would block the event loop for too long.
-            blocks = self._engine is None or self._engine.window is not None
-            prepared = await asyncio.to_thread(prepare) if blocks else prepare()
-            made = await aedit_all(self._contract, prepared)
-        except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
-            made = [error] * len(items)
+        made = await arun(self._edit_all(list(items)))
         return made if return_exceptions else _good(made)
 
     def stream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
@@ -408,7 +397,12 @@ class Aligner:
             MetaAlignerError: As for `align`, but raised by the iterator. After the first piece,
                 an error means that the text is incomplete.
         """
-        return AlignmentStream(lambda: (self._prepare(context, answer, objectives), self._contract))
+        item = context, answer, objectives
+
+        def aside(work: Callable[[], T]) -> Wait[T]:
+            return self._in_time(work, [item], time.monotonic())
+
+        return AlignmentStream(lambda: (self._prepare(*item), self._contract), aside)
 
     def astream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
         """Edit one answer piece by piece without blocking the event loop; as `stream`.
@@ -419,9 +413,9 @@ class Aligner:
         return self.stream(context, answer, objectives)
 
     def _prepare(
-        self, context: Any, answer: Any, objectives: Objectives
+        self, context: Any, answer: Any, objectives: Objectives, *, started: float | None = None
     ) -> PendingEdit | Alignment:
-        started = time.monotonic()  # finding engine and family takes time, too
+        started = time.monotonic() if started is None else started
         return prepare(
             self._contract,
             self.family,
@@ -431,6 +425,30 @@ class Aligner:
             objectives,
             started=started,
         )
+
+    def _edit_all(self, items: Sequence[Item]) -> Body[Sequence[Alignment | Exception]]:
+        started = time.monotonic()  # finding engine and family takes time, too
+
+        def prepared() -> list[Prepared]:
+            return prepare_all(self._contract, self.family, self.options, items, started=started)
+
+        try:
+            ready = yield self._in_time(prepared, items, started)
+            made = yield from edit_all(self._contract, ready)
+        except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
+            made = [error] * len(items)
+        return made
+
+    def _in_time(self, work: Callable[[], T], items: Iterable[Item], started: float) -> Wait[T]:
+        """Wait for a preparation, which may load a tokenizer, ask an engine or read long texts."""
+
+        def is_slow() -> bool:
+            engine, family = self._engine, self._family
+            if engine is None or family is None or family.chat or engine.window is not None:
+                return True
+            return any(is_long(item) for item in items)
+
+        return deadlines.in_time(work, deadline_of(self.options, started), is_long=is_slow)
 
 
 def _good(made: Sequence[Alignment | Exception]) -> list[Alignment]:

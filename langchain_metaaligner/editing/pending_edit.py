@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, chain, islice
 from typing import Any
 
@@ -22,7 +23,14 @@ from langchain_metaaligner.editing.objectives import (
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
 from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
 from langchain_metaaligner.engines import deadlines
-from langchain_metaaligner.engines.base import Edit, Engine, Request, TokenAgreement
+from langchain_metaaligner.engines.base import (
+    Edit,
+    Engine,
+    Request,
+    TokenAgreement,
+    too_late,
+)
+from langchain_metaaligner.engines.waits import Body, Wait
 from langchain_metaaligner.errors import AnswerTooLongError, EngineError
 from langchain_metaaligner.options import AlignerOptions
 
@@ -33,6 +41,9 @@ _LEAST_STEP = 1 << 12
 
 Item = tuple[Any, Any, Objectives]
 """Context, answer and objectives of one edit."""
+
+SHORT = 2048
+"""Characters with which no work takes longer than starting a thread for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,35 +231,28 @@ Prepared = PendingEdit | Alignment | Exception
 """An edit to make, the record of an answer without text, or the error of the preparation."""
 
 
-def edit_all(
-    engine: Engine,
-    family: PromptFamily,
-    options: AlignerOptions,
-    items: Iterable[Item],
-    *,
-    started: float,
-) -> list[Alignment | Exception]:
-    """Edit answers with one call to the engine.
+def edit_all(engine: Engine, prepared: Sequence[Prepared]) -> Body[Sequence[Alignment | Exception]]:
+    """Edit prepared answers with one call to the engine.
 
     Args:
         engine: The engine that makes the edits.
-        family: The prompt family.
-        options: The aligner's options.
-        items: Triples of context, answer and objectives.
-        started: Time of `time.monotonic()` when the work began, in seconds.
+        prepared: The items, as `prepare_all` returned them.
 
     Returns:
         A record or an error for each item, in order.
     """
-    prepared = prepare_all(engine, family, options, items, started=started)
     requests = [part.request for item in prepared for part in _parts_of(item)]
-    return finish_all(prepared, deadlines.edit(engine, requests) if requests else [])
-
-
-async def aedit_all(engine: Engine, prepared: Sequence[Prepared]) -> list[Alignment | Exception]:
-    """Edit prepared answers without blocking the event loop; as `edit_all`."""
-    requests = [part.request for item in prepared for part in _parts_of(item)]
-    return finish_all(prepared, await deadlines.aedit(engine, requests) if requests else [])
+    edits: Sequence[Edit | Exception] = ()
+    if requests:
+        edits = yield Wait(
+            partial(deadlines.edit, engine, requests), partial(deadlines.aedit, engine, requests)
+        )
+    made: Sequence[Alignment | Exception] = yield deadlines.in_time(
+        partial(finish_all, prepared, edits),
+        None,
+        is_long=lambda: any(len(request.draft) > SHORT for request in requests),
+    )
+    return made
 
 
 def prepare_all(
@@ -273,8 +277,11 @@ def prepare_all(
         An edit, a record or an error for each item, in order.
     """
     prepared: list[Prepared] = []
+    deadline = deadline_of(options, started)
     for item in items:
         try:
+            if deadline is not None and time.monotonic() > deadline:
+                raise too_late()
             context, answer, objectives = item
             made = prepare(engine, family, options, context, answer, objectives, started=started)
             prepared.append(made)
@@ -344,6 +351,7 @@ def prepare(
         UnknownObjectiveError: An objective is unknown.
         InputTypeError: The context or the answer is of the wrong type.
         AnswerTooLongError: The answer does not fit into the window.
+        EditTimeout: The time is over already.
     """
     text = answer if isinstance(answer, str) else answer_text(answer)
     if not text.strip():
@@ -356,7 +364,7 @@ def prepare(
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
     )
-    deadline = None if options.timeout is None else started + options.timeout
+    deadline = deadline_of(options, started)
     write = _RequestWriter(engine, family, options, asked, wanted, deadline)
     parts: tuple[Part, ...]
     if values is None:
@@ -369,6 +377,8 @@ def prepare(
         )
     for what, count in write.left_out.items():
         dropped[what] = dropped.get(what, 0) + count
+    if deadline is not None and time.monotonic() > deadline:
+        raise too_late()
     return PendingEdit(
         parts=parts,
         original=text,
@@ -379,6 +389,31 @@ def prepare(
         started=started,
         after=text[values[-1].end :] if values else "",
     )
+
+
+def deadline_of(options: AlignerOptions, started: float) -> float | None:
+    """The time at which an edit must be made, in seconds of `time.monotonic()`.
+
+    Args:
+        options: The aligner's options.
+        started: `time.monotonic()` at the start of the work, in seconds.
+    """
+    return None if options.timeout is None else started + options.timeout
+
+
+def is_long(item: Item) -> bool:
+    """Whether an item has so much text that reading it takes longer than starting a thread."""
+    context, answer, _ = item
+    given = context if isinstance(context, list | tuple) else (context,)
+    size = 0
+    for one in (*given, answer):
+        text = one if isinstance(one, str) else getattr(one, "content", getattr(one, "text", None))
+        if not isinstance(text, str):  # of an unknown size
+            return True
+        size += len(text)
+        if size > SHORT:
+            return True
+    return False
 
 
 class _RequestWriter:

@@ -12,7 +12,6 @@ loop that was closed.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import LC_ID_PREFIX, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.integrations._langchain import handlers_around, register_handlers
 from langchain_metaaligner.integrations.asked_format import wants_data
 
@@ -445,7 +445,7 @@ def _alike(models: Sequence[ModelRun]) -> Sequence[ModelRun]:
 
 
 capture = Capture()
-_installing = threading.Lock()
+_installing = Lock()
 _installed = False
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ from langchain_core.runnables import (
     ensure_config,
 )
 
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.integrations._langchain import (
     after_composing,
     child_config,
@@ -269,7 +269,7 @@ def _with_tags(config: Any, *tags: str) -> RunnableConfig:
     return cast("RunnableConfig", {**config, "tags": new})
 
 
-_installing = threading.Lock()
+_installing = Lock()
 _installed = False
 
 

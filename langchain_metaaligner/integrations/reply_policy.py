@@ -7,7 +7,6 @@ import inspect
 import logging
 import operator
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Self, cast
@@ -34,6 +33,7 @@ from langchain_metaaligner.editing.reply_message import (
     with_text,
 )
 from langchain_metaaligner.editing.sparing_log import SparingLog
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.errors import (
     CheckpointError,
     InputTypeError,
@@ -77,7 +77,7 @@ class SharedAligners:
     def __init__(self) -> None:
         self.log = SparingLog(logger)
         self._made: list[tuple[tuple[Any, ...], Aligner]] = []
-        self._making = threading.Lock()
+        self._making = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedAligners, ()
