@@ -417,13 +417,13 @@ class ReplyEdit:
         except BaseException:
             yield partial(mode.close, pieces)
             raise
-        if pieces.alignment is None:
+        if pieces.result is None:
             msg = (
                 "The edit's stream ended without a record of the edit. This is a fault in"
                 " langchain-metaaligner; please report it."
             )
             raise RuntimeError(msg)
-        return pieces.alignment
+        return pieces.result
 
     def _sent(self, piece: str, writer: TextWriter | MessageWriter | None) -> Flow[None]:
         if self.run is not None:
