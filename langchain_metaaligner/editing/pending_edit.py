@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, chain, islice
-from typing import Any, cast
+from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.context_window import length_of, shorten
@@ -337,25 +337,18 @@ def stream_pending(pending: PendingEdit | Alignment, engine: Engine) -> Body[Ali
 
 def _pieces_of(part: Part, engine: Engine) -> Body[Edit]:
     pieces = deadlines.Pieces(engine, part.request)
-    each = Wait(pieces.next, pieces.anext, stop=pieces.aclose)
-    write = part.writer() if part.value is not None or part.prompt.undo else None
+    is_plain = part.value is None and not part.prompt.undo
+    wait = Wait(pieces.next, pieces.anext, repeated=is_plain, stop=pieces.aclose)
+    made: Edit
     try:
-        # White space is held back until text follows: an edit of white space alone is an error.
-        blank = ""
-        while not isinstance(piece := (yield each), Ended):
-            blank += piece
-            if piece.strip():
-                break
-        else:
-            return cast("Edit", piece.value)
-        if write is None:
-            yield blank
-            whole: Edit = yield replace(each, repeated=True)
-            return whole
-        yield write(blank)
-        while not isinstance(piece := (yield each), Ended):
+        if is_plain:
+            made = yield wait
+            return made
+        write = part.writer()
+        while not isinstance(piece := (yield wait), Ended):
             yield write(piece)
-        return cast("Edit", piece.value)
+        made = piece.value
+        return made
     except BaseException:
         pieces.close()
         raise

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, get_args
 
 from langchain_metaaligner.engines import threads
 from langchain_metaaligner.engines.base import (
@@ -74,7 +74,8 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
         request: The edit to make.
 
     Yields:
-        The pieces of the edited text, none of them empty.
+        The pieces of the edited text, none of them empty; white space is held back until text
+        follows.
 
     Returns:
         The whole edit.
@@ -134,13 +135,15 @@ class Pieces:
     _request: Request
     _texts: list[str] = field(default_factory=list, init=False)
     _source: Any = field(default=None, init=False)
+    _begun: bool = field(default=False, init=False)
     _awaited: bool = field(default=False, init=False)
 
     def next(self) -> str | Ended[Edit]:
         """Make the next piece.
 
         Returns:
-            The piece, which is not empty, or the whole edit at the end.
+            The piece, or the whole edit at the end. No piece is empty, and white space is held
+            back until text follows, because an edit of white space alone is an error.
 
         Raises:
             EditTimeout: The request's deadline has passed.
@@ -154,9 +157,9 @@ class Pieces:
                     piece = next(self._source)
                 except StopIteration as end:
                     return self._whole(end.value)
-                if self._has_text(piece):
-                    return cast("str", piece)
-        except BaseException as error:  # noqa: BLE001 - `as_ours` raises what must not be caught
+                if text := self._text_of(piece):
+                    return text
+        except BaseException as error:
             ours = _quoting_nothing(as_ours(error), [self._request])
             if ours is error:
                 raise
@@ -174,8 +177,8 @@ class Pieces:
                         piece = await self._in_time(self._source)
                     except StopAsyncIteration as end:
                         return self._whole(end.args[0] if end.args else None)
-                    if self._has_text(piece):
-                        return cast("str", piece)
+                    if text := self._text_of(piece):
+                        return text
         except MetaAlignerError as error:
             _quoting_nothing(error, [self._request])
             with suppress(MetaAlignerError):  # the first error is the one to report
@@ -225,15 +228,20 @@ class Pieces:
                 raise too_late() from None
             raise
 
-    def _has_text(self, piece: Any) -> bool:
+    def _text_of(self, piece: Any) -> str:
+        """What a consumer gets for a piece, if anything."""
         if not isinstance(piece, str):
             message = f"The engine streamed a {type(piece).__name__}; expected a str."
             raise EngineError(message)
         if self._request.deadline is not None and is_late(self._request):
             raise too_late()
-        if piece:
-            self._texts.append(piece)
-        return bool(piece)
+        self._texts.append(piece)
+        if self._begun:
+            return piece
+        if not piece.strip():
+            return ""
+        self._begun = True
+        return "".join(self._texts)
 
     def _whole(self, made: Any) -> Ended[Edit]:
         self.close()
