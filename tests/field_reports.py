@@ -14,7 +14,6 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 

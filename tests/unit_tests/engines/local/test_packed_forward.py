@@ -217,4 +217,4 @@ def test_no_logits_are_computed_that_nobody_wants(llama):
     one, two = forward.new_cache(0), forward.new_cache(0)
     forward.run([ForwardInput(one, [5, 6, 7], 0), ForwardInput(two, [8, 9], 0)])
     forward.run([ForwardInput(one, [5, 6, 7], 2), ForwardInput(two, [8, 9], 1)])
-    assert shapes == [4, 4]  # as few as give the same bits in any pass
+    assert shapes == [1, 3]
