@@ -30,6 +30,7 @@ class {name}({base}, total=False):
 HOMES = {
     "os": "import os",
     "Callable": "from collections.abc import Callable",
+    "Mapping": "from collections.abc import Mapping",
     "Any": "from typing import Any",
     "Literal": "from typing import Literal",
     "TypedDict": "from typing import TypedDict",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import functools
+import itertools
+import re
+from typing import Any
 
 
 class MetaAlignerError(Exception):
@@ -12,43 +15,66 @@ class MetaAlignerError(Exception):
     because anything else would fail all the items of a LangChain batch at once. No kind is a
     `ValueError`, because pydantic would wrap it when a validator raises it.
 
+    To `isinstance`, an error is a `RuntimeError` exactly when it is not `retryable`: LangGraph's
+    `RetryPolicy` repeats a node after any error that it does not know as a mistake.
+
     Attributes:
         retryable: Whether the same call may succeed when it is repeated.
+        begun: Whether a consumer has already read a part of what failed. A repetition or a fallback
+            would then send a second text after it.
     """
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
+    begun: bool = False
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Any]:
+        # The type itself stays the same for both, for `except`, pickles, tracebacks and subclasses.
+        kind: Any = type(self)
+        return kind if self.retryable else _lasting(kind)
 
 
-class MissingContextError(MetaAlignerError):
+class MissingContextError(MetaAlignerError, RuntimeError):
     """The reply came without the conversation that it answers."""
 
 
-class UnknownObjectiveError(MetaAlignerError):
+class UnknownObjectiveError(MetaAlignerError, RuntimeError):
     """An objective is unknown, unusable, or not on the allow-list."""
 
 
-class InputTypeError(MetaAlignerError):
+class InputTypeError(MetaAlignerError, RuntimeError):
     """The input is of a type that can't contain a reply to edit."""
 
 
-class AnswerTooLongError(MetaAlignerError):
+class AnswerTooLongError(MetaAlignerError, RuntimeError):
     """The answer and its edit don't fit into the aligner's window together."""
 
 
-class CheckpointError(MetaAlignerError):
+class CheckpointError(MetaAlignerError, RuntimeError):
     """A checkpoint, an adapter or its tokenizer can't be found, read or used."""
 
 
-class PreferenceDataError(MetaAlignerError):
+class PreferenceDataError(MetaAlignerError, RuntimeError):
     """Preference data can't be read, or contain something that must not be trained on."""
 
 
-class TrainingError(MetaAlignerError):
+class TrainingError(MetaAlignerError, RuntimeError):
     """A training run can't be set up, or can't continue."""
 
 
 class EngineError(MetaAlignerError):
-    """The engine failed, or returned an edit that must not be used."""
+    """The engine failed, or returned an edit that must not be used.
+
+    Args:
+        *args: The message.
+        retryable: Whether the same request may succeed later: a server that is overloaded, a lost
+            connection, memory that ran out.
+    """
+
+    def __init__(self, *args: object, retryable: bool = False) -> None:
+        super().__init__(*args)
+        if retryable:
+            self.retryable = True
 
 
 class EditTimeout(MetaAlignerError):
@@ -63,8 +89,130 @@ class OverloadedError(MetaAlignerError):
     retryable = True
 
 
-class LeakError(MetaAlignerError):
+class LeakError(MetaAlignerError, RuntimeError):
     """Tokens of the unedited reply have reached a consumer, or would have."""
+
+    begun = True
+
+
+def mark_begun(error: BaseException) -> None:
+    """Note on an error that a consumer has read a part of what failed.
+
+    Args:
+        error: The error, of any class.
+    """
+    error.begun = True  # type: ignore[attr-defined]
+    if isinstance(error, MetaAlignerError):
+        error.retryable = False
+
+
+def may_repeat(error: BaseException) -> bool:
+    """Whether what raised an error may be repeated.
+
+    Args:
+        error: The error, of any class.
+
+    Returns:
+        Whether nobody has read a part of it and, for an error of this package, it is `retryable`.
+    """
+    if isinstance(error, MetaAlignerError):
+        return error.retryable and not error.begun
+    return not getattr(error, "begun", False)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether another package's error may go away by itself.
+
+    Args:
+        error: The error.
+
+    Returns:
+        For an error with an HTTP status, whether that is one of an overloaded or failing server.
+        A lost connection, a time limit and missing memory may pass. A mistake in code or in the
+        request does not. The errors that caused this one are asked where its class says nothing.
+    """
+    seen: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in seen:
+        if isinstance(one, MetaAlignerError):
+            return one.retryable
+        if isinstance(known := getattr(one, "is_retryable", None), bool):  # langchain-core
+            return known
+        if (status := _status(one)) is not None:
+            return status >= 500 or status in _PASSING_STATUS
+        names = {kind.__name__ for kind in type(one).__mro__}
+        if names & _WRONG_REQUESTS:
+            return False
+        if names & _PASSING:
+            return True
+        seen.append(one)
+        one = one.__cause__
+    return isinstance(error, Exception) and not isinstance(error, _MISTAKES)
+
+
+# By name, because the packages that define them may not be installed, or not be loaded yet.
+_PASSING = frozenset({
+    "APIConnectionError",  # openai, anthropic
+    "ClientConnectionError",  # aiohttp
+    "ConnectionError",  # Python, requests
+    "IncompleteRead",  # http.client
+    "MemoryError",
+    "OutOfMemoryError",  # torch
+    "ProtocolError",  # urllib3
+    "Timeout",  # requests
+    "TimeoutError",
+    "TransportError",  # httpx
+})  # fmt: skip
+_WRONG_REQUESTS = frozenset({"LocalProtocolError", "UnsupportedProtocol"})  # httpx
+# Too slow a request, a request too early, too many requests.
+_PASSING_STATUS = frozenset({408, 425, 429})
+# As LangGraph's `default_retry_on`, and faults in code that it does not list; of the errors of the
+# system, only those about a wrong path.
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    ReferenceError,
+    RuntimeError,
+    StopAsyncIteration,
+    StopIteration,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of an error of any client, if it has one."""
+    response = getattr(error, "response", None)
+    for holder, name in (
+        (error, "status_code"),  # openai, anthropic, ollama
+        (error, "status"),  # aiohttp
+        (error, "code"),  # google, urllib
+        (response, "status_code"),  # httpx, requests
+    ):
+        found = getattr(holder, name, None)
+        if isinstance(found, int) and 400 <= found <= 599:
+            return int(found)
+    return None
+
+
+@functools.cache
+def _lasting(kind: type[Any]) -> type[Any]:
+    """The class as which an error that does not go away shows itself."""
+    if issubclass(kind, RuntimeError):
+        return kind
+    own = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    shown: type[Any] = type(kind.__name__, (kind, RuntimeError), own)
+    return shown
 
 
 def first_line(error: BaseException) -> str:
@@ -80,3 +228,47 @@ def first_line(error: BaseException) -> str:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     line = line or type(error).__name__
     return line if line.endswith((".", "!", "?")) else f"{line}."
+
+
+# So many characters of a message and of all texts are compared; the rest of a message is left out.
+_MESSAGE, _TEXT = 1000, 50_000
+# Fewer characters in common are chance; a whole line or turn of a text may be shorter.
+_COMMON, _STRIDE, _WHOLE = 12, 4, 4
+_CUT = "[\N{HORIZONTAL ELLIPSIS}]"
+
+
+def without_quotes(message: str, *texts: str) -> str:
+    """Cut what a message quotes from a prompt or an answer, so that it can go into logs.
+
+    Args:
+        message: An error's message.
+        *texts: What must not be in it.
+
+    Returns:
+        The message, at most about 1,000 characters of it, with a mark for each quotation.
+    """
+    if "\\" in message:  # quoted by `repr` or as JSON
+        message = re.sub(
+            r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), message
+        ).replace("\\n", "\n")
+    line = message[:_MESSAGE]
+    quoted = bytearray(len(line))
+    limit = max(_TEXT // max(len(texts), 1), 2 * _MESSAGE)
+    for text in texts:
+        if len(text) > limit:
+            text = text[: limit // 2] + text[-limit // 2 :]  # noqa: PLW2901 - the ends of it
+        for hit in range(0, len(line) - _COMMON + 1, _STRIDE):
+            if line[hit : hit + _COMMON] not in text:
+                continue
+            for start in range(max(0, hit - _STRIDE), hit + _STRIDE + 1):
+                if len(one := line[start : start + _COMMON]) == _COMMON and one in text:
+                    quoted[start : start + _COMMON] = b"1" * _COMMON
+        for part in {text.strip(), *(one.strip() for one in re.split(r"[\n|]|: ", text))}:
+            if len(part) >= _WHOLE and part in line:
+                for found in re.finditer(rf"(?<!\w){re.escape(part)}(?!\w)", line):
+                    quoted[found.start() : found.end()] = b"1" * len(found[0])
+    shown = "".join(
+        _CUT if is_quoted else "".join(char for char, _ in run)
+        for is_quoted, run in itertools.groupby(zip(line, quoted, strict=True), lambda one: one[1])
+    )
+    return shown if len(message) <= _MESSAGE else f"{shown}\N{HORIZONTAL ELLIPSIS}"

@@ -6,18 +6,22 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import uuid
 import weakref
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
     model_validator,
@@ -69,6 +73,127 @@ def _as_dtype(given: Any) -> Any:
     return str(given).removeprefix("torch.")
 
 
+class HiddenStr(SecretStr):
+    """A secret that was found by its name, such as `api_key`, and is given out by `revealed`."""
+
+
+# What is in the name of a secret, and a whole word of it. Whatever is in headers may be one.
+_SECRET_PARTS = re.compile(
+    r"token|secret|passw|passphrase|api_?key|authoriz|credential|cookie|bearer", re.IGNORECASE
+)
+_SECRET_WORDS = frozenset({"auth", "jwt", "key", "pass", "pat", "private", "pwd", "sig"})
+_ALL_SECRET = frozenset({
+    "auth", "cookie", "cookies", "credential", "credentials", "env", "environment", "header",
+    "headers",
+})  # fmt: skip
+
+
+def hidden(value: Any) -> Any:
+    """Hide the secrets in nested mappings from whatever shows them.
+
+    Args:
+        value: A mapping, a list or any other value; it is not modified.
+
+    Returns:
+        The value, whose secrets can't be read before `revealed`. They are told by the names of
+        their keys; so are URLs with a password.
+    """
+    return _with_secrets(value, HiddenStr)
+
+
+def masked(value: Any) -> Any:
+    """Replace the secrets in nested mappings, for traces; as `hidden`.
+
+    Args:
+        value: The value, which is not modified.
+
+    Returns:
+        The value without its secrets.
+    """
+    return _with_secrets(value, lambda _: "**********")
+
+
+def digested(value: Any) -> Any:
+    """Replace the secrets in nested mappings by their hashes, for keys of caches; as `masked`."""
+    return _with_secrets(value, lambda said: hashlib.sha256(said.encode()).hexdigest())
+
+
+def revealed(value: Any) -> Any:
+    """Give out what `hidden` has hidden, to whom it is for.
+
+    Args:
+        value: A value from `hidden`.
+
+    Returns:
+        The value with its secrets.
+    """
+    if isinstance(value, HiddenStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return {key: revealed(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(revealed, value))
+    return value
+
+
+def without_secrets(name: str) -> str:
+    """Make a model's name fit for messages.
+
+    Args:
+        name: Any name; only a URL may contain secrets.
+
+    Returns:
+        The name; of a URL with secrets, only what comes before its parameters, without a password.
+    """
+    if not _has_secrets(name):
+        return name
+    scheme, _, rest = name.partition("://")
+    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _has_secrets(text: str) -> bool:
+    """Whether a text is a URL with a password, or with a secret among its parameters."""
+    scheme, found, rest = text.partition("://")
+    if not found or not re.fullmatch(r"[A-Za-z][\w+.-]{0,30}", scheme):
+        return False
+    place, _, query = rest.partition("?")
+    if "@" in place.partition("/")[0]:
+        return True
+    return any(_names_secret(one.partition("=")[0], "") for one in re.split("[&;#]", query))
+
+
+def _with_secrets(value: Any, hide: Callable[[str], Any], *, secret: bool = False) -> Any:
+    if isinstance(value, HiddenStr):
+        return hide(value.get_secret_value())
+    if isinstance(value, str):
+        return hide(value) if value and (secret or _has_secrets(value)) else value
+    if isinstance(value, dict):
+        return {
+            key: _with_secrets(item, hide, secret=secret or _names_secret(key, item))
+            for key, item in value.items()
+        }
+    if type(value) in (list, tuple):
+        return type(value)(_with_secrets(item, hide, secret=secret) for item in value)
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _words_of(name: str) -> tuple[frozenset[str], bool]:
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return frozenset(re.split(r"[^a-z0-9]+", apart.lower())), bool(_SECRET_PARTS.search(name))
+
+
+def _names_secret(name: Any, item: Any) -> bool:
+    """Whether a key of a mapping names a secret, or a mapping that may contain nothing else."""
+    if not isinstance(name, str):
+        return False
+    words, in_part = _words_of(name)
+    if isinstance(item, dict):
+        return not words.isdisjoint(_ALL_SECRET)
+    return in_part or not words.isdisjoint(_SECRET_WORDS | _ALL_SECRET)
+
+
 _Name = Annotated[str, BeforeValidator(_as_path)]
 _Folder = Annotated[str, BeforeValidator(_as_folder)]
 
@@ -86,6 +211,18 @@ class _Options(BaseModel):
     )
 
     __reduce_ex__ = reduce_at_root
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _without_inputs(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(given)
+        except ValidationError as error:
+            raise _without_inputs(error) from None
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, masked(value)
 
     def __getstate__(self) -> dict[Any, Any]:
         # Only what was given is pickled: everything else takes the defaults of the version that
@@ -153,7 +290,7 @@ class LoadOptions(_Options):
     can't process several edits in one forward pass. Models that can (LLaMA and its relatives)
     always use torch's `scaled_dot_product_attention`."""
 
-    quantization_config: Annotated[Any, Effect.WEIGHTS] = None
+    quantization_config: Annotated[Any, BeforeValidator(hidden), Effect.WEIGHTS] = None
     """A quantisation config of transformers, such as `BitsAndBytesConfig`, applied while
     loading."""
 
@@ -181,8 +318,11 @@ class LoadOptions(_Options):
     max_queue: Annotated[int, Field(gt=0), Effect.NEITHER] = 256
     """How many edits may wait; further ones are refused with `OverloadedError`."""
 
-    model_kwargs: Annotated[dict[str, Any], Effect.WEIGHTS] = Field(default_factory=dict)
-    """Further arguments for transformers' `from_pretrained`."""
+    model_kwargs: Annotated[dict[str, Any], AfterValidator(hidden), Effect.WEIGHTS] = Field(
+        default_factory=dict
+    )
+    """Further arguments for transformers' `from_pretrained`. Secrets among them are shown
+    nowhere."""
 
     @model_validator(mode="before")
     @classmethod
@@ -276,9 +416,7 @@ class ReplyOptions(AlignerOptions):
     allow_context: Annotated[bool, Effect.TEXT] = True
     """Whether a call may replace the context by its config; if not, that is an error."""
 
-    config_keys: Annotated[
-        Any, Effect.NEITHER, Static("Mapping[Literal['objectives', 'context'], str] | None")
-    ] = None
+    config_keys: Annotated[Any, Effect.NEITHER, Static("Mapping[str, str] | None")] = None
     """Other names for the keys `objectives` and `context` in a call's config, where an
     application uses these names for something else."""
 
@@ -433,6 +571,19 @@ def check_names(options: type[BaseModel], given: Iterable[str], *, face: str | N
             for name in unknown
         ]
         raise ValidationError.from_exception_data(face, errors, hide_input=True)
+
+
+def _without_inputs(error: ValidationError) -> ValidationError:
+    """The same error, without the values that it is about."""
+    errors = [
+        InitErrorDetails(
+            type=PydanticCustomError(one["type"], "{said}", {"said": one["msg"]}),
+            loc=one["loc"],
+            input=None,
+        )
+        for one in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return ValidationError.from_exception_data(error.title, errors, hide_input=True)
 
 
 def normal_name(model: str) -> str:

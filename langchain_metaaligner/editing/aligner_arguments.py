@@ -75,7 +75,8 @@ class AlignerArguments(TypedDict, total=False):
     """How many edits may wait; further ones are refused with `OverloadedError`."""
 
     model_kwargs: dict[str, Any]
-    """Further arguments for transformers' `from_pretrained`."""
+    """Further arguments for transformers' `from_pretrained`. Secrets among them are shown
+    nowhere."""
 
     family: str | None
     """Prompt family, if it can't be told from the checkpoint's name and files."""

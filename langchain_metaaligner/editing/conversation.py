@@ -1,35 +1,19 @@
-"""Reads contexts and answers from messages, and puts edited text back into a message."""
+"""Reads contexts from messages."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_metaaligner.editing.word_diff import compare_words, split_words
+from langchain_metaaligner.editing.context_text import joined, read_content
 from langchain_metaaligner.errors import InputTypeError, MissingContextError
 from langchain_metaaligner.pickles import reduce_at_root
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
 
-M = TypeVar("M", bound="BaseMessage")
 SystemHandling = Literal["first_turn"] | None
-
-_SILENT_BLOCKS = frozenset(
-    "reasoning thinking redacted_thinking tool_use tool_call tool_call_chunk invalid_tool_call"
-    " server_tool_call server_tool_call_chunk server_tool_result function_call"
-    " input_json_delta non_standard".split()
-)
-_PLACEHOLDERS: tuple[tuple[str, str], ...] = (
-    ("image", "[image]"),
-    ("audio", "[audio]"),
-    ("video", "[video]"),
-    ("file", "[file]"),
-    ("document", "[file]"),
-    ("media", "[file]"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +65,8 @@ def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None)
     """Read the turns of a conversation from messages.
 
     Adjacent human turns stay separate. Tool results become part of the next assistant turn, as
-    `[tool NAME] text`; images and files become `[image]` and `[file]`.
+    `[tool NAME] text`; images and files become `[image]` and `[file]`. What a policy reads in other
+    blocks (search results, documents, data, refusals) is read as text.
 
     Args:
         messages: LangChain messages, or values that LangChain can convert to messages.
@@ -102,27 +87,29 @@ def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None)
         kind = _speaker(message)
         if message.type == "remove":
             continue
+        text, returned = _text_of(message, kind)
         if kind == "tool":
             name = getattr(message, "name", None) or tool_names.get(
                 getattr(message, "tool_call_id", "") or ""
             )
-            said = _text_of(message.content, between="\n")
-            tool_texts.append(f"[tool {name}] {said}" if name else f"[tool] {said}")
+            tool_texts.append(f"[tool {name}] {text}" if name else f"[tool] {text}")
         elif kind == "system":
-            system_texts.append(_text_of(message.content, between="\n"))
+            system_texts.append(text)
         elif kind == "assistant":
             for call in getattr(message, "tool_calls", ()):
                 if call.get("id"):
                     tool_names[call["id"]] = call["name"]
-            said = _text_of(message.content, between="")
-            if said.strip():
-                turns.append(Turn("assistant", "\n".join([*tool_texts, said])))
+            if text.strip():
+                turns.append(Turn("assistant", "\n".join([*tool_texts, text])))
                 tool_texts.clear()
         else:
+            tool_texts.extend(returned)
+            if returned and not text:
+                continue
             if tool_texts:
                 turns.append(Turn("assistant", "\n".join(tool_texts)))
                 tool_texts.clear()
-            turns.append(Turn("human", _text_of(message.content, between="\n")))
+            turns.append(Turn("human", text))
     if tool_texts:
         turns.append(Turn("assistant", "\n".join(tool_texts)))
     if system != "first_turn":
@@ -181,126 +168,6 @@ def read_context(
     return turns, dropped
 
 
-def answer_text(answer: Any) -> str:
-    """The text of an answer that an edit may change.
-
-    Args:
-        answer: Text or an `AIMessage`.
-
-    Returns:
-        The text; if a message has several text blocks, their texts joined without a separator.
-
-    Raises:
-        InputTypeError: The answer is neither text nor a message.
-    """
-    if isinstance(answer, str):
-        return answer
-    content = getattr(answer, "content", None)
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(block_text(block) or "" for block in content)
-    msg = f"An answer must be text or an AIMessage, not {type(answer).__name__}."
-    raise InputTypeError(msg)
-
-
-def with_text(message: M, text: str, **changes: Any) -> M:
-    """Replace the text of a message and keep everything else.
-
-    Only text blocks change. Each gets the matching part of the new text, so that other blocks keep
-    their place between them. A block that has lost all its text is removed.
-
-    Args:
-        message: The message, which is not modified.
-        text: The new text.
-        **changes: Other fields to replace.
-
-    Returns:
-        A copy, or the message itself if nothing changes.
-    """
-    content = message.content
-    if isinstance(content, str):
-        if content != text:
-            changes["content"] = text
-        return message.model_copy(update=changes) if changes else message
-    old = [block_text(block) for block in content]
-    if "".join(one or "" for one in old) == text:
-        return message.model_copy(update=changes) if changes else message
-    shares = iter(_share_out([one for one in old if one is not None], text))
-    blocks: list[Any] = []
-    for block, was in zip(content, old, strict=True):
-        if was is None:
-            blocks.append(block)
-        elif share := next(shares):
-            blocks.append({**block, "text": share} if isinstance(block, dict) else share)
-        elif not was:
-            blocks.append(block)
-    if not any(one is not None for one in old):
-        blocks.append({"type": "text", "text": text})
-    return message.model_copy(update={**changes, "content": blocks})
-
-
-def without_thoughts(message: M) -> M:
-    """Remove the reasoning blocks of a message whose text must not be shown.
-
-    Args:
-        message: The message, which is not modified.
-
-    Returns:
-        A copy, or the message itself if it has none.
-    """
-    changes: dict[str, Any] = {}
-    if isinstance(message.content, list):
-        kept = [block for block in message.content if not _is_thought(block)]
-        if len(kept) < len(message.content):
-            changes["content"] = kept
-    if "reasoning_content" in message.additional_kwargs:
-        changes["additional_kwargs"] = {
-            key: value
-            for key, value in message.additional_kwargs.items()
-            if key != "reasoning_content"
-        }
-    return message.model_copy(update=changes) if changes else message
-
-
-def _is_thought(block: Any) -> bool:
-    kind = block.get("type") if isinstance(block, Mapping) else None
-    return kind in ("reasoning", "thinking", "redacted_thinking")
-
-
-def _share_out(old: Sequence[str], text: str) -> list[str]:
-    """Split a text at the positions that match the borders between the old texts."""
-    if len(old) == 1:
-        return [text]
-    before, after = split_words("".join(old)), split_words(text)
-    starts = _offsets(after)
-    moves = compare_words(before, after)
-    cuts, border = [0], 0
-    word_ends = {end: i for i, end in enumerate(_offsets(before))}
-    for piece in old[:-1]:
-        border += len(piece)
-        # A border inside a word moves to the end of the word.
-        index = next(word_ends[end] for end in range(border, border + 10**9) if end in word_ends)
-        cut = (
-            next(
-                (j1 + min(index - i1, j2 - j1) if tag == "equal" else j2)
-                for tag, i1, i2, j1, j2 in moves
-                if index <= i2
-            )
-            if moves
-            else 0
-        )
-        cuts.append(max(starts[cut], cuts[-1]))
-    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
-
-
-def _offsets(words: Sequence[str]) -> list[int]:
-    offsets = [0]
-    for word in words:
-        offsets.append(offsets[-1] + len(word))
-    return offsets
-
-
 def _as_messages(messages: Iterable[Any]) -> Sequence[Any]:
     from langchain_core.messages import BaseMessage, convert_to_messages
 
@@ -315,6 +182,18 @@ def _as_messages(messages: Iterable[Any]) -> Sequence[Any]:
             f" can convert to messages), but a value can't be converted: {type(error).__name__}."
         )
         raise InputTypeError(msg) from error
+
+
+def _text_of(message: BaseMessage, kind: str) -> tuple[str, list[str]]:
+    """What a message says, and, apart from it, what tools returned in a message of a human."""
+    content = message.content
+    if isinstance(content, str) and not message.additional_kwargs:
+        return content, []
+    said, returned = read_content(message), []
+    if kind == "human":
+        returned = [one.text for one in said if one.kind == "tool"]
+        said = [one for one in said if one.kind != "tool"]
+    return joined(said, between="" if kind == "assistant" else "\n"), returned
 
 
 def _speaker(message: BaseMessage) -> Literal["human", "assistant", "system", "tool"]:
@@ -339,44 +218,6 @@ _SPEAKERS: Mapping[str, Literal["human", "assistant", "system", "tool"]] = {
     "system": "system",
     "tool": "tool",
 }
-
-
-def _text_of(content: Any, *, between: str) -> str:
-    if isinstance(content, str):
-        return content
-    said = ""
-    last_was_text = True
-    for block in content:
-        text = block_text(block)
-        shown = _placeholder(block) if text is None else text
-        if not shown:
-            continue
-        joint = between if text is not None and last_was_text else "\n"
-        said = f"{said}{joint}{shown}" if said else shown
-        last_was_text = text is not None
-    return said
-
-
-def block_text(block: Any) -> str | None:
-    """The text of a content block; `None` if it is not a text block."""
-    if isinstance(block, str):
-        return block
-    if isinstance(block, Mapping) and block.get("type") == "text":
-        text = block.get("text")
-        return text if isinstance(text, str) else None
-    return None
-
-
-def _placeholder(block: Any) -> str:
-    kind = str(block.get("type", "")) if isinstance(block, Mapping) else ""
-    if kind in _SILENT_BLOCKS:
-        return ""
-    for word, shown in _PLACEHOLDERS:
-        if word in kind:
-            return shown
-    if isinstance(block, Mapping) and isinstance(block.get("text"), str):
-        return str(block["text"])
-    return f"[{kind}]" if re.fullmatch(r"\w{1,40}", kind) else "[data]"
 
 
 NO_CONTEXT = (

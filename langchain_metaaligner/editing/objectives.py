@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "Parsed",
     "catalogue_key",
     "check_allowed",
+    "objective_key",
     "parse_objective",
     "parse_objectives",
 ]
@@ -59,6 +61,8 @@ ALIASES: Mapping[str, str] = {
     "professional": "professionalism",
 }
 
+_NAME = 60  # characters
+
 ObjectiveLike = str | Objective | Mapping[str, Any]
 """A name, a sentence, an `Objective`, or a mapping with `name` and `description`."""
 
@@ -75,9 +79,22 @@ def catalogue_key(name: str) -> str | None:
     Returns:
         The key; `None` if the name is not in the catalogue.
     """
-    key = re.sub(r"[\s_-]+", "_", name.strip()).lower()
-    key = ALIASES.get(key, key)
+    key = objective_key(name)
     return key if key in CATALOGUE else None
+
+
+def objective_key(name: str) -> str:
+    """What all spellings of an objective's name have in common.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The name without differences in case, spacing and known variants.
+    """
+    plain = unicodedata.normalize("NFKC", name).strip()
+    key = re.sub(r"[\s_-]+", "_", plain).lower()
+    return ALIASES.get(key, key)
 
 
 def parse_objective(given: ObjectiveLike) -> Objective:
@@ -177,9 +194,13 @@ def check_allowed(wanted: Iterable[Objective], allowed: Iterable[Objective] | No
     permitted = tuple(dict.fromkeys(allowed))
     for objective in wanted:
         if objective not in permitted:
+            same = any(
+                objective_key(one.name) == objective_key(objective.name) for one in permitted
+            )
+            what = "with this description " if same else ""
             msg = (
-                f"The objective {_short(objective.name)} is not on the allow-list of this aligner."
-                f" Allowed are: {', '.join(_short(objective.name) for objective in permitted)}."
+                f"The objective {_short(objective.name)} {what}is not on the allow-list of this"
+                f" aligner. Allowed are: {', '.join(_short(one.name) for one in permitted)}."
             )
             raise UnknownObjectiveError(msg)
 
@@ -203,7 +224,9 @@ def _checked(objective: Objective) -> Objective:
 
 def _unknown(name: str) -> str:
     key = re.sub(r"[\s_-]+", "_", name.strip()).lower()
-    near = difflib.get_close_matches(key, [*CATALOGUE, *ALIASES], n=3, cutoff=0.5)
+    known = [*CATALOGUE, *ALIASES]
+    # A longer text is like none of them, and comparing it would take long.
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5) if len(key) <= _NAME else []
     near = list(dict.fromkeys(ALIASES.get(name, name) for name in near))
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
     return (

@@ -6,25 +6,44 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, chain, islice
 from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
-from langchain_metaaligner.editing.context_window import shorten
-from langchain_metaaligner.editing.conversation import Turn, answer_text, read_context
+from langchain_metaaligner.editing.context_window import length_of, shorten
+from langchain_metaaligner.editing.conversation import Turn, read_context
+from langchain_metaaligner.editing.json_answer import JsonText, may_be_json, read_json
 from langchain_metaaligner.editing.objectives import (
+    Objective,
     Objectives,
     Parsed,
     parse_objectives,
 )
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
+from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
 from langchain_metaaligner.engines import deadlines
-from langchain_metaaligner.engines.base import Edit, Engine, Request, TokenAgreement
+from langchain_metaaligner.engines.base import (
+    Edit,
+    Engine,
+    Request,
+    TokenAgreement,
+    too_late,
+)
+from langchain_metaaligner.engines.waits import Body, Ended, Wait
 from langchain_metaaligner.errors import AnswerTooLongError, EngineError
 from langchain_metaaligner.options import AlignerOptions
 
+# A text with more characters than this for each token of the window hardly ever fits, so only a
+# part of it is tried first.
+_STEP = 8
+_LEAST_STEP = 1 << 12
+
 Item = tuple[Any, Any, Objectives]
 """Context, answer and objectives of one edit."""
+
+_SHORT = 2048
+"""Characters with which no work takes longer than starting a thread for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +55,27 @@ class Part:
         prompt: The rendered prompt of the request, which can also undo its escaping.
         original: The text of this part.
         before: Text before this part that stays as it is.
+        value: The string value that this part is, in an answer that is JSON.
     """
 
     request: Request
     prompt: Prompt
     original: str = field(repr=False)
     before: str = field(default="", repr=False)
+    value: JsonText | None = None
+
+    @property
+    def length(self) -> int:
+        """How many characters of the answer this part takes up."""
+        return len(self.original if self.value is None else self.value.raw)
+
+    def writer(self) -> Callable[[str], str]:
+        """Make the function that turns a piece of the engine's edit into a piece of the answer."""
+        restore = self.prompt.restore
+        if self.value is None:
+            return restore
+        write = self.value.writer().write
+        return lambda piece: write(restore(piece))
 
     def text(self, edit: Edit, model: str) -> str:
         """The edited text of this part.
@@ -51,7 +85,7 @@ class Part:
             model: The name of the engine's model.
 
         Returns:
-            The text, with the escaping of the prompt undone.
+            The text as it goes into the answer, with the escaping of the prompt undone.
 
         Raises:
             EngineError: The edit is empty, or it ran out of tokens.
@@ -62,15 +96,15 @@ class Part:
                 " missing. Allow more tokens with max_new_tokens=, or use a checkpoint with a"
                 " larger window."
             )
-            raise EngineError(msg)
+            raise EngineError(msg, retryable=self.request.temperature > 0)
         text = self.prompt.restore(edit.text) if self.prompt.undo else edit.text
         if not text.strip():
             msg = (
                 f"The aligner {model!r} returned an empty edit. Check that family= is the prompt"
                 " family that the checkpoint was trained with."
             )
-            raise EngineError(msg)
-        return text
+            raise EngineError(msg, retryable=self.request.temperature > 0)
+        return text if self.value is None else self.value.writer().write(text)
 
     def agreement(self, edit: Edit, start: int) -> tuple[TokenAgreement, ...] | None:
         """The agreement of each token of this part, if the engine reports it.
@@ -86,8 +120,13 @@ class Part:
         if tokens is None or self.prompt.restore(draft) != self.original:
             return None
         # A look-alike in the draft may stand for text of another length in the original.
-        place = list(accumulate((len(self.prompt.restore(char)) for char in draft), initial=start))
-        return tuple(TokenAgreement(place[first], place[end], odds) for first, end, odds in tokens)
+        place = list(accumulate((len(self.prompt.restore(char)) for char in draft), initial=0))
+        if self.value is not None:
+            place = [self.value.offsets[at] for at in place]
+        return tuple(
+            TokenAgreement(start + place[first], start + place[end], odds)
+            for first, end, odds in tokens
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +177,7 @@ class PendingEdit:
             text += part.before + part.text(edit, self.model)
             place += len(part.before)
             tokens.append(part.agreement(edit, place))
-            place += len(part.original)
+            place += part.length
         text += self.after
         passes = [edit.passes for edit in edits if edit.passes is not None]
         return Alignment(
@@ -192,35 +231,127 @@ Prepared = PendingEdit | Alignment | Exception
 """An edit to make, the record of an answer without text, or the error of the preparation."""
 
 
+Model = tuple[Engine, PromptFamily]
+"""What makes edits, and the family of its prompts."""
+
+
 def edit_all(
-    engine: Engine,
-    family: PromptFamily,
+    items: Sequence[Item],
     options: AlignerOptions,
-    items: Iterable[Item],
     *,
-    started: float,
-) -> list[Alignment | Exception]:
+    ready: Model | None,
+    load: Callable[[], Model],
+) -> Body[Sequence[Alignment | Exception]]:
     """Edit answers with one call to the engine.
 
     Args:
-        engine: The engine that makes the edits.
-        family: The prompt family.
-        options: The aligner's options.
         items: Triples of context, answer and objectives.
-        started: Time of `time.monotonic()` when the work began, in seconds.
+        options: The aligner's options.
+        ready: The model, if it is known already.
+        load: Finds the model, which may take long.
 
     Returns:
         A record or an error for each item, in order.
     """
-    prepared = prepare_all(engine, family, options, items, started=started)
-    requests = [part.request for item in prepared for part in _parts_of(item)]
-    return finish_all(prepared, deadlines.edit(engine, requests) if requests else [])
+    started = time.monotonic()  # finding the model takes time, too
+
+    def prepared() -> tuple[Engine, list[Prepared]]:
+        engine, family = ready or load()
+        return engine, prepare_all(engine, family, options, items, started=started)
+
+    try:
+        if _is_quick(ready, items):
+            engine, given = prepared()
+        else:
+            engine, given = yield deadlines.aside(prepared, deadline_of(options, started))
+        requests = [part.request for item in given for part in _parts_of(item)]
+        edits: Sequence[Edit | Exception] = ()
+        if requests:
+            edits = yield Wait(
+                partial(deadlines.edit, engine, requests),
+                partial(deadlines.aedit, engine, requests),
+            )
+        made: Sequence[Alignment | Exception]
+        if any(len(request.draft) > _SHORT for request in requests):
+            made = yield deadlines.aside(partial(finish_all, given, edits), None)
+        else:
+            made = finish_all(given, edits)
+    except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
+        made = [error] * len(items)
+    return made
 
 
-async def aedit_all(engine: Engine, prepared: Sequence[Prepared]) -> list[Alignment | Exception]:
-    """Edit prepared answers without blocking the event loop; as `edit_all`."""
-    requests = [part.request for item in prepared for part in _parts_of(item)]
-    return finish_all(prepared, await deadlines.aedit(engine, requests) if requests else [])
+def stream_edit(
+    item: Item, options: AlignerOptions, *, ready: Model | None, load: Callable[[], Model]
+) -> Body[Alignment]:
+    """Edit one answer piece by piece.
+
+    Args:
+        item: As for `edit_all`.
+        options: As for `edit_all`.
+        ready: As for `edit_all`.
+        load: As for `edit_all`.
+
+    Returns:
+        The record.
+    """
+    started = time.monotonic()
+
+    def prepared() -> tuple[Engine, PendingEdit | Alignment]:
+        engine, family = ready or load()
+        return engine, prepare(engine, family, options, *item, started=started)
+
+    if _is_quick(ready, [item]):
+        engine, pending = prepared()
+    else:
+        engine, pending = yield deadlines.aside(prepared, deadline_of(options, started))
+    return (yield from stream_pending(pending, engine))
+
+
+def stream_pending(pending: PendingEdit | Alignment, engine: Engine) -> Body[Alignment]:
+    """Make a prepared edit piece by piece.
+
+    Args:
+        pending: The edit, or the record of an answer without one.
+        engine: The engine that makes the edit.
+
+    Returns:
+        The record.
+    """
+    if isinstance(pending, Alignment):
+        if pending.text:
+            yield pending.text
+        return pending
+    edits: list[Edit] = []
+    for part in pending.parts:
+        if part.before:
+            yield part.before
+        edits.append((yield from _pieces_of(part, engine)))
+    if pending.after:
+        yield pending.after
+    if len(pending.original) > _SHORT:
+        made: Alignment = yield deadlines.aside(partial(pending.finish, edits), None)
+        return made
+    return pending.finish(edits)
+
+
+def _pieces_of(part: Part, engine: Engine) -> Body[Edit]:
+    pieces = deadlines.Pieces(engine, part.request)
+    is_plain = part.value is None and not part.prompt.undo
+    wait = Wait(pieces.next, pieces.anext, repeated=is_plain, stop=pieces.aclose)
+    made: Edit
+    try:
+        if is_plain:
+            made = yield wait
+            return made
+        write = part.writer()
+        while not isinstance(piece := (yield wait), Ended):
+            yield write(piece)
+        made = piece.value
+        return made
+    except BaseException:
+        pieces.close()
+        raise
 
 
 def prepare_all(
@@ -245,8 +376,11 @@ def prepare_all(
         An edit, a record or an error for each item, in order.
     """
     prepared: list[Prepared] = []
+    deadline = deadline_of(options, started)
     for item in items:
         try:
+            if deadline is not None and time.monotonic() > deadline:
+                raise too_late()
             context, answer, objectives = item
             made = prepare(engine, family, options, context, answer, objectives, started=started)
             prepared.append(made)
@@ -316,52 +450,151 @@ def prepare(
         UnknownObjectiveError: An objective is unknown.
         InputTypeError: The context or the answer is of the wrong type.
         AnswerTooLongError: The answer does not fit into the window.
+        EditTimeout: The time is over already.
     """
     text = answer if isinstance(answer, str) else answer_text(answer)
     if not text.strip():
-        return Alignment(original=text, text=text, status="skipped")
+        reason = reason_without_text(answer)
+        return Alignment(original=text, text=text, status="skipped", reason=reason)
+    values = read_json(text) if may_be_json(text) else None
+    if values == []:
+        return Alignment(original=text, text=text, status="skipped", reason="JSON without text")
     wanted = objectives if type(objectives) is Parsed else parse_objectives(objectives)
-    room = _Room(engine, options.max_new_tokens, text)
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
     )
-    prompt = family.render(asked, text, wanted, control_tokens=engine.control_tokens)
-    if family.chat:
-        prompt = _templated(engine, prompt)
-    if not room.fits(prompt):
-
-        def written(one: str | Sequence[Turn]) -> Prompt:
-            prompt = family.render(one, text, wanted, control_tokens=engine.control_tokens)
-            return _templated(engine, prompt) if family.chat else prompt
-
-        shortened = room.shorten(asked, written, has_turns=family.whole_conversation)
-        if shortened is None:
-            raise AnswerTooLongError(room.too_small())
-        asked, left_out = shortened
-        for what, count in left_out.items():
-            dropped[what] = dropped.get(what, 0) + count
-        prompt = written(asked)
-    request = Request(
-        prompt=prompt.text,
-        draft=prompt.draft,
-        max_new_tokens=room.left_after(prompt),
-        stop=family.stop,
-        temperature=options.temperature,
-        deadline=None if options.timeout is None else started + options.timeout,
-        keep_above=options.keep_above,
-        token_agreement=options.token_agreement,
-        templated=prompt.templated,
-        draft_at=prompt.draft_at,
-    )
+    deadline = deadline_of(options, started)
+    write = _RequestWriter(engine, family, options, asked, wanted, deadline)
+    parts: tuple[Part, ...]
+    if values is None:
+        parts = (write.part(text),)
+    else:
+        starts = [0, *[value.end for value in values]]
+        parts = tuple(
+            write.part(value.text, before=text[start : value.start], value=value)
+            for start, value in zip(starts, values, strict=False)
+        )
+    for what, count in write.left_out.items():
+        dropped[what] = dropped.get(what, 0) + count
+    if deadline is not None and time.monotonic() > deadline:
+        raise too_late()
     return PendingEdit(
-        parts=(Part(request, prompt, text),),
+        parts=parts,
         original=text,
         objectives=tuple([objective.name for objective in wanted]),
         model=engine.name,
         family=family.name,
         dropped=dropped,
         started=started,
+        after=text[values[-1].end :] if values else "",
     )
+
+
+def deadline_of(options: AlignerOptions, started: float) -> float | None:
+    """The time at which an edit must be made, in seconds of `time.monotonic()`.
+
+    Args:
+        options: The aligner's options.
+        started: `time.monotonic()` at the start of the work, in seconds.
+    """
+    return None if options.timeout is None else started + options.timeout
+
+
+def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
+    """Whether edits are prepared sooner than a thread is started for it."""
+    if ready is None or ready[0].window is not None or ready[1].chat:
+        return False  # a tokenizer is loaded, or an engine asked
+    return not any(map(_is_long, items))
+
+
+def _is_long(item: Item) -> bool:
+    context, answer, _ = item
+    given = context if isinstance(context, list | tuple) else (context,)
+    size = 0
+    for one in (*given, answer):
+        text = one if isinstance(one, str) else getattr(one, "content", getattr(one, "text", None))
+        if not isinstance(text, str):  # of an unknown size
+            return True
+        size += len(text)
+        if size > _SHORT:
+            return True
+    return False
+
+
+class _RequestWriter:
+    """Writes the requests for the parts of one answer.
+
+    Attributes:
+        left_out: Counts of what was left out of the context to fit into the window; of several
+            parts, those of the one that lost most.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        family: PromptFamily,
+        options: AlignerOptions,
+        asked: str | tuple[Turn, ...],
+        wanted: Sequence[Objective],
+        deadline: float | None,
+    ) -> None:
+        self.left_out: dict[str, int] = {}
+        self._engine, self._family, self._options = engine, family, options
+        self._asked, self._wanted, self._deadline = asked, wanted, deadline
+
+    def part(self, text: str, *, before: str = "", value: JsonText | None = None) -> Part:
+        """Write the request for one part of the answer.
+
+        Args:
+            text: The text of the part.
+            before: As for `Part`.
+            value: As for `Part`.
+
+        Returns:
+            The part.
+
+        Raises:
+            AnswerTooLongError: The part does not fit into the window.
+        """
+        room = _Room(self._engine, self._options.max_new_tokens, text)
+        prompt = self._prompt(self._asked, text) if room.may_fit(self._asked) else None
+        if prompt is None or not room.fits(prompt):
+            shortened = room.shorten(
+                self._asked,
+                lambda one: self._prompt(one, text),
+                has_turns=self._family.whole_conversation,
+            )
+            if shortened is None:
+                raise AnswerTooLongError(room.too_small())
+            asked, left_out = shortened
+            for what, count in left_out.items():
+                self.left_out[what] = max(count, self.left_out.get(what, 0))
+            prompt = self._prompt(asked, text)
+        options = self._options
+        request = Request(
+            prompt=prompt.text,
+            draft=prompt.draft,
+            max_new_tokens=room.left_after(prompt),
+            stop=self._family.stop,
+            temperature=options.temperature,
+            deadline=self._deadline,
+            keep_above=options.keep_above,
+            token_agreement=options.token_agreement,
+            templated=prompt.templated,
+            draft_at=prompt.draft_at,
+        )
+        return Part(request, prompt, text, before, value)
+
+    def _prompt(self, asked: str | Sequence[Turn], text: str) -> Prompt:
+        engine, family = self._engine, self._family
+        prompt = family.render(
+            asked,
+            text,
+            self._wanted,
+            control_tokens=engine.control_tokens,
+            readings=engine.readings,
+        )
+        return _templated(engine, prompt) if family.chat else prompt
 
 
 def _templated(engine: Engine, prompt: Prompt) -> Prompt:
@@ -376,14 +609,32 @@ class _Room:
         self._max_new_tokens = max_new_tokens
         self._name = engine.name
         self._window, self._count = engine.window, engine.count_tokens
-        self._answer = 0 if self._window is None else self._count(answer)
+        self._answer, self._told, self._too_long = 0, "0", False
+        if self._window is not None:
+            self._measure(answer, self._window)
         # What an edit usually needs; a longer edit may use all that is left.
         self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
+
+    def _measure(self, answer: str, window: int) -> None:
+        answer = answer.encode(errors="replace").decode()  # half a surrogate pair is no token
+        length = self._step = max(_LEAST_STEP, _STEP * window)
+        # The beginning of an answer that is much too long tells as much as the whole.
+        while length < len(answer):
+            self._answer = self._count(answer[:length])
+            if self._answer > window:
+                self._told, self._too_long = f"more than {self._answer}", True
+                return
+            length *= 8
+        self._answer = self._count(answer)
+        self._told = str(self._answer)
+
+    def may_fit(self, asked: str | Sequence[Turn]) -> bool:
+        return self._window is None or length_of(asked) <= self._step
 
     def fits(self, prompt: Prompt) -> bool:
         if self._window is None:
             return True
-        return self._count(prompt.text) <= self._window - self._needed
+        return not self._too_long and self._count(prompt.text) <= self._window - self._needed
 
     def shorten(
         self,
@@ -392,9 +643,11 @@ class _Room:
         *,
         has_turns: bool,
     ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
+        if self._too_long:
+            return None
         if has_turns and isinstance(asked, str):
             asked = tuple(parse_conversation(asked) or ()) or asked
-        return shorten(asked, lambda one: self.fits(written(one)))
+        return shorten(asked, lambda one: self.fits(written(one)), step=self._step)
 
     def left_after(self, prompt: Prompt) -> int:
         if self._window is None:
@@ -403,7 +656,7 @@ class _Room:
 
     def too_small(self) -> str:
         return (
-            f"The answer of {self._answer} tokens, its edit of up to {self._needed} tokens and the"
+            f"The answer of {self._told} tokens, its edit of up to {self._needed} tokens and the"
             f" objectives don't fit into the window of {self._window} tokens of {self._name!r},"
             " even without any context. Use a checkpoint with a larger window, or choose with"
             " on_error= what to do with such answers."

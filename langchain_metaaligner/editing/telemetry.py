@@ -12,13 +12,15 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from langchain_metaaligner.editing.sparing_log import SparingLog
+
 if TYPE_CHECKING:
     from langchain_metaaligner.editing.alignment import Alignment
 
 _SCOPE = "langchain_metaaligner"
 _OPERATION = "chat"
 
-logger = logging.getLogger(__name__)
+_log = SparingLog(logging.getLogger(__name__))
 
 
 def record(alignment: Alignment) -> None:
@@ -32,8 +34,9 @@ def record(alignment: Alignment) -> None:
         return
     try:
         _record(instruments, alignment)
-    except Exception:
-        logger.exception("An edit could not be reported to OpenTelemetry; the reply is unaffected")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the reply is unaffected
+        message = "An edit could not be reported to OpenTelemetry; the reply is unaffected"
+        _log.tell(type(error).__name__, message, error=error)
 
 
 def _record(instruments: _Instruments, alignment: Alignment) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from langchain_metaaligner.checkpoints import EMBEDDED
 from langchain_metaaligner.engines.base import DOCS, Engine
 from langchain_metaaligner.errors import CheckpointError
-from langchain_metaaligner.options import normal_name
+from langchain_metaaligner.options import normal_name, without_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,9 @@ def _name(model: str | None) -> str:
 def _kind(name: str) -> tuple[EngineKind, Callable[..., Engine]]:
     kind = next(kind for kind in KINDS if kind.names.fullmatch(name))
     if kind.make is None:
+        shown = without_secrets(name)
         message = (
-            f"This version has no engine for {kind.runs}, so model={name!r} can't be used. Give"
+            f"This version has no engine for {kind.runs}, so model={shown!r} can't be used. Give"
             " the hub id or the folder of a checkpoint in transformers' format, or write an engine"
             f" and pass it as engine=...; see {DOCS}."
         )

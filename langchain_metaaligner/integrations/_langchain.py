@@ -9,13 +9,15 @@ and the newest versions that the project supports.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
-from typing import Any
+from typing import Any, Protocol, cast
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models._compat_bridge import message_to_events
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig, RunnableSequence
@@ -27,18 +29,19 @@ from langchain_core.runnables.config import (
     set_config_context,
     var_child_runnable_config,
 )
-from langchain_core.runnables.configurable import DynamicRunnable
+from langchain_core.runnables.retry import RunnableRetry
 from langchain_core.tracers.context import register_configure_hook
 
 __all__ = [
-    "DynamicRunnable",
+    "RunnableRetry",
     "child_config",
     "config_inside",
     "get_async_callback_manager_for_config",
     "get_callback_manager_for_config",
     "get_config_list",
     "merge_configs",
-    "register_configure_hook",
+    "message_events",
+    "register_handlers",
     "set_config_context",
     "streams",
     "streams_messages",
@@ -52,6 +55,10 @@ _RUNTIME = "__pregel_runtime"
 _TAKES_EVENTS = "_V2StreamingCallbackHandler"
 # langgraph.pregel._messages
 _STREAMS_MESSAGES = "StreamMessagesHandler"
+# langgraph.pregel.protocol
+_GRAPH = "PregelProtocol"
+# langgraph.prebuilt.tool_node
+_TOOL_RUNTIME = "ToolRuntime"
 
 
 # -- configs ----------------------------------------------------------------------------------
@@ -89,6 +96,30 @@ def graph_context(configurable: Mapping[str, Any]) -> Any:
 # -- handlers ---------------------------------------------------------------------------------
 
 
+def handlers_around() -> Sequence[Any]:
+    """The handlers that a call inherits here; none outside of all runs."""
+    callbacks = (child_config.get() or {}).get("callbacks")
+    return callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else ()
+
+
+class _Handlers(Protocol):
+    """Makes handlers."""
+
+    def get(self) -> BaseCallbackHandler:
+        """A new handler."""
+
+
+def register_handlers(handlers: _Handlers, kind: type[BaseCallbackHandler]) -> None:
+    """Give every outermost run from now on a handler of its own, which the runs inside it inherit.
+
+    Args:
+        handlers: Makes the handlers. LangChain asks a context variable for the handler of a run;
+            this stands in for one.
+        kind: The class of the handlers. A run that inherits one gets no other.
+    """
+    register_configure_hook(cast("Any", handlers), inheritable=True, handle_class=kind)
+
+
 def streams(handlers: Iterable[Any]) -> bool:
     """Whether any of a run's handlers streams to a consumer.
 
@@ -116,12 +147,186 @@ def streams_messages(handlers: Iterable[Any]) -> bool:
     Args:
         handlers: The run's handlers.
     """
-    # Compared by name, because langgraph may not be installed.
     return any(_is(handler, _STREAMS_MESSAGES) for handler in handlers)
 
 
-def _is(handler: BaseCallbackHandler, name: str) -> bool:
-    return any(kind.__name__ == name for kind in type(handler).__mro__)
+def has_streamed(handlers: Iterable[Any], message_ids: Iterable[str | None]) -> bool:
+    """Whether a consumer of `stream_mode="messages"` has seen one of the messages.
+
+    Args:
+        handlers: The run's handlers.
+        message_ids: The messages' ids.
+    """
+    return any(
+        message_id in handler.seen
+        for handler in handlers
+        if _is(handler, _STREAMS_MESSAGES)
+        for message_id in message_ids
+        if message_id is not None
+    )
+
+
+def showing_only(tag: str, callbacks: Any) -> Any:
+    """Let consumers of `stream_mode="messages"` see only tagged models of the runs below.
+
+    The tag `nostream` keeps a model's tokens back, but not the messages that the nodes of a graph
+    below return. No tag does that without hiding the runs from traces, too.
+
+    Args:
+        tag: The tag.
+        callbacks: The callbacks in the config of the runs below.
+
+    Returns:
+        The callbacks; a changed copy if there is such a consumer.
+    """
+    if not isinstance(callbacks, BaseCallbackManager) or not streams_messages(callbacks.handlers):
+        return callbacks
+    quiet = callbacks.copy()
+    quiet.handlers = [_showing_only(tag, one) for one in quiet.handlers]
+    quiet.inheritable_handlers = [_showing_only(tag, one) for one in quiet.inheritable_handlers]
+    return quiet
+
+
+def _showing_only(tag: str, handler: Any) -> Any:
+    if not _is(handler, _STREAMS_MESSAGES) or hasattr(handler, "only_tag"):
+        return handler
+    # The copy and the original share what has been seen and what is being streamed.
+    quiet, kind = copy.copy(handler), cast("Any", type(handler))
+    quiet.__class__ = _quiet_handler(kind)
+    quiet.original, quiet.only_tag = handler, tag
+    return quiet
+
+
+@functools.cache
+def _quiet_handler(kind: Any) -> Any:
+    # A subclass, because LangChain and LangGraph look for these handlers by their class.
+    class QuietHandler(kind):  # type: ignore[misc]
+        # Two copies in one manager would send everything twice.
+        def __eq__(self, other: object) -> bool:
+            return type(other) is type(self) and other.original is self.original
+
+        def __hash__(self) -> int:
+            return hash(self.original)
+
+        def on_chain_start(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+            if self.only_tag in (kwargs.get("tags") or ()):
+                super().on_chat_model_start(*args, **kwargs)
+
+    return QuietHandler
+
+
+def message_events(message: BaseMessage) -> list[dict[str, Any]]:
+    """A whole message as the events of LangChain's stream event protocol.
+
+    Args:
+        message: The message.
+
+    Returns:
+        The start of the message, the events of its blocks, and its end.
+    """
+    return [dict(event) for event in message_to_events(message)]
+
+
+def _is(one: Any, name: str) -> bool:
+    kind: Any = type(one)
+    return _named(kind, name)
+
+
+@functools.lru_cache(maxsize=256)
+def _named(kind: Any, name: str) -> bool:
+    # Compared by name, because langgraph may not be installed.
+    return any(one.__name__ == name for one in kind.__mro__)
+
+
+# -- graphs -----------------------------------------------------------------------------------
+
+
+def is_graph(one: Any) -> bool:
+    """Whether an object is a LangGraph graph, local or remote.
+
+    Args:
+        one: Any object.
+    """
+    return _is(one, _GRAPH)
+
+
+def with_inherited(graph: Any, change: Callable[[RunnableConfig], RunnableConfig]) -> Any:
+    """Change the config that a graph inherits whenever it is called.
+
+    Args:
+        graph: A graph that belongs to the caller, such as a copy by `with_config`.
+        change: Makes the config.
+
+    Returns:
+        The graph.
+    """
+    if not hasattr(graph, "_change"):
+        # Not a binding: LangGraph does not find graphs inside of those, and would not show the
+        # state of this one as part of the state of the graph around it.
+        kind: Any = type(graph)
+        graph.__class__ = _changing_graph(kind, change)
+    return graph
+
+
+@functools.cache
+def _changing_graph(kind: Any, change: Callable[[RunnableConfig], RunnableConfig]) -> Any:
+    @contextmanager
+    def changed() -> Iterator[None]:
+        # A graph adds the config that it is given to the one that it inherits.
+        with config_inside(change(child_config.get() or {})):
+            yield
+
+    class ChangingGraph(kind):  # type: ignore[misc]
+        # All other calls of a graph come through these two.
+        _change = staticmethod(change)
+
+        def stream(
+            self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+        ) -> Iterator[Any]:
+            with closing(super().stream(input, change(config or {}), **kwargs)) as parts:
+                while True:
+                    with changed():
+                        part = next(parts, _END)
+                    if part is _END:
+                        return
+                    yield part
+
+        async def astream(
+            self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+        ) -> AsyncIterator[Any]:
+            async with aclosing(super().astream(input, change(config or {}), **kwargs)) as parts:
+                while True:
+                    with changed():
+                        part = await anext(parts, _END)
+                    if part is _END:
+                        return
+                    yield part
+
+    ChangingGraph.__name__, ChangingGraph.__qualname__ = kind.__name__, kind.__qualname__
+    return ChangingGraph
+
+
+_END = object()
+
+
+def with_tool_config(value: Any, change: Callable[[RunnableConfig], RunnableConfig]) -> Any:
+    """Change the config in the runtime of a LangGraph tool.
+
+    Args:
+        value: An argument of a function.
+        change: Makes the config.
+
+    Returns:
+        A changed copy of the runtime; any other argument as it is.
+    """
+    if not _is(value, _TOOL_RUNTIME):
+        return value
+    runtime = copy.copy(value)
+    runtime.config = change(value.config)
+    return runtime
 
 
 # -- pipes ------------------------------------------------------------------------------------
@@ -286,6 +491,23 @@ def tracing_params(model: BaseChatModel, stop: list[str] | None, options: Mappin
         The parameters.
     """
     return model._get_ls_params(stop=stop, **options)
+
+
+def sent_params(
+    model: BaseChatModel, stop: list[str] | None, options: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The parameters that a chat model is called with: its own, and those of the call.
+
+    Args:
+        model: The model.
+        stop: Texts at which the model stops.
+        options: Further options for the model.
+
+    Returns:
+        The parameters, as far as the model says.
+    """
+    params: Mapping[str, Any] = model._get_invocation_params(stop=stop, **options)
+    return params
 
 
 def combine_outputs(

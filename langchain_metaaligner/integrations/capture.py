@@ -1,31 +1,46 @@
-"""Records what each model run was asked, until the runs around it end.
+"""Records what each model run was asked, for as long as the runs around it can use it.
 
-A LangChain step sees what the step before it returned, but not what that step was given. This
-callback handler therefore receives the events of every run in the process. It is registered by
-LangChain's `register_configure_hook` when the first `MetaAlignerRunnable` is made.
+A LangChain step sees what the step before it returned, but not what that step was given. A callback
+handler therefore receives the events of every run in the process. It is registered with LangChain
+when the first `MetaAlignerRunnable` is made.
+
+Each outermost run gets a handler of its own, a `RunTree`, which the runs inside it inherit. Nothing
+else refers to it, so it lives as long as one of these runs, or a task that goes on after them, can
+still be continued. It goes with them too where they never end: a stream that nobody reads on, or a
+loop that was closed.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
-from typing import Any
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 from uuid import UUID
+from weakref import WeakSet
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import LC_ID_PREFIX, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
-from langchain_metaaligner.integrations._langchain import register_configure_hook
+from langchain_metaaligner.engines.processes import Lock
+from langchain_metaaligner.integrations._langchain import handlers_around, register_handlers
+from langchain_metaaligner.integrations.asked_format import wants_data
 
 # The tag of an edit's own run.
 EDIT = "metaaligner"
 
+# LangChain's tag of a run that is a step of a pipe.
+_STEP_OF_PIPE = "seq:step:"
+
 # A long agent run calls its models many times, but an answer comes from one of the last calls. A
 # function may ask for a thousand replies before it passes on the first.
 _MODEL_RUNS_KEPT = 1024
+# A task that a run has started may go on after the run has ended.
+_ENDED_RUNS_KEPT = 256
+_MODEL_RUNS_KEPT_OF_ENDED = 8
+# Only a manager that is kept for many requests can come near this.
+_UNFINISHED_RUNS_KEPT = 10_000
 
 
 class ModelRun:
@@ -33,54 +48,98 @@ class ModelRun:
 
     Attributes:
         run_id: The run's id.
+        parent_run_id: The id of the run around it.
         messages: The messages that the model was sent.
         tags: The run's tags.
+        wants_data: Whether the model was asked for structured data, which is not edited.
         graph_namespace: The run's checkpoint namespace in a LangGraph graph; empty outside of
             graphs.
+        heard_by: In a graph, the handlers of the run that the model was called in.
         reply_id: The id of the reply; `None` before there is one.
         reply_text: The text of the reply; `None` before there is one.
     """
 
-    __slots__ = ("graph_namespace", "messages", "reply_id", "reply_text", "run_id", "tags")
+    __slots__ = (
+        "__weakref__",
+        "graph_namespace",
+        "heard_by",
+        "messages",
+        "parent_run_id",
+        "reply_id",
+        "reply_text",
+        "run_id",
+        "tags",
+        "wants_data",
+    )
 
     def __init__(
         self,
         run_id: UUID,
+        parent_run_id: UUID,
         messages: Sequence[BaseMessage],
         tags: Sequence[str] | None,
         metadata: Mapping[str, Any] | None,
+        *,
+        wants_data: bool,
     ) -> None:
-        self.run_id = run_id
+        self.run_id, self.parent_run_id = run_id, parent_run_id
         self.messages = messages
         self.tags = tags or ()
+        self.wants_data = wants_data
         self.graph_namespace = str((metadata or {}).get("langgraph_checkpoint_ns") or "")
+        self.heard_by = handlers_around() if self.graph_namespace else ()
         self.reply_id: str | None = None
         self.reply_text: str | None = None
 
+    def is_just_before(self, run_manager: Any) -> bool:
+        """Whether a step gets what this model returns, with no other step between.
+
+        Args:
+            run_manager: The step's run.
+        """
+        steps = _step_of(self.tags), _step_of(run_manager.tags)
+        return self.parent_run_id == run_manager.parent_run_id and 0 < steps[0] == steps[1] - 1
+
+    def replied(self, text: str) -> bool:
+        """Whether a text is the whole reply, and not what a step has taken out of it.
+
+        Args:
+            text: The text.
+        """
+        return text.strip() == (self.reply_text or "").strip()
+
     def made_id(self, message_id: str) -> bool:
         """Whether this run made the message with the given id."""
-        return message_id == self.reply_id or message_id.endswith(str(self.run_id))
+        return message_id == self.reply_id or str(self.run_id) in message_id
 
 
 class _Run:
     """A run that may contain model runs."""
 
-    __slots__ = ("below", "editing", "models", "parent")
+    __slots__ = ("editing", "models", "parent", "step")
 
     def __init__(self, parent: _Run | None) -> None:
         self.parent = parent
-        # The unfinished runs below the root. All runs of a root share one set, because threads
-        # can use a set without a lock.
-        self.below: set[UUID] = set() if parent is None else parent.below
         self.models: deque[ModelRun] | None = None
+        # The last model run that is itself a step of this run, if this run is a pipe.
+        self.step: ModelRun | None = None
         self.editing: bool = parent is not None and parent.editing
 
 
-class Capture(BaseCallbackHandler):
-    """Keeps, for every run that has not ended, what the models below it were asked."""
+@dataclass(eq=False, repr=False)
+class RunTree(BaseCallbackHandler):
+    """What the models below one outermost run were asked.
 
-    run_inline = True
+    It keeps the last 1,024 model runs of every unfinished run, and the last 8 of each of the last
+    256 runs that have ended, for tasks that outlive them.
+    """
+
+    _runs: dict[UUID, _Run] = field(default_factory=dict)
+    _ended: OrderedDict[UUID, _Run] = field(default_factory=OrderedDict)
+    _models: dict[UUID, tuple[ModelRun, _Run]] = field(default_factory=dict)
+
     # Plain attributes, not properties: LangChain reads them at every event of every run.
+    run_inline = True
     raise_error = False
     ignore_llm = False
     ignore_chat_model = False
@@ -90,72 +149,38 @@ class Capture(BaseCallbackHandler):
     ignore_retry = True
     ignore_custom_event = True
 
-    def __init__(self) -> None:
-        self._runs: dict[UUID, _Run] = {}
-        self._models: dict[UUID, tuple[ModelRun, _Run]] = {}
+    def __deepcopy__(self, _memo: dict[int, Any]) -> RunTree:
+        return self
+
+    def __copy__(self) -> RunTree:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunTree, ()
 
     def kept(self) -> int:
-        """The number of runs that are kept."""
+        """The number of unfinished runs that are kept."""
         return len(self._runs) + len(self._models)
 
-    def __deepcopy__(self, _memo: dict[int, Any]) -> Capture:
-        return self
+    def known(self, run_id: UUID) -> _Run | None:
+        """The record of a run, unfinished or lately ended; `None` if there is none."""
+        return self._runs.get(run_id) or self._ended.get(run_id)
 
-    def __copy__(self) -> Capture:
-        return self
-
-    def find(
-        self,
-        parent_run_id: UUID | None,
-        *,
-        reply_id: str | None,
-        reply_text: str,
-        editing: UUID | None = None,
-    ) -> ModelRun | None:
-        """Find the model run that made a reply.
-
-        The search covers the given run and the runs around it, the nearest first. It looks for
-        the reply's id, then for its text. In the nearest run with any model run, it then looks for
-        a reply that contains the text, because a step in between may have cut or trimmed it. If
-        nothing matches, it takes that run's newest model run.
+    def heard(self, reply_id: str | None, reply_text: str) -> ModelRun | None:
+        """A model run that made a reply in a graph's node that has not ended, if there is one.
 
         Args:
-            parent_run_id: The run that the aligner runs in.
             reply_id: The reply's id, if it has one.
             reply_text: The reply's text.
-            editing: The run that will edit the reply. Models below it belong to the aligner, so
-                they are not captured.
-
-        Returns:
-            The model run; `None` if no model ran.
         """
-        if editing is not None and (own := self._runs.get(editing)) is not None:
-            own.editing = True
-        scopes: list[list[ModelRun]] = []
-        run = None if parent_run_id is None else self._runs.get(parent_run_id)
-        while run is not None:
-            if run.models:
-                scopes.append(list(run.models))
-            run = run.parent
-        by_id: ModelRun | None = None
-        if reply_id:
-            for models in scopes:
-                for model in reversed(models):
-                    if model.made_id(reply_id):
-                        # A model may use an id twice; the text then tells the replies apart.
-                        if model.reply_text == reply_text:
-                            return model
-                        by_id = by_id or model
-        if by_id is not None:
-            return by_id
-        for models in scopes:
-            for model in reversed(models):
-                if model.reply_text == reply_text:
+        for run in list(self._runs.values()):
+            for model in list(run.models or ()):
+                made = model.reply_text == reply_text or (
+                    reply_id is not None and model.made_id(reply_id)
+                )
+                if made and model.heard_by and model.parent_run_id in self._runs:
                     return model
-        for model in reversed(scopes[0] if scopes else ()):
-            if reply_text.strip() in (model.reply_text or ""):
-                return model
-        return scopes[0][-1] if scopes else None
+        return None
 
     def on_chain_start(
         self,
@@ -167,10 +192,12 @@ class Capture(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Keep the run and its parent."""
-        parent = None if parent_run_id is None else self._runs.get(parent_run_id)
-        self._runs[run_id] = run = _Run(parent)
-        if parent is not None:
-            run.below.add(run_id)
+        if not self._runs:
+            capture.watch(self)
+        parent = None if parent_run_id is None else self.known(parent_run_id)
+        self._runs[run_id] = _Run(parent)
+        if len(self._runs) > _UNFINISHED_RUNS_KEPT:
+            _drop_first(self._runs)
 
     def on_tool_start(
         self,
@@ -193,14 +220,17 @@ class Capture(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
+        invocation_params: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Record what the model is asked, for every run around it."""
-        if tags and EDIT in tags:
-            # The run of an edit: its messages are not a conversation.
+        if parent_run_id is None or (tags and EDIT in tags):
+            # The messages of an edit's own run are not a conversation.
             return
         asked = messages[0] if messages else []
-        self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata))
+        data = wants_data(serialized or {}, invocation_params or {}, options or {})
+        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, wants_data=data))
 
     def on_llm_start(
         self,
@@ -211,25 +241,34 @@ class Capture(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
+        invocation_params: dict[str, Any] | None = None,
+        options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Record what a completion model is asked, as one human turn."""
+        if parent_run_id is None:
+            return
         asked = [HumanMessage(prompts[0] if prompts else "")]
-        self._ask(parent_run_id, ModelRun(run_id, asked, tags, metadata))
+        data = wants_data(serialized or {}, invocation_params or {}, options or {})
+        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, wants_data=data))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record the model's reply."""
-        asked = self._answered(run_id)
+        asked = self._models.pop(run_id, None)
         if asked is None or not response.generations or not response.generations[0]:
             return
         generation = response.generations[0][0]
         message = getattr(generation, "message", None)
         asked[0].reply_id = getattr(message, "id", None)
-        asked[0].reply_text = generation.text
+        # Of several text blocks, LangChain's generation has only the first.
+        if message is None or isinstance(message.content, str):
+            asked[0].reply_text = generation.text
+        else:
+            asked[0].reply_text = str(message.text)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """Forget a model run that made no reply."""
-        asked = self._answered(run_id)
+        asked = self._models.pop(run_id, None)
         # A consumer that stops reading a stream still has a reply.
         run = None if asked is None or isinstance(error, GeneratorExit) else asked[1]
         while asked is not None and run is not None:
@@ -238,53 +277,175 @@ class Capture(BaseCallbackHandler):
             run = run.parent
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the run."""
+        """Keep of the run what a task that goes on after it may need."""
         run = self._runs.pop(run_id, None)
-        if run is None:
-            return
-        if run.parent is not None:
-            run.below.discard(run_id)
-            return
-        # Runs that have not ended by now never will, or are not needed any more.
-        for one in list(run.below):
-            self._runs.pop(one, None)
-            self._models.pop(one, None)
+        if run is not None:
+            if run.models is not None and len(run.models) > _MODEL_RUNS_KEPT_OF_ENDED:
+                run.models = deque(run.models, maxlen=_MODEL_RUNS_KEPT_OF_ENDED)
+            self._has_ended(run_id, run)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the run."""
+        """As when the run ends."""
         self.on_chain_end(None, run_id=run_id)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the run."""
+        """As when the run ends."""
         self.on_chain_end(None, run_id=run_id)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """Forget the run."""
+        """As when the run ends."""
         self.on_chain_end(None, run_id=run_id)
 
-    def _ask(self, parent_run_id: UUID | None, model: ModelRun) -> None:
-        parent = None if parent_run_id is None else self._runs.get(parent_run_id)
-        if parent is None or parent.editing:
+    def _has_ended(self, run_id: UUID, run: _Run) -> None:
+        self._ended[run_id] = run
+        if len(self._ended) > _ENDED_RUNS_KEPT:
+            _drop_first(self._ended)
+
+    def _ask(self, model: ModelRun) -> None:
+        parent = self.known(model.parent_run_id)
+        if parent is None:
+            # A run that ended long ago, or one that this tree was never told of.
+            parent = _Run(None)
+            self._has_ended(model.parent_run_id, parent)
+        if parent.editing:
             return
+        if _step_of(model.tags):
+            parent.step = model
         self._models[model.run_id] = (model, parent)
-        parent.below.add(model.run_id)
+        if len(self._models) > _UNFINISHED_RUNS_KEPT:
+            _drop_first(self._models)
         run: _Run | None = parent
         while run is not None:
             if run.models is None:
-                run.models = deque(maxlen=_MODEL_RUNS_KEPT)
+                ended = run is parent and model.parent_run_id not in self._runs
+                run.models = deque(maxlen=_MODEL_RUNS_KEPT_OF_ENDED if ended else _MODEL_RUNS_KEPT)
             run.models.append(model)
             run = run.parent
 
-    def _answered(self, run_id: UUID) -> tuple[ModelRun, _Run] | None:
-        asked = self._models.pop(run_id, None)
-        if asked is not None:
-            asked[1].below.discard(run_id)
-        return asked
+
+def _step_of(tags: Iterable[str]) -> int:
+    """The place of a run in its pipe, from 1; 0 if it is no step of a pipe."""
+    for tag in tags:
+        if tag.startswith(_STEP_OF_PIPE):
+            return int(tag.removeprefix(_STEP_OF_PIPE))
+    return 0
+
+
+def _drop_first(kept: dict[UUID, Any]) -> None:
+    # Another thread may have dropped it already.
+    kept.pop(next(iter(kept), UUID(int=0)), None)
+
+
+CAPTURING: Final = frozenset([RunTree])
+"""The types of the handlers with which nobody but the capture gets a run's events."""
+
+
+class Capture:
+    """The trees of all runs in the process."""
+
+    get: Final = RunTree
+    """Makes a tree. LangChain calls it twice for every run, and gives it to outermost runs only."""
+
+    def __init__(self) -> None:
+        self._trees: WeakSet[RunTree] = WeakSet()
+
+    def watch(self, tree: RunTree) -> None:
+        """Count a tree in `kept`, as long as it lives."""
+        self._trees.add(tree)
+
+    def kept(self) -> int:
+        """The number of unfinished runs that are kept."""
+        return sum(tree.kept() for tree in list(self._trees))
+
+    def find_unattached(self, *, reply_id: str | None, reply_text: str) -> ModelRun | None:
+        """Find the model run of a reply that is edited outside of the run that made it.
+
+        It is no context: it tells only whether the reply has been seen.
+
+        Args:
+            reply_id: The reply's id, if it has one.
+            reply_text: The reply's text.
+
+        Returns:
+            A model run in a graph's node that has not ended; `None` if there is none.
+        """
+        found = (tree.heard(reply_id, reply_text) for tree in list(self._trees))
+        return next((one for one in found if one is not None), None)
+
+    def find(
+        self,
+        handlers: Iterable[Any],
+        parent_run_id: UUID | None,
+        *,
+        reply_id: str | None,
+        reply_text: str,
+        editing: UUID | None = None,
+    ) -> Sequence[ModelRun]:
+        """Find the model run that made a reply.
+
+        The search covers the given run and the runs around it, the nearest first. It looks for
+        the reply's id, then for its text. In the nearest run with any model run, it then looks for
+        a reply that contains the text, because a step in between may have cut or trimmed it. If
+        nothing matches, a step may have rewritten the reply; then it is that run's model run, if
+        there is only one.
+
+        Args:
+            handlers: The handlers of the run that the aligner runs in.
+            parent_run_id: That run.
+            reply_id: The reply's id, if it has one.
+            reply_text: The reply's text.
+            editing: The run that will edit the reply. Models below it belong to the aligner, so
+                they are not captured.
+
+        Returns:
+            The model run; none if it is not known; several if they were sent different messages
+            and nothing tells them apart.
+        """
+        run: _Run | None = None
+        for tree in handlers:
+            if type(tree) is not RunTree:
+                continue
+            if editing is not None and (own := tree.known(editing)) is not None:
+                own.editing = True
+            if run is None and parent_run_id is not None:
+                run = tree.known(parent_run_id)
+        scopes: list[tuple[list[ModelRun], ModelRun | None]] = []
+        while run is not None:
+            if run.models:
+                scopes.append((list(run.models), run.step))
+            run = run.parent
+        if not scopes:
+            return ()
+        if reply_id:
+            for models, _ in scopes:
+                if made := [one for one in models if one.made_id(reply_id)]:
+                    # A model may use an id twice; the text then tells the replies apart.
+                    same = [one for one in made if one.reply_text == reply_text]
+                    return _alike(same or made)
+        for models, step in scopes:
+            if made := [one for one in models if one.reply_text == reply_text]:
+                # Nothing gets from before a model in a pipe to a step behind it.
+                return _alike(made[made.index(step) :] if step in made else made)
+        nearest = scopes[0][0]
+        text = reply_text.strip()
+        if made := [one for one in nearest if text and text in (one.reply_text or "")]:
+            return _alike(made)
+        if reply_id and reply_id.startswith(LC_ID_PREFIX):
+            # The id of another model's run, which is not among these.
+            return ()
+        return _alike(nearest)
+
+
+def _alike(models: Sequence[ModelRun]) -> Sequence[ModelRun]:
+    """The newest model run if all were sent the same; else all."""
+    newest = models[-1]
+    if all(one.messages == newest.messages for one in models):
+        return (newest,)
+    return models
 
 
 capture = Capture()
-_hook: ContextVar[Capture | None] = ContextVar("metaaligner_capture", default=capture)
-_installing = threading.Lock()
+_installing = Lock()
 _installed = False
 
 
@@ -295,5 +456,5 @@ def install() -> None:
         return
     with _installing:
         if not _installed:
-            register_configure_hook(_hook, inheritable=True)
+            register_handlers(capture, RunTree)
             _installed = True

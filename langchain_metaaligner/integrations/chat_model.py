@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, Unpack, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, Unpack, cast
 
 from langchain_core.caches import BaseCache
 from langchain_core.globals import get_llm_cache
@@ -17,19 +17,19 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, Generation
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, ensure_config
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from langchain_metaaligner.editing.alignment import METADATA_KEY
-from langchain_metaaligner.editing.conversation import Context, answer_text
+from langchain_metaaligner.editing.conversation import Context
 from langchain_metaaligner.editing.objectives import Objective, Objectives
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.integrations import _langchain
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
     given_context,
-    hushed_step,
     listed,
 )
+from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP, hushed_inside
 from langchain_metaaligner.integrations.message_chunks import MessageWriter, as_chunk
 from langchain_metaaligner.integrations.prefetch import Prefetch, What
 from langchain_metaaligner.integrations.reply_edit import (
@@ -46,16 +46,18 @@ from langchain_metaaligner.integrations.reply_edit import (
     stream,
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
+from langchain_metaaligner.integrations.retries import Repeatable
 from langchain_metaaligner.integrations.upstream_model import (
     CALL_OPTIONS,
     MAKING_OPTIONS,
+    StandardBlocks,
     achunks_of,
+    asks_for_data,
     chunks_of,
     read_policy,
     reply_of,
-    wants_data,
 )
-from langchain_metaaligner.options import cache_key, check_names
+from langchain_metaaligner.options import cache_key, check_names, digested, hidden, masked, revealed
 
 if TYPE_CHECKING:
     from langchain_metaaligner.integrations.reply_arguments import ReplyArguments
@@ -115,7 +117,7 @@ if TYPE_CHECKING:
         """As for any chat model; by default, the policy's."""
 
 
-class ChatMetaAligner(FaceOptions, BaseChatModel):
+class ChatMetaAligner(FaceOptions, Repeatable[LanguageModelInput, AIMessage], BaseChatModel):
     """A chat model that edits the replies of its policy: `ChatMetaAligner(policy=llm)`.
 
     It can be used wherever a chat model can. Its stream contains the edit as it is generated.
@@ -141,7 +143,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
     policy: BaseChatModel = Field(description="The chat model that writes the replies.")
-    policy_options: dict[str, Any] = Field(
+    policy_options: Annotated[dict[str, Any], AfterValidator(hidden)] = Field(
         default_factory=dict, description="Options that the policy gets with each call."
     )
     streaming: bool | None = Field(
@@ -195,7 +197,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         Raises:
             MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
-        return super().invoke(input, config, stop=stop, **_with_asked(config, kwargs))
+        return super().invoke(input, config, stop=stop, **self._asked(config, kwargs))
 
     async def ainvoke(
         self,
@@ -206,7 +208,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         """Ask the policy and edit its reply without blocking the event loop; as `invoke`."""
-        return await super().ainvoke(input, config, stop=stop, **_with_asked(config, kwargs))
+        return await super().ainvoke(input, config, stop=stop, **self._asked(config, kwargs))
 
     def stream(
         self,
@@ -217,7 +219,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """Ask the policy and yield the edit of its reply as it is generated; as `invoke`."""
-        chunks: Any = super().stream(input, config, stop=stop, **_with_asked(config, kwargs))
+        chunks: Any = super().stream(input, config, stop=stop, **self._asked(config, kwargs))
         with closing(chunks):
             yield from chunks
 
@@ -230,7 +232,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """Ask the policy and yield the edit without blocking the event loop; as `stream`."""
-        chunks: Any = super().astream(input, config, stop=stop, **_with_asked(config, kwargs))
+        chunks: Any = super().astream(input, config, stop=stop, **self._asked(config, kwargs))
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
@@ -238,7 +240,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As for any chat model."""
         if kwargs.get("version") == "v3":
-            kwargs = _with_asked(config, kwargs)
+            kwargs = self._asked(config, kwargs)
         return super().stream_events(input, config, **kwargs)
 
     def astream_events(
@@ -246,8 +248,24 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
     ) -> Any:
         """As for any chat model."""
         if kwargs.get("version") == "v3":
-            kwargs = _with_asked(config, kwargs)
+            kwargs = self._asked(config, kwargs)
         return super().astream_events(input, config, **kwargs)
+
+    def _asked(self, config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Add the objectives and the context in a call's config to its arguments.
+
+        `_generate` can only see the config of the surrounding chain, which may belong to another
+        call.
+        """
+        config, keys = ensure_config(config), self.call_keys
+        asked = {
+            "objectives": asked_objectives(config, keys),
+            "context": given_context(config, keys),
+        }
+        given = {**{name: one for name, one in asked.items() if one is not None}, **kwargs}
+        if "objectives" in given:
+            given["objectives"] = listed(given["objectives"])
+        return given
 
     # -- the reply --------------------------------------------------------------------------
 
@@ -377,6 +395,11 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
                 return value
         return None
 
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        # The policy's own repr may show its headers, and LangChain puts this repr into traces.
+        for name, value in super().__repr_args__():
+            yield name, _Named(value, self.model_name) if name == "policy" else value
+
     @property
     def _llm_type(self) -> str:
         return "metaaligner-chat"
@@ -409,7 +432,7 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         Returns:
             The stop texts, and all other options.
         """
-        options = {**self.policy_options, **kwargs}
+        options = {**revealed(self.policy_options), **kwargs}
         own_stop = options.pop("stop", None)
         return (own_stop if stop is None else stop), options
 
@@ -438,12 +461,13 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         options.pop("context", None)
         if "objectives" in options:
             options["objectives"] = [one.name for one in self._known(options["objectives"])]
-        return super()._get_invocation_params(stop=stop, **options)
+        shown: dict[str, Any] = masked(super()._get_invocation_params(stop=stop, **options))
+        return shown
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         stop, options = self.options_of(stop, kwargs)
         asked, context = options.pop("objectives", None), options.pop("context", None)
-        policy = _langchain.cache_string(self.policy, stop, options)
+        policy = _langchain.cache_string(self.policy, stop, digested(options))
         ours = {
             **cache_key(self),
             **(cache_key(self.aligner.options) if self.aligner is not None else {}),
@@ -490,6 +514,16 @@ class ChatMetaAligner(FaceOptions, BaseChatModel):
         return self.model_copy(update={"cache": _GoodReplies(cache)})
 
 
+class _Named:
+    """A chat model as it is shown: its class and the name of its model."""
+
+    def __init__(self, policy: BaseChatModel, model: str | None) -> None:
+        self._shown = f"{type(policy).__name__}({'' if model is None else repr(model)})"
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
 class _Call:
     """One call of the model.
 
@@ -513,11 +547,13 @@ class _Call:
         self._asked = self._kwargs.pop("objectives", None)
         context = self._kwargs.pop("context", None)
         self._context = messages if context is None else context
-        self._data = wants_data(self._kwargs)
+        self._data = asks_for_data(model.policy, self._stop, self._kwargs)
         # Whether the policy's own tokens may be streamed.
         self._live = self._data or not model.apply
+        self._given = context
         if model.apply:
             # Report a mistake in the call before the policy runs.
+            self._policy.check_context(context)
             self._policy.wanted(self._asked)
 
     def whole(self, generate: Any, mode: Mode) -> Flow[ChatResult]:
@@ -534,13 +570,15 @@ class _Call:
             made: ChatResult = yield partial(
                 generate, self._model.policy, self._messages, self._stop, self._kwargs
             )
-        generations = []
+        generations, output = [], made.llm_output
         for one in made.generations:
             edit = self._edit_of(one.message)
             yield from edit.flow(mode)
             message = cast("AIMessage", edit.settled())
-            generations.append(ChatGeneration(message=message, generation_info=one.generation_info))
-        return ChatResult(generations=generations, llm_output=made.llm_output)
+            beside = partial(self._policy.left_beside, message, cast("AIMessage", edit.reply))
+            info, output = beside(one.generation_info), beside(output)
+            generations.append(ChatGeneration(message=message, generation_info=info))
+        return ChatResult(generations=generations, llm_output=output)
 
     def pieces(self, chunks_of: Any, mode: Mode) -> Flow[None]:
         """Ask the policy and send out the edit of its reply as it is generated.
@@ -550,10 +588,14 @@ class _Call:
             mode: The calls, for a synchronous or an asynchronous driver.
         """
         heard: list[ChatGenerationChunk] = []
+        standard = "v1" in (self._model.output_version, self._model.policy.output_version)
+        blocks = StandardBlocks() if standard else None
         chunks = chunks_of(self._model.policy, self._messages, self._stop, self._kwargs)
         try:
             with self._prefetch(streams=True) as prefetch, self._hush():
                 while (chunk := (yield partial(mode.next_input, chunks))) is not END:
+                    if blocks is not None:
+                        chunk = blocks.of(chunk)
                     heard.append(chunk)
                     prefetch.add(chunk.message)
                     if self._live:  # otherwise the tokens are hushed and must not be sent
@@ -574,7 +616,7 @@ class _Call:
 
     def _hush(self) -> Any:
         """Keep the tokens of the policy, and of models inside it, out of streams."""
-        return nullcontext() if self._live else hushed_step()
+        return nullcontext() if self._live else hushed_inside(NOSTREAM, STEP)
 
     def _prefetch(self, *, streams: bool) -> Prefetch:
         """Prefills the edit's prompt while the policy is generating, if `eager` says so."""
@@ -585,6 +627,7 @@ class _Call:
         def find(_: Any) -> What | None:
             if self._data or not eager:
                 return None
+            self._policy.check_context(self._given)
             return self._context, self._policy.wanted(self._asked)
 
         prefetch = Prefetch(lambda: self._policy.aligner, find)
@@ -596,29 +639,37 @@ class _Call:
         # A copy, because the policy's own object may be in a cache.
         message = cast("AIMessage", reply.model_copy())
         edit = ReplyEdit(self._policy, message, self._asked)
-        text = answer_text(message)
-        if self._data or self._policy.leaves_alone(message) or not text.strip():
+        text = self._policy.text_of(message)
+        if self._policy.leaves_alone(message):
+            return edit
+        if not text.strip():
+            if not self._data:
+                edit.made = self._policy.without_text(message, self._asked)
+            return edit
+        if self._data:
+            edit.made = self._policy.left_alone(message, self._asked, "data")
             return edit
         try:
+            self._policy.check_context(self._given)
             edit.made = self._policy.skipped(message, self._context, self._asked)
             if edit.made is None:
-                edit.item = (self._context, message, self._policy.wanted(self._asked))
+                edit.item = (self._context, text, self._policy.wanted(self._asked))
         except Exception as error:  # noqa: BLE001 - the error policy decides
             edit.made = error
         return edit
 
     def _live_chunk(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
-        """The policy's chunk, not marked as the last if a chunk with the provenance follows."""
-        if not self._data:
-            cast("AIMessageChunk", chunk.message).chunk_position = None
+        """The policy's chunk, not marked as the last: a chunk with the provenance may follow."""
+        cast("AIMessageChunk", chunk.message).chunk_position = None
         return chunk
 
     def _writer(self, edit: ReplyEdit) -> _ChunkWriter | None:
         """The writer for the edit; `None` if it can only be written as a whole."""
         reply = cast("AIMessage", edit.reply)
-        if edit.item is None or not self._model.apply or not MessageWriter.can_write(reply):
+        if edit.item is None or not self._model.apply:
             return None
-        return _ChunkWriter(reply)
+        can_write = MessageWriter.can_write(reply, refusals=self._model.edit_refusals)
+        return _ChunkWriter(reply) if can_write else None
 
     def _ending(
         self, edit: ReplyEdit, writer: _ChunkWriter | None
@@ -641,8 +692,8 @@ class _Call:
 class _ChunkWriter(MessageWriter):
     """Writes an edited message as a chat model's chunks."""
 
-    def write(self, piece: str) -> Any:
-        return ChatGenerationChunk(message=super().write(piece))
+    def write(self, piece: str) -> list[Any]:
+        return [ChatGenerationChunk(message=chunk) for chunk in super().write(piece)]
 
     def end(self, settled: AIMessage) -> list[Any]:
         return [ChatGenerationChunk(message=chunk) for chunk in super().end(settled)]
@@ -696,16 +747,3 @@ def _digest(context: Any) -> str:
     text = context.text if isinstance(context, Context) else context
     known = text if isinstance(text, str) else dumps(text)
     return hashlib.sha256(known.encode()).hexdigest()
-
-
-def _with_asked(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Add the objectives and the context in a call's config to its arguments.
-
-    `_generate` can only see the config of the surrounding chain, which may belong to another call.
-    """
-    config = ensure_config(config)
-    asked = {"objectives": asked_objectives(config), "context": given_context(config)}
-    given = {**{name: one for name, one in asked.items() if one is not None}, **kwargs}
-    if "objectives" in given:
-        given["objectives"] = listed(given["objectives"])
-    return given

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from functools import cached_property, partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,11 +12,15 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from langchain_core.runnables import RunnableConfig
 
+from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
 from langchain_metaaligner.editing.objectives import Objectives, parse_objectives
 from langchain_metaaligner.integrations._langchain import streams, takes_events
 from langchain_metaaligner.integrations.capture import EDIT
 from langchain_metaaligner.integrations.hushing import HUSH, NOSTREAM, STEP
+from langchain_metaaligner.integrations.message_chunks import MessageWriter
+from langchain_metaaligner.integrations.message_events import EventWriter
+from langchain_metaaligner.integrations.reply_policy import Reply
 
 Calls = Generator[Callable[[], Any], Any, None]
 """Yields callbacks to call, in order; the result of each is sent back."""
@@ -29,12 +33,15 @@ _METADATA = {"ls_provider": "metaaligner", "ls_model_type": "chat"}
 class EditRun:
     """The run of one edit, tagged `metaaligner`.
 
-    It does not contain the conversation, nor the policy's usage, which would be counted twice.
+    Its stream is the edited reply, with everything else that the reply contains. Its result has
+    only the text and the provenance: the policy's run has the usage already, and counters add up
+    the results of all runs.
 
     Args:
         config: The config of the surrounding run.
-        reply_id: The id of the reply, which its edit keeps.
+        reply: The reply, whose id the edit keeps.
         objectives: The objectives of the edit.
+        aligner: The aligner that makes the edit.
 
     Attributes:
         emitted: Whether part of the edit has been reported.
@@ -42,25 +49,30 @@ class EditRun:
     """
 
     def __init__(
-        self, config: RunnableConfig, *, reply_id: str | None, objectives: Objectives
+        self, config: RunnableConfig, *, reply: Reply, objectives: Objectives, aligner: Aligner
     ) -> None:
         self.emitted = False
         self.streamed = False
-        self._config = _edit_config(config)
-        self._reply_id = reply_id
+        self._config = _edit_config(config, aligner.model_name)
+        self._reply = reply
         self._objectives = parse_objectives(objectives)
+        self._aligner = aligner
         self._run: Any = None
-        self._events: list[dict[str, Any]] | None = None
-        self._texts: list[str] = []
+        self._events: EventWriter | None = None
 
     @cached_property
     def _run_id(self) -> UUID:
         return uuid4()
 
+    @cached_property
+    def _chunks(self) -> MessageWriter:
+        return MessageWriter(self._message(self._reply))
+
     @property
     def message_id(self) -> str:
         """The message id of the streamed edit: the reply's id if it has one."""
-        return self._reply_id or f"lc_run--{self._run_id}"
+        own = None if isinstance(self._reply, str) else self._reply.id
+        return own or f"lc_run--{self._run_id}"
 
     def start(self, manager_of: Callable[[RunnableConfig], Any]) -> Calls:
         """Start the run.
@@ -75,12 +87,20 @@ class EditRun:
             [[HumanMessage(f"Edit the reply towards: {names}")]],
             run_id=self._run_id,
             name=_RUN_NAME,
-            invocation_params={"_type": "metaaligner"},
+            # Langfuse and OpenInference show these parameters.
+            invocation_params={
+                "_type": "metaaligner",
+                "model": self._aligner.model_name,
+                "model_name": self._aligner.model_name,
+                "temperature": self._aligner.options.temperature,
+                "max_tokens": self._aligner.options.max_new_tokens,
+            },
             options={"stop": None},
             batch_size=1,
         )
         self.streamed = streams(self._run.handlers)
-        self._events = [] if takes_events(self._run.handlers) else None
+        if takes_events(self._run.handlers):
+            self._events = EventWriter()
 
     def piece(self, text: str) -> Calls:
         """Report a piece of the edit.
@@ -88,32 +108,26 @@ class EditRun:
         Args:
             text: The piece.
         """
-        if self._events is not None:
-            if not self._texts:
-                self._events += [
-                    {"event": "message-start", "role": "ai", "id": self.message_id},
-                    {"event": "content-block-start", "index": 0, "content": _text_block("")},
-                ]
-            delta = {"type": "text-delta", "text": text}
-            self._events.append({"event": "content-block-delta", "index": 0, "delta": delta})
-        self._texts.append(text)
+        chunks = self._chunks.write(text)
         self.emitted = True
-        yield from self._token(text)
+        yield from self._tokens(chunks)
+        if self._events is not None:
+            yield from self._told(self._events.write(text, chunks))
 
-    def last_piece(self, alignment: Alignment) -> Calls:
-        """Report that there are no more pieces.
+    def last_piece(self, settled: Reply, alignment: Alignment) -> Calls:
+        """Report that there are no more pieces, and everything that the reply contains beside them.
 
         Args:
+            settled: The final reply.
             alignment: The record of the edit.
         """
-        provenance = {METADATA_KEY: alignment.provenance()}
+        message = self._message(settled)
+        if isinstance(settled, str):
+            message.response_metadata = {METADATA_KEY: alignment.provenance()}
+        left = self._chunks.end(message)
+        yield from self._tokens(left)
         if self._events is not None:
-            block = _text_block("".join(self._texts))
-            self._events += [
-                {"event": "content-block-finish", "index": 0, "content": block},
-                {"event": "message-finish", "metadata": provenance},
-            ]
-        yield from self._token("", response_metadata=provenance, chunk_position="last")
+            yield from self._told(self._events.end(message, left[-1]))
 
     def end(self, alignment: Alignment) -> Calls:
         """End the run.
@@ -137,21 +151,22 @@ class EditRun:
         """
         yield partial(self._run.on_llm_error, error, response=LLMResult(generations=[]))
 
-    def _token(self, text: str, **fields: Any) -> Calls:
-        message = AIMessageChunk(content=text, id=self.message_id, **fields)
-        chunk = ChatGenerationChunk(message=message)
-        yield partial(self._run.on_llm_new_token, text, chunk=chunk)
-        if self._events:
-            events, self._events = self._events, []
-            for event in events:
-                yield partial(self._run.on_stream_event, event)
+    def _message(self, reply: Reply) -> AIMessage:
+        if isinstance(reply, str):
+            return AIMessage(reply, id=self.message_id)
+        return reply.model_copy(update={"id": self.message_id})
+
+    def _tokens(self, messages: Iterable[AIMessageChunk]) -> Calls:
+        for message in messages:
+            chunk = ChatGenerationChunk(message=message)
+            yield partial(self._run.on_llm_new_token, chunk.text, chunk=chunk)
+
+    def _told(self, events: Iterable[dict[str, Any]]) -> Calls:
+        for event in events:
+            yield partial(self._run.on_stream_event, event)
 
 
-def _text_block(text: str) -> dict[str, str]:
-    return {"type": "text", "text": text}
-
-
-def _edit_config(config: RunnableConfig) -> RunnableConfig:
+def _edit_config(config: RunnableConfig, model: str) -> RunnableConfig:
     """The config of the edit's run, which stays visible if `hushed` hides the runs around it."""
     tags = [*(config.get("tags") or ())]
     callbacks = config.get("callbacks")
@@ -164,5 +179,6 @@ def _edit_config(config: RunnableConfig) -> RunnableConfig:
     return {
         "tags": [*tags, EDIT],
         "callbacks": callbacks,
-        "metadata": {**(config.get("metadata") or {}), **_METADATA},
+        # LangSmith, Langfuse and OpenInference read the model's name under this key.
+        "metadata": {**(config.get("metadata") or {}), **_METADATA, "ls_model_name": model},
     }

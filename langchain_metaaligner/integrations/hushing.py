@@ -12,11 +12,19 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import threading
+import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager, suppress
-from types import CodeType
+from itertools import islice
+from types import (
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, TypeVar, cast
 
 from langchain_core.callbacks import BaseCallbackManager
@@ -30,13 +38,20 @@ from langchain_core.runnables import (
     ensure_config,
 )
 
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.integrations._langchain import (
-    DynamicRunnable,
     after_composing,
+    child_config,
     config_inside,
+    is_graph,
     merge_configs,
     set_steps,
+    showing_only,
+    with_inherited,
+    with_tool_config,
 )
+from langchain_metaaligner.integrations.capture import CAPTURING, EDIT
+from langchain_metaaligner.integrations.retries import Binding
 
 NOSTREAM = "nostream"
 STEP = "metaaligner:step"
@@ -63,11 +78,14 @@ def hushed(target: T) -> T:
     Raises:
         TypeError: The target is neither a runnable nor a function.
     """
+    from langchain_core.tools import StructuredTool
+
+    if isinstance(target, StructuredTool):
+        functions = {"func": target.func, "coroutine": target.coroutine}
+        quiet = {name: one and _hushed_function(one) for name, one in functions.items()}
+        return cast("T", target.model_copy(update=quiet))
     if isinstance(target, Runnable):
-        quiet = _tagged(target, NOSTREAM, HUSH)
-        if type(quiet) is RunnableBinding:
-            return cast("T", _Hushed(**quiet.__dict__))
-        return cast("T", quiet)
+        return cast("T", _quiet(target, _Hushed, NOSTREAM, HUSH))
     if not callable(target):
         msg = f"hushed() takes a model, a runnable or a function, not {type(target).__name__}."
         raise TypeError(msg)
@@ -75,17 +93,17 @@ def hushed(target: T) -> T:
 
 
 class _Quiet(RunnableBinding[Any, Any]):
-    """A binding whose config is merged only once.
+    """A binding whose runs show consumers of `stream_mode="messages"` nothing but edits.
 
-    LangChain merges every config a second time for config factories, even if there are none. That
-    would be a third of the time that an aligner adds to a chain. It is serialised as a plain
-    binding.
+    Its config is merged only once. LangChain merges every config a second time for config
+    factories, even if there are none. That would be a third of the time that an aligner adds to a
+    chain. It is serialised as a plain binding.
     """
 
     def _merge_configs(self, *configs: RunnableConfig | None) -> RunnableConfig:
         if self.config_factories:
-            return super()._merge_configs(*configs)
-        return merge_configs(self.config, *configs)
+            return _showing_edits(super()._merge_configs(*configs))
+        return _showing_edits(merge_configs(self.config, *configs))
 
     @classmethod
     def lc_id(cls) -> list[str]:
@@ -101,99 +119,157 @@ class _Hushed(_Quiet):
     def with_structured_output(self, *args: Any, **kwargs: Any) -> Any:
         return hushed(cast("Any", self.bound).with_structured_output(*args, **kwargs))
 
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        # A binding's own method would replace the tags.
+        made: Any = super().with_config(config, **kwargs)
+        return made.model_copy(update={"config": _with_tags(made.config, NOSTREAM, HUSH)})
+
+
+def _quiet(target: Any, kind: type[_Quiet], *tags: str) -> Any:
+    if is_graph(target):
+        return with_inherited(target.with_config({"tags": [*tags]}), _showing_edits)
+    if type(target) in (RunnableBinding, Binding, _Quiet, _Hushed):
+        bound = _quiet(target.bound, kind, *tags) if is_graph(target.bound) else target.bound
+        config = _with_tags(target.config, *tags)
+        return kind(**{**target.__dict__, "bound": bound, "config": config})
+    return kind(bound=target, config={"tags": [*tags]})
+
+
+def _showing_edits(config: RunnableConfig) -> RunnableConfig:
+    inherited = config if config.get("callbacks") is not None else child_config.get() or {}
+    callbacks = inherited.get("callbacks")
+    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else ()
+    if CAPTURING.issuperset(map(type, handlers)):
+        return config
+    quiet = showing_only(EDIT, callbacks)
+    return config if quiet is callbacks else {**config, "callbacks": quiet}
+
 
 def _hushed_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    at = _place_of_config(function)
-    if inspect.isasyncgenfunction(function):
+    called = _called(function)
+    configs = _configs_of(called)
+    wrapper: Any
+    if inspect.isasyncgenfunction(called):
 
-        @functools.wraps(function)
         async def asyncgen(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            args, kwargs = _hushed_arguments(args, kwargs, at)
+            args, kwargs = _hushed_arguments(args, kwargs, configs)
             async with aclosing(function(*args, **kwargs)) as items:
                 while (item := await _anext_hushed(items)) is not _END:
                     yield item
 
-        return asyncgen
-    if inspect.isgeneratorfunction(function):
+        wrapper = asyncgen
+    elif inspect.isgeneratorfunction(called):
 
-        @functools.wraps(function)
         def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            args, kwargs = _hushed_arguments(args, kwargs, at)
+            args, kwargs = _hushed_arguments(args, kwargs, configs)
             with closing(function(*args, **kwargs)) as items:
                 while (item := _next_hushed(items)) is not _END:
                     yield item
 
-        return generator
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
-    ):
+        wrapper = generator
+    elif inspect.iscoroutinefunction(called):
 
-        @functools.wraps(function)
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
-            args, kwargs = _hushed_arguments(args, kwargs, at)
-            with _hushed_inside():
+            args, kwargs = _hushed_arguments(args, kwargs, configs)
+            with hushed_inside(NOSTREAM, HUSH):
                 return await function(*args, **kwargs)
 
-        return coroutine
+        wrapper = coroutine
+    else:
 
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = _hushed_arguments(args, kwargs, at)
-        with _hushed_inside():
-            return function(*args, **kwargs)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = _hushed_arguments(args, kwargs, configs)
+            with hushed_inside(NOSTREAM, HUSH):
+                return function(*args, **kwargs)
 
-    return call
+        wrapper = call
+    return _named_as(function, called, wrapper)
+
+
+def _called(function: Callable[..., Any]) -> Any:
+    """What is called when an object is called: an instance's method, or the function itself."""
+    if inspect.isroutine(function) or isinstance(function, type | functools.partial):
+        return function
+    return cast("Any", function).__call__
+
+
+def _named_as(function: Any, called: Any, wrapper: Any) -> Callable[..., Any]:
+    # LangGraph reads a node's name, edges and state from the name, the annotations and the
+    # signature. Those of an instance itself are its class's fields.
+    functools.update_wrapper(wrapper, called)
+    wrapper.__name__ = getattr(function, "__name__", None) or type(function).__name__
+    return cast("Callable[..., Any]", wrapper)
 
 
 _END = object()
 
 
 def _next_hushed(items: Iterator[Any]) -> Any:
-    with _hushed_inside():
+    with hushed_inside(NOSTREAM, HUSH):
         return next(items, _END)
 
 
 async def _anext_hushed(items: AsyncIterator[Any]) -> Any:
-    with _hushed_inside():
+    with hushed_inside(NOSTREAM, HUSH):
         return await anext(items, _END)
 
 
 @contextmanager
-def _hushed_inside() -> Iterator[None]:
-    with config_inside(_with_tags(ensure_config())):
+def hushed_inside(*tags: str) -> Iterator[None]:
+    """Keep what is called inside this block out of streams, except for edits.
+
+    Args:
+        tags: The tags of the runs inside: `NOSTREAM`, and `STEP` or `HUSH`.
+    """
+    with config_inside(_hushed_config(ensure_config(), tags)):
         yield
 
 
-def _place_of_config(function: Callable[..., Any]) -> int | None:
+def _configs_of(function: Any) -> dict[str, int]:
+    """The names and places of a function's parameters that take a config."""
     with suppress(TypeError, ValueError):
-        names = [*inspect.signature(function).parameters]
-        return names.index("config") if "config" in names else None
-    return None
+        given = inspect.signature(function).parameters.values()
+        return {
+            one.name: place
+            for place, one in enumerate(given)
+            if one.name == "config" or "RunnableConfig" in str(one.annotation)
+        }
+    return {}
 
 
 def _hushed_arguments(
-    args: tuple[Any, ...], kwargs: dict[str, Any], at: int | None
+    args: tuple[Any, ...], kwargs: dict[str, Any], configs: Mapping[str, int]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     # A config that the function passes on takes precedence over the one that it inherits.
-    if isinstance(kwargs.get("config"), Mapping):
-        kwargs = {**kwargs, "config": _with_tags(kwargs["config"])}
-    elif at is not None and at < len(args) and isinstance(args[at], Mapping):
-        args = (*args[:at], _with_tags(args[at]), *args[at + 1 :])
-    return args, kwargs
+    def hush(value: Any, *, is_config: bool) -> Any:
+        if is_config and isinstance(value, Mapping):
+            return _hushed_config(value, (NOSTREAM, HUSH))
+        return with_tool_config(value, lambda config: _hushed_config(config, (NOSTREAM, HUSH)))
+
+    places = configs.values()
+    return (
+        tuple(hush(one, is_config=place in places) for place, one in enumerate(args)),
+        {name: hush(one, is_config=name in configs) for name, one in kwargs.items()},
+    )
 
 
-def _with_tags(config: Any) -> RunnableConfig:
-    tags = [*(config.get("tags") or ())]
-    tags += [tag for tag in (NOSTREAM, HUSH) if tag not in tags]
+def _hushed_config(config: Any, tags: Sequence[str]) -> RunnableConfig:
     callbacks = config.get("callbacks")
     if isinstance(callbacks, BaseCallbackManager):
         # A model's own config replaces the tags of the config, but not those of the manager.
         callbacks = callbacks.copy()
-        callbacks.add_tags([NOSTREAM, HUSH])
-    return cast("RunnableConfig", {**config, "tags": tags, "callbacks": callbacks})
+        callbacks.add_tags([*tags])
+        callbacks = showing_only(EDIT, callbacks)
+    return cast("RunnableConfig", {**_with_tags(config, *tags), "callbacks": callbacks})
 
 
-_installing = threading.Lock()
+def _with_tags(config: Any, *tags: str) -> RunnableConfig:
+    had = config.get("tags") or ()
+    new = [*had, *(tag for tag in tags if tag not in had)]
+    return cast("RunnableConfig", {**config, "tags": new})
+
+
+_installing = Lock()
 _installed = False
 
 
@@ -209,17 +285,71 @@ def hush_pipes(is_aligner: Callable[[Any], bool]) -> None:
     with _installing:
         if _installed:
             return
-        after_composing(lambda pipe: _hush_steps(pipe, is_aligner))
+        after_composing(_Composition(is_aligner).hush_steps)
         _installed = True
 
 
-def _hush_steps(sequence: Any, is_aligner: Callable[[Any], bool]) -> None:
-    steps: list[Any] = sequence.steps
-    last = next((i for i in reversed(range(len(steps))) if _holds(steps[i], is_aligner)), 0)
-    if not last:
-        return
-    before = [_hushed_step(step) for step in steps[:last]]
-    set_steps(sequence, before[0], [*before[1:], *steps[last:-1]])
+class _Composition:
+    """Hushes the steps before an aligner in every new pipe.
+
+    Other people's pipes come here, too. What their steps hold is read without calling any of it:
+    no property, and no mapping or sequence but Python's own.
+
+    Args:
+        is_aligner: Tells whether a runnable is an aligner that changes replies.
+    """
+
+    def __init__(self, is_aligner: Callable[[Any], bool]) -> None:
+        self._is_aligner = is_aligner
+        # Whether a step that comes after another holds an aligner, by the ids of both. A pipe of
+        # `chain | step` has all steps of the chain, so most pairs of steps come again.
+        self._found: dict[tuple[int, int], tuple[bool, Any]] = {}
+
+    def hush_steps(self, sequence: Any) -> None:
+        """Hush the steps before the last step that is or contains an aligner.
+
+        Args:
+            sequence: The pipe.
+        """
+        steps: list[Any] = sequence.steps
+        last = len(steps) - 1
+        while last:
+            pair = id(steps[last - 1]), id(steps[last])
+            found = self._found.get(pair)
+            if found[0] if found is not None else self._look(pair, *steps[last - 1 : last + 1]):
+                break
+            last -= 1
+        if last:
+            before = [_hushed_step(step) for step in steps[:last]]
+            set_steps(sequence, before[0], [*before[1:], *steps[last:-1]])
+
+    def _look(self, pair: tuple[int, int], before: Any, step: Any) -> bool:
+        holds = self._holds(step)
+
+        def forget(_: Any) -> None:
+            # Before either id can be used again.
+            self._found.pop(pair, None)
+
+        with suppress(TypeError):  # some objects can't be referred to weakly
+            self._found[pair] = holds, (weakref.ref(before, forget), weakref.ref(step, forget))
+        return holds
+
+    def _holds(self, step: Any) -> bool:
+        """Whether a step is an aligner or contains one."""
+        # Keep the objects, not only their ids: some are created on access, and ids can be reused.
+        seen: dict[int, Any] = {}
+        waiting = deque([step])
+        while waiting and len(seen) < _LOOKED_AT_MOST:
+            one = waiting.popleft()
+            if id(one) in seen:
+                continue
+            seen[id(one)] = one
+            # Anything can fail in the class of somebody else's object.
+            with suppress(Exception):
+                if _is_a(one, Runnable) and self._is_aligner(one):
+                    return True
+                waiting.extend(_parts_of(one))
+        return False
 
 
 def _hushed_step(step: Any) -> Any:
@@ -227,16 +357,7 @@ def _hushed_step(step: Any) -> Any:
         return step
     if isinstance(step, RunnableBinding) and STEP in (step.config.get("tags") or ()):
         return step
-    quiet = _tagged(step, NOSTREAM, STEP)
-    return _Quiet(**quiet.__dict__) if type(quiet) is RunnableBinding else quiet
-
-
-def _tagged(one: Any, *tags: str) -> Any:
-    # with_config of a binding replaces the keys that it is given, tags too; that of a
-    # DynamicRunnable replaces the whole config.
-    own = (isinstance(one, RunnableBinding | DynamicRunnable) and one.config) or {}
-    had = own.get("tags") or ()
-    return one.with_config({**own, "tags": [*had, *(tag for tag in tags if tag not in had)]})
+    return _quiet(step, _Quiet, NOSTREAM, STEP)
 
 
 def _asks_no_model(step: Any) -> bool:
@@ -246,50 +367,32 @@ def _asks_no_model(step: Any) -> bool:
     return isinstance(step, BasePromptTemplate | RunnablePassthrough)
 
 
-# Attributes in which runnables keep other runnables.
+# Attributes in which runnables keep what they pass their input to.
 _PARTS = (
-    "bound", "steps", "steps__", "branches", "default", "runnables", "mapper", "runnable",
-    "fallbacks", "alternatives", "nodes",
+    "bound", "first", "middle", "last", "steps", "steps__", "branches", "default", "runnables",
+    "mapper", "runnable", "fallbacks", "alternatives", "nodes",
+    "func", "afunc", "coroutine", "_transform", "_atransform", "condition",
 )  # fmt: skip
-_FUNCTIONS = ("func", "afunc", "coroutine", "_transform", "_atransform", "condition")
 
 
 # Enough for any real chain, but a limit is needed: a function's globals can reach half a library.
 _LOOKED_AT_MOST = 2000
 
 
-def _holds(part: Any, is_aligner: Callable[[Any], bool]) -> bool:
-    """Whether an object is an aligner or contains one."""
-    # Keep the objects, not only their ids: some are created on access, and ids can be reused.
-    seen: dict[int, Any] = {}
-    waiting = deque([part])
-    while waiting and len(seen) < _LOOKED_AT_MOST:
-        one = waiting.popleft()
-        if id(one) in seen:
-            continue
-        seen[id(one)] = one
-        if is_aligner(one):
-            return True
-        waiting.extend(_parts_of(one))
-    return False
-
-
 def _parts_of(one: Any) -> Iterable[Any]:
-    if isinstance(one, Mapping):
-        return list(one.values())
-    if isinstance(one, list | tuple | set | frozenset):
-        return list(one)
-    if isinstance(one, functools.partial):
+    if type(one) in _CONTAINERS:
+        return _values_in(one, _LOOKED_AT_MOST)
+    if _is_a(one, functools.partial):
         return [one.func, *one.args, *one.keywords.values()]
-    if inspect.ismethod(one):
+    if type(one) is MethodType:
         return [one.__func__, *_runnables_of(one.__self__)]
-    if inspect.isfunction(one):
+    if type(one) is FunctionType:
         return _named_by(one)
-    if isinstance(one, Runnable) or isinstance(_get(one, "bound"), Runnable):
-        return [part for name in (*_PARTS, *_FUNCTIONS) if (part := _get(one, name)) is not None]
-    if inspect.isfunction(call := getattr(type(one), "__call__", None)):  # noqa: B004
-        return [call, *_runnables_of(one)]
-    return ()
+    if _is_a(one, Runnable):
+        held = _attributes_of(one)
+        return [held[name] for name in _PARTS if held.get(name) is not None]
+    call = _of_class(one, "__call__")
+    return [*([call] if type(call) is FunctionType else ()), *_runnables_of(one)]
 
 
 def _named_by(function: Any) -> Iterable[Any]:
@@ -298,18 +401,19 @@ def _named_by(function: Any) -> Iterable[Any]:
     values = [
         *(function.__defaults__ or ()),
         *(function.__kwdefaults__ or {}).values(),
-        *(value for name, value in function.__globals__.items() if name in names),
+        *(dict.get(function.__globals__, name) for name in names),
     ]
     for cell in function.__closure__ or ():
         # A cell is empty until its variable is assigned.
         with suppress(ValueError):
             values.append(cell.cell_contents)
     for value in values:
-        if isinstance(value, Runnable | functools.partial) or inspect.isroutine(value):
+        if type(value) in (FunctionType, MethodType) or _is_a(value, Runnable, functools.partial):
             yield value
-        elif inspect.ismodule(value):
-            yield from (part for name in names if isinstance(part := _get(value, name), Runnable))
-        elif not isinstance(value, type):
+        elif _is_a(value, ModuleType):
+            held = _attributes_of(value)
+            yield from (held[name] for name in names if _is_a(held.get(name), Runnable))
+        else:
             yield from _runnables_of(value)
 
 
@@ -320,17 +424,36 @@ def _names_in(code: CodeType) -> Iterator[str]:
             yield from _names_in(constant)
 
 
-def _runnables_of(owner: Any) -> list[Any]:
-    if isinstance(owner, Runnable):
+def _runnables_of(owner: Any) -> Sequence[Any]:
+    if _is_a(owner, Runnable):
         return [owner]
-    held = owner if isinstance(owner, Mapping) else getattr(owner, "__dict__", {})
-    values = owner if isinstance(owner, list | tuple) else held.values()
-    return [value for value in list(values) if isinstance(value, Runnable)]
+    values = _values_in(owner if type(owner) in _CONTAINERS else _attributes_of(owner))
+    return [value for value in values if _is_a(value, Runnable)]
 
 
-def _get(one: Any, name: str) -> Any:
-    # A binding forwards unknown names to the bound object, which may raise any error.
-    try:
-        return getattr(one, name, None)
-    except Exception:  # noqa: BLE001 - an attribute that can't be read contains no aligner
-        return None
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+# Of what a function names: more than that is data.
+_VALUES_AT_MOST = 100
+
+
+def _values_in(container: Any, most: int = _VALUES_AT_MOST) -> Sequence[Any]:
+    values = container.values() if type(container) is dict else container
+    return list(islice(values, most))
+
+
+def _is_a(one: Any, *kinds: type) -> bool:
+    # `isinstance` would ask the object for its class.
+    return any(kind is known for kind in type(one).__mro__ for known in kinds)
+
+
+def _attributes_of(one: Any) -> Mapping[str, Any]:
+    """An object's own attributes, without properties and what it forwards to other objects."""
+    held = _of_class(one, "__dict__")
+    return held.__get__(one) if type(held) in _C_LEVEL else {}
+
+
+_C_LEVEL = (GetSetDescriptorType, MemberDescriptorType)
+
+
+def _of_class(one: Any, name: str) -> Any:
+    return next((vars(kind)[name] for kind in type(one).__mro__ if name in vars(kind)), None)

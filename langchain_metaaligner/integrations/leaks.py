@@ -7,74 +7,41 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from langchain_metaaligner.errors import LeakError, MetaAlignerError
-from langchain_metaaligner.integrations._langchain import streams_messages
+from langchain_metaaligner.errors import LeakError
+from langchain_metaaligner.integrations._langchain import has_streamed, streams_messages
 from langchain_metaaligner.integrations.capture import ModelRun
 from langchain_metaaligner.integrations.hushing import NOSTREAM
 
 
 def check_leak(
-    handlers: Iterable[Any], metadata: Mapping[str, Any], model_run: ModelRun | None
+    handlers: Iterable[Any],
+    metadata: Mapping[str, Any],
+    model_run: ModelRun,
+    reply_id: str | None = None,
 ) -> None:
-    """Refuse to edit a reply whose tokens a LangGraph consumer has seen.
+    """Refuse to edit a reply of a model in a graph that a LangGraph consumer has seen.
 
     Args:
         handlers: The handlers of the aligner's run.
-        metadata: The metadata of the aligner's run.
-        model_run: The model run that made the reply, if known.
+        metadata: The metadata of the aligner's run. It says where in the graph the aligner is, and
+            nothing else rests on it.
+        model_run: The model run in a graph that made the reply.
+        reply_id: The reply's id, if it has one. A step in between may have given it another one.
 
     Raises:
         LeakError: A consumer of `stream_mode="messages"` has seen the unedited reply.
     """
-    if model_run is None or "langgraph_node" not in metadata:
-        return
+    handlers = list(handlers)
     here, there = str(metadata.get("langgraph_checkpoint_ns") or ""), model_run.graph_namespace
-    elsewhere = bool(there) and not (here.startswith(there) or there.startswith(here))
-    if NOSTREAM in model_run.tags and not elsewhere:
-        return
-    if streams_messages(handlers):
+    elsewhere = not (here.startswith(there) or there.startswith(here))
+    hushed = NOSTREAM in model_run.tags
+    if not hushed and streams_messages(handlers):
         raise LeakError(_LEAKED_STATE if elsewhere else _LEAKED)
-    _warn_once(_WOULD_LEAK)
-
-
-class _ButLeaks(type):
-    """Metaclass of error classes that match what their base matches, except `LeakError`."""
-
-    def __instancecheck__(cls, error: Any) -> bool:
-        return isinstance(error, cls.__base__ or ()) and not isinstance(error, LeakError)
-
-
-class _AnyButLeaks(Exception, metaclass=_ButLeaks):  # noqa: N818 - never raised
-    pass
-
-
-class _OursButLeaks(MetaAlignerError, metaclass=_ButLeaks):  # noqa: N818 - never raised
-    pass
-
-
-_WITHOUT_LEAKS: dict[Any, Any] = {
-    BaseException: _AnyButLeaks,
-    Exception: _AnyButLeaks,
-    MetaAlignerError: _OursButLeaks,
-}
-
-
-def but_leaks(wanted: Any) -> Any:
-    """Exclude `LeakError` from the errors to retry: a retry would only leak more tokens.
-
-    Args:
-        wanted: Error classes, or a function that tells whether to retry after an error.
-
-    Returns:
-        The same without `LeakError`, in the form that LangChain's `with_retry` takes.
-    """
-    if isinstance(wanted, tuple):
-        return tuple(_WITHOUT_LEAKS.get(one, one) for one in wanted if one is not LeakError)
-    return functools.partial(_wanted_and_no_leak, wanted)
-
-
-def _wanted_and_no_leak(wanted: Any, error: BaseException) -> bool:
-    return not isinstance(error, LeakError) and bool(wanted(error))
+    # The message that a node returns is seen even where its tokens were hushed.
+    if here != there and has_streamed(handlers, (reply_id, model_run.reply_id)):
+        raise LeakError(_LEAKED_STATE)
+    if (elsewhere or not hushed) and "langgraph_node" in metadata:
+        _warn_once(_WOULD_LEAK)
 
 
 @functools.cache
@@ -91,7 +58,7 @@ _LEAKED = (
     " because the model ran unhushed in this graph." + _REMEDY
 )
 _LEAKED_STATE = (
-    "The unedited reply came from another node of this graph, so consumers of its state and of"
+    "The unedited reply came from another node or graph, so consumers of its state and of"
     " stream_mode='messages' have seen it." + _REMEDY
 )
 _WOULD_LEAK = (

@@ -12,18 +12,16 @@ from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig, ensure_config
 
-from langchain_metaaligner.editing.conversation import answer_text
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.integrations._langchain import streams
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
     given_context,
-    hushed_step,
     overheard_by,
 )
-from langchain_metaaligner.integrations.capture import capture, install
+from langchain_metaaligner.integrations.capture import CAPTURING, capture, install
 from langchain_metaaligner.integrations.edit_run import EditRun
-from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP
+from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP, hushed_inside
 from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.prefetch import Overhearing, Prefetch, What
 from langchain_metaaligner.integrations.reply_edit import (
@@ -40,7 +38,7 @@ from langchain_metaaligner.options import check_names
 from langchain_metaaligner.pickles import reduce_at_root
 
 try:
-    from langchain.agents.middleware import AgentMiddleware
+    from langchain.agents.middleware import AgentMiddleware, TracePolicy, omit_payload
 except ImportError as error:  # pragma: no cover - run where langchain is missing
     msg = (
         "MetaAlignerMiddleware needs langchain and langgraph, which are not installed. Run"
@@ -77,6 +75,9 @@ class MetaAlignerMiddleware(AgentMiddleware[Any, Any, Any]):
         CheckpointError: The model can't be used, as far as can be told without loading it.
         pydantic.ValidationError: An option is unknown or out of range.
     """
+
+    # In traces, this middleware's run would repeat the conversation, which the model's run has.
+    trace_policy = TracePolicy(process_inputs=omit_payload)
 
     def __init__(
         self,
@@ -183,9 +184,11 @@ class _Turn:
     def __init__(self, options: FaceOptions, request: ModelRequest[Any]) -> None:
         self._options, self._policy = options, ReplyPolicy(options)
         self._config = ensure_config()
-        self._asked = asked_objectives(self._config)
+        self._asked = asked_objectives(self._config, options.call_keys)
+        self._given = given_context(self._config, options.call_keys)
         if options.apply:
             # Report a mistake in the call before any model runs.
+            self._policy.check_context(self._given)
             self._policy.wanted(self._asked)
         system = [] if request.system_message is None else [request.system_message]
         self._messages: Sequence[BaseMessage] = [*system, *request.messages]
@@ -199,7 +202,7 @@ class _Turn:
         """While the model is called: hide its tokens from streams, and prefill the edit."""
         with ExitStack() as stack:
             if self._options.apply:  # in shadow mode, the policy's own tokens are streamed
-                stack.enter_context(hushed_step())
+                stack.enter_context(hushed_inside(NOSTREAM, STEP))
             if self._eager and not self._data:
                 prefetch = stack.enter_context(Prefetch(lambda: self._policy.aligner, self._find))
                 stack.enter_context(overheard_by(Overhearing(prefetch)))
@@ -210,58 +213,60 @@ class _Turn:
         return self._context(), self._policy.wanted(self._asked)
 
     def _context(self) -> Any:
-        given = given_context(self._config)
-        return self._messages if given is None else given
+        self._policy.check_context(self._given)
+        return self._messages if self._given is None else self._given
 
     def edits_of(self, response: ModelResponse[Any]) -> Mapping[int, ReplyEdit]:
         """Prepare the edits of a response's messages, by the position of the message."""
         replies = {
             place: one for place, one in enumerate(response.result) if isinstance(one, AIMessage)
         }
-        calls_tools = any(self._policy.leaves_alone(reply) for reply in replies.values())
-        if response.structured_response is not None or calls_tools:
+        data = response.structured_response is not None
+        if not data and any(self._policy.leaves_alone(reply) for reply in replies.values()):
             return {}
-        edits = {
-            place: ReplyEdit(self._policy, one, self._asked)
-            for place, one in replies.items()
-            if answer_text(one).strip()
-        }
+        edits = {place: ReplyEdit(self._policy, one, self._asked) for place, one in replies.items()}
         for place, edit in edits.items():
             try:
-                self._prepare(edit, replies[place])
+                if data:
+                    edit.made = self._policy.left_alone(replies[place], self._asked, "data")
+                else:
+                    self._prepare(edit, replies[place])
             except Exception as error:  # noqa: BLE001 - the error policy decides
                 edit.made = error
         return edits
 
     def _prepare(self, edit: ReplyEdit, reply: AIMessage) -> None:
+        text = self._policy.text_of(reply)
+        if not text.strip():
+            edit.made = self._policy.without_text(reply, self._asked)
+            return
         handlers, parent_run_id = _callbacks_of(self._config)
-        if self._options.apply and self._options.on_leak == "raise":
-            text = answer_text(reply)
-            made_by = capture.find(parent_run_id, reply_id=reply.id, reply_text=text)
-            # Another middleware may have answered instead of a model; then nothing has leaked.
-            if made_by is not None and reply.id and made_by.made_id(reply.id):
-                check_leak(handlers, self._config.get("metadata") or {}, made_by)
+        model_runs = capture.find(handlers, parent_run_id, reply_id=reply.id, reply_text=text)
+        # Another middleware may have answered instead of a model.
+        if model_runs and reply.id and model_runs[-1].made_id(reply.id):
+            if model_runs[-1].wants_data and model_runs[-1].replied(text):
+                edit.made = self._policy.left_alone(reply, self._asked, "data")
+                return
+            raises = self._options.apply and self._options.on_leak == "raise"
+            if raises and model_runs[-1].graph_namespace:
+                metadata = self._config.get("metadata") or {}
+                check_leak(handlers, metadata, model_runs[-1], reply.id)
         context, wanted = self._context(), self._policy.wanted(self._asked)
         if (skipped := self._policy.skipped(reply, context, self._asked)) is not None:
             edit.made = skipped
             return
-        edit.item = (context, reply, wanted)
-        if self._options.apply and any(handler is not capture for handler in handlers):
-            edit.run = EditRun(self._edit_config(reply), reply_id=reply.id, objectives=wanted)
+        edit.item = (context, text, wanted)
+        if self._options.apply and not CAPTURING.issuperset(map(type, handlers)):
+            edit.run = EditRun(
+                self._edit_config(), reply=reply, objectives=wanted, aligner=self._policy.aligner
+            )
             if not reply.id:
                 # Without an id, a consumer would get the reply twice: in pieces and whole.
                 edit.reply = reply.model_copy(update={"id": edit.run.message_id})
 
-    def _edit_config(self, reply: AIMessage) -> RunnableConfig:
+    def _edit_config(self) -> RunnableConfig:
         told = self._policy.trace_metadata(self._asked)
-        config: RunnableConfig = {
-            **self._config,
-            "metadata": {**(self._config.get("metadata") or {}), **told},
-        }
-        if reply.tool_calls:
-            # A consumer would take the streamed text for the whole message and miss the calls.
-            config["tags"] = [*(config.get("tags") or ()), NOSTREAM, STEP]
-        return config
+        return {**self._config, "metadata": {**(self._config.get("metadata") or {}), **told}}
 
 
 def _callbacks_of(config: RunnableConfig) -> tuple[Sequence[Any], Any]:

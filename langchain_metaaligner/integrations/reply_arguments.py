@@ -6,7 +6,7 @@ Made from `options.py` by `make format`; `make lint` compares the two.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from langchain_metaaligner.editing.aligner import Aligner
@@ -54,7 +54,7 @@ class ReplyArguments(AlignerArguments, total=False):
     allow_context: bool
     """Whether a call may replace the context by its config; if not, that is an error."""
 
-    config_keys: Mapping[Literal['objectives', 'context'], str] | None
+    config_keys: Mapping[str, str] | None
     """Other names for the keys `objectives` and `context` in a call's config, where an
     application uses these names for something else."""
 

@@ -7,7 +7,6 @@ consumer. It never waits or awaits itself, so that synchronous and asynchronous 
 from __future__ import annotations
 
 import functools
-import logging
 import operator
 from collections.abc import (
     AsyncGenerator,
@@ -29,7 +28,7 @@ from langchain_core.runnables import AddableDict, RunnableConfig
 
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
-from langchain_metaaligner.editing.conversation import NO_CONTEXT, answer_text
+from langchain_metaaligner.editing.conversation import NO_CONTEXT
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.editing.pending_edit import Item
 from langchain_metaaligner.errors import InputTypeError, MetaAlignerError, MissingContextError
@@ -40,7 +39,7 @@ from langchain_metaaligner.integrations._langchain import (
     streams,
 )
 from langchain_metaaligner.integrations.call_config import asked_objectives, given_context
-from langchain_metaaligner.integrations.capture import capture
+from langchain_metaaligner.integrations.capture import CAPTURING, ModelRun, capture
 from langchain_metaaligner.integrations.edit_run import EditRun
 from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.message_chunks import (
@@ -53,8 +52,6 @@ from langchain_metaaligner.integrations.prefetch import Prefetch, What
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, Reply, ReplyPolicy
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 # Types whose pieces are joined.
 _ADDED = (str, AIMessageChunk, AddableDict)
@@ -332,6 +329,7 @@ class ReplyEdit:
         made: The record of the edit or its error, once known.
         run: The run that reports the edit to callback handlers, if there are any.
         begun: Whether a consumer has read part of the edit.
+        final: The final reply, once it is known.
     """
 
     policy: ReplyPolicy
@@ -342,6 +340,7 @@ class ReplyEdit:
     made: Alignment | Exception | None = None
     run: EditRun | None = None
     begun: bool = False
+    final: Reply | None = None
 
     def flow(self, mode: Mode, writer: TextWriter | MessageWriter | None = None) -> Flow[None]:
         """Make the edit; an error is kept for `settled`.
@@ -362,7 +361,7 @@ class ReplyEdit:
             else:
                 self.made = yield from self._streamed(mode, item, writer)
         except Exception as error:  # noqa: BLE001 - the error policy decides
-            self.made = error
+            self.made, self.final = error, None
             self.begun = self.begun or (self.run is not None and self.run.emitted)
 
     def settled(self) -> Reply:
@@ -376,7 +375,9 @@ class ReplyEdit:
         """
         if self.made is None:
             return self.reply
-        return self.policy.settle(self.reply, self.made, self.asked, begun=self.begun)
+        if self.final is None:
+            self.final = self.policy.settle(self.reply, self.made, self.asked, begun=self.begun)
+        return self.final
 
     def _shown(
         self, mode: Mode, item: Item, shown: EditRun, writer: TextWriter | MessageWriter | None
@@ -386,8 +387,8 @@ class ReplyEdit:
             if writer is None and not shown.streamed:
                 alignment = yield from self._whole(mode, item)
             else:
-                alignment = yield from self._streamed(mode, item, writer)
-                yield from shown.last_piece(alignment)
+                alignment = self.made = yield from self._streamed(mode, item, writer)
+                yield from shown.last_piece(self.settled(), alignment)
         except BaseException as error:
             yield from shown.fail(GeneratorExit() if isinstance(error, Closed) else error)
             raise
@@ -416,20 +417,21 @@ class ReplyEdit:
         except BaseException:
             yield partial(mode.close, pieces)
             raise
-        if pieces.alignment is None:
+        if pieces.result is None:
             msg = (
                 "The edit's stream ended without a record of the edit. This is a fault in"
                 " langchain-metaaligner; please report it."
             )
             raise RuntimeError(msg)
-        return pieces.alignment
+        return pieces.result
 
     def _sent(self, piece: str, writer: TextWriter | MessageWriter | None) -> Flow[None]:
         if self.run is not None:
             yield from self.run.piece(piece)
         if writer is not None:
             self.begun = True
-            yield Emit(writer.write(piece))
+            for chunk in writer.write(piece):
+                yield Emit(chunk)
 
 
 # -- inputs of a chain's step -------------------------------------------------------------------
@@ -554,35 +556,50 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
         mode: The calls, for a synchronous or an asynchronous driver.
     """
     arrived: list[Any] = []
+    live, data = not options.apply, False
     prefetch = _prefetch(options, call)
     try:
         while (piece := (yield partial(mode.next_input, inputs))) is not END:
+            if not arrived:
+                data = _is_data(piece, call)
+                live = live or data
             arrived.append(piece)
-            if prefetch is not None and not prefetch.over:
+            if prefetch is not None and not (data or prefetch.over):
                 prefetch.add(piece)
-            if not options.apply and isinstance(piece, str | AIMessageChunk):
+            if live and isinstance(piece, str | AIMessageChunk):
                 yield Emit(piece)
     finally:
         if prefetch is not None:
             prefetch.stop()
     if not arrived:
         return
-    edit, in_state = _read(options, _gather(arrived), call)
+    edit, in_state = _read(options, _gather(arrived), call, data=data)
     _show(edit, call)
     writer = None
     if edit.item is not None and options.apply and not in_state:
-        writer = writer_of(edit.reply)
+        writer = writer_of(edit.reply, refusals=options.edit_refusals)
     yield from edit.flow(mode, writer)
     out = _out(edit, in_state)
     if writer is not None:
         for chunk in writer.end(out):
             yield Emit(chunk)
-    elif options.apply or not isinstance(out, str | AIMessageChunk):
+    elif not live or not isinstance(out, str | AIMessageChunk):
         yield Emit(as_chunk(out, out.content) if type(out) is AIMessage else out)
     elif isinstance(out, AIMessageChunk) and METADATA_KEY in out.response_metadata:
         # The reply itself has already been sent, piece by piece.
         provenance = {METADATA_KEY: out.response_metadata[METADATA_KEY]}
         yield Emit(AIMessageChunk(content="", id=out.id, response_metadata=provenance))
+
+
+def _is_data(piece: Any, call: Call) -> bool:
+    """Whether the first piece of a reply belongs to data that the model was asked for."""
+    if not isinstance(piece, AIMessageChunk):
+        return False
+    manager = call.run_manager
+    found = capture.find(
+        manager.handlers, manager.parent_run_id, reply_id=piece.id, reply_text=piece.text
+    )
+    return len(found) == 1 and found[0].wants_data and found[0].is_just_before(manager)
 
 
 def _prefetch(options: FaceOptions, call: Call) -> Prefetch | None:
@@ -603,7 +620,7 @@ def _prefetch(options: FaceOptions, call: Call) -> Prefetch | None:
 
 
 def _read(
-    options: FaceOptions, input: Any, call: Call, *, whole: bool = True
+    options: FaceOptions, input: Any, call: Call, *, whole: bool = True, data: bool = False
 ) -> tuple[ReplyEdit, bool]:
     """Read the reply in an input, its context and the objectives.
 
@@ -612,6 +629,7 @@ def _read(
         input: The step's input.
         call: The call.
         whole: Whether the reply is complete, so that `when` can be called.
+        data: Whether the reply is known to be data that was asked for.
 
     Returns:
         The edit, and whether the reply came in a state and is returned in one.
@@ -619,51 +637,67 @@ def _read(
     run_manager, config, given = call
     asked, context = given.get("objectives"), given.get("context")
     if config.get("configurable"):
-        asked = asked_objectives(config) if asked is None else asked
-        context = given_context(config) if context is None else context
+        asked = asked_objectives(config, options.call_keys) if asked is None else asked
+        context = given_context(config, options.call_keys) if context is None else context
     policy = ReplyPolicy(options)
     try:
         reply, before = read_reply(input)
     except InputTypeError as error:
         if options.apply:
             raise
-        logger.warning("The input was passed through unedited in shadow mode: %s", error)
+        options.shared.log.tell(
+            "input", f"The input was passed through unedited in shadow mode: {error}"
+        )
         return ReplyEdit(policy, input, asked), False
     edit, in_state = ReplyEdit(policy, reply, asked), before is not None
     try:
         message = None if isinstance(reply, str) else reply
-        if message is None:
-            text = str(reply)
-        else:
-            content = message.content
-            text = content if isinstance(content, str) else answer_text(message)
-        if not text.strip():
+        terms = policy.terms(reply, asked)
+        if terms is None:
+            if whole:
+                edit.made = policy.without_text(reply, asked)
             return edit, in_state
-        if message is not None and policy.leaves_alone(message):
-            return edit, in_state
-        wanted, edit.aligner = policy.terms(asked)
-        model_run = capture.find(
+        if context is not None:
+            policy.check_context(context)
+        text, wanted, edit.aligner = terms
+        model_runs = capture.find(
+            run_manager.handlers,
             run_manager.parent_run_id,
             reply_id=None if message is None else message.id,
             reply_text=text,
             editing=run_manager.run_id,
         )
-        metadata = config.get("metadata") or {}
-        if "langgraph_node" in metadata and options.apply and options.on_leak == "raise":
-            check_leak(run_manager.handlers, metadata, model_run)
+        asked_for_data = bool(model_runs) and model_runs[-1].wants_data
+        if data or (asked_for_data and model_runs[-1].replied(text)):
+            edit.made = policy.left_alone(reply, asked, "data")
+            return edit, in_state
+        if options.apply and options.on_leak == "raise":
+            _check_leak(run_manager, model_runs, None if message is None else message.id, text)
         if context is None:
             # A state that contains only the reply has no context.
-            context = before or (None if model_run is None else model_run.messages)
+            context = before or (None if len(model_runs) != 1 else model_runs[0].messages)
         if whole and options.when is not None:
             edit.made = policy.skipped(reply, context, asked)
             if edit.made is not None:
                 return edit, in_state
         if context is None:
-            raise MissingContextError(NO_CONTEXT)
+            raise MissingContextError(_SEVERAL_MODELS if model_runs else NO_CONTEXT)
         edit.item = (context, text, wanted)
     except Exception as error:  # noqa: BLE001 - the error policy decides
         edit.made = error
     return edit, in_state
+
+
+def _check_leak(run: Any, model_runs: Sequence[ModelRun], reply_id: str | None, text: str) -> None:
+    handlers = run.handlers
+    if not model_runs and run.parent_run_id is None:
+        # A thread of its own, for example.
+        unattached = capture.find_unattached(reply_id=reply_id, reply_text=text)
+        model_runs = () if unattached is None else (unattached,)
+        handlers = () if unattached is None else unattached.heard_by
+    for model_run in model_runs:
+        if model_run.graph_namespace:
+            check_leak(handlers, run.metadata, model_run, reply_id)
 
 
 def _show(edit: ReplyEdit, call: Call) -> None:
@@ -672,11 +706,11 @@ def _show(edit: ReplyEdit, call: Call) -> None:
     # In shadow mode, the policy's own tokens are streamed and the edit is not shown.
     if edit.item is None or not edit.policy.options.apply:
         return
-    if not any(handler is not capture for handler in handlers):
+    if CAPTURING.issuperset(map(type, handlers)):
         return
     reply = edit.reply
-    reply_id = reply.id if isinstance(reply, AIMessage) else None
-    edit.run = EditRun(call.config, reply_id=reply_id, objectives=edit.item[2])
+    aligner = edit.aligner or edit.policy.aligner
+    edit.run = EditRun(call.config, reply=reply, objectives=edit.item[2], aligner=aligner)
     if isinstance(reply, AIMessage) and not reply.id and streams(handlers):
         # Without an id, a consumer would get the reply twice: in pieces and whole.
         edit.reply = reply.model_copy(update={"id": edit.run.message_id})
@@ -748,6 +782,11 @@ def _messages_of(given: Any) -> Any:
     return messages if isinstance(messages, Sequence) and not isinstance(messages, str) else None
 
 
+_SEVERAL_MODELS = (
+    "The context is not known: several models ran before the aligner, and the reply does not tell"
+    " which of them made it. Pass on the model's message with its id, put the aligner directly"
+    ' after its model (llm | aligner), or give config={"configurable": {"context": [...]}}.'
+)
 _WRONG_INPUT = (
     "An aligner edits an AIMessage, text, or the last message of a state with 'messages', not"
     " {}. Put it directly after the step that makes the reply, or convert this input first."

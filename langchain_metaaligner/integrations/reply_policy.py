@@ -7,8 +7,7 @@ import inspect
 import logging
 import operator
 import sys
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -18,19 +17,36 @@ from pydantic import Field, field_validator, model_validator
 from langchain_metaaligner.editing import telemetry
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
-from langchain_metaaligner.editing.conversation import answer_text, with_text, without_thoughts
 from langchain_metaaligner.editing.objectives import (
     Objective,
     Objectives,
+    Parsed,
     check_allowed,
+    objective_key,
     parse_objectives,
 )
+from langchain_metaaligner.editing.reply_message import (
+    answer_text,
+    blocked,
+    left_beside,
+    reason_without_text,
+    with_text,
+)
+from langchain_metaaligner.editing.sparing_log import SparingLog
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.errors import (
     CheckpointError,
     InputTypeError,
     LeakError,
     MetaAlignerError,
     UnknownObjectiveError,
+    mark_begun,
+    without_quotes,
+)
+from langchain_metaaligner.integrations.call_config import (
+    ConfigKeys,
+    not_a_context,
+    parse_config_keys,
 )
 from langchain_metaaligner.options import AlignerOptions, ReplyOptions, given_options
 from langchain_metaaligner.pickles import namespace_of
@@ -47,15 +63,21 @@ When = Callable[[Any, Any], bool]
 _ALWAYS_RAISED = (CheckpointError, InputTypeError, LeakError, UnknownObjectiveError)
 
 _ALIGNER_OPTIONS = tuple(AlignerOptions.model_fields)
+_KEYS = ConfigKeys()
 _values_of = operator.itemgetter(*_ALIGNER_OPTIONS)
 
 
 class SharedAligners:
-    """The aligners that an object and its copies share, one for each set of options."""
+    """The aligners that an object and its copies share, one for each set of options.
+
+    Attributes:
+        log: Where they log what may come with every reply.
+    """
 
     def __init__(self) -> None:
+        self.log = SparingLog(logger)
         self._made: list[tuple[tuple[Any, ...], Aligner]] = []
-        self._making = threading.Lock()
+        self._making = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedAligners, ()
@@ -92,7 +114,7 @@ class SharedAligners:
             return aligner
 
 
-def _as_tuple(given: Any) -> tuple[str | Objective, ...]:
+def _as_tuple(given: Any, *, may_be_empty: bool = False) -> tuple[str | Objective, ...]:
     if isinstance(given, str | Objective | dict):
         given = [given]
     if not isinstance(given, Iterable):
@@ -100,7 +122,8 @@ def _as_tuple(given: Any) -> tuple[str | Objective, ...]:
     kept = tuple(
         one if isinstance(one, str | Objective) else parse_objectives(one)[0] for one in given
     )
-    parse_objectives(kept or given)
+    if kept or not may_be_empty:
+        parse_objectives(kept or given)
     return kept
 
 
@@ -125,7 +148,22 @@ class FaceOptions(ReplyOptions):
     @field_validator("allow_objectives")
     @classmethod
     def _known_allowed_objectives(cls, given: Any) -> tuple[str | Objective, ...] | None:
-        return None if given is None else _as_tuple(given)
+        return None if given is None else _as_tuple(given, may_be_empty=True)
+
+    @field_validator("required_objectives")
+    @classmethod
+    def _known_required_objectives(cls, given: Any) -> tuple[str | Objective, ...]:
+        return () if given is None else _as_tuple(given, may_be_empty=True)
+
+    @field_validator("config_keys")
+    @classmethod
+    def _known_config_keys(cls, given: Any) -> dict[str, str] | None:
+        return parse_config_keys(given)
+
+    @property
+    def call_keys(self) -> ConfigKeys:
+        """The keys of a call's config that are read."""
+        return _KEYS if self.config_keys is None else ConfigKeys(**self.config_keys)
 
     @field_validator("on_edit", "when")
     @classmethod
@@ -151,6 +189,12 @@ class FaceOptions(ReplyOptions):
             )
             raise ValueError(msg)
         return given
+
+    @model_validator(mode="after")
+    def _required_once(self) -> Self:
+        for given in (self.objectives, self.allow_objectives or ()):
+            _pursued(self.required_objectives, given)
+        return self
 
     @model_validator(mode="after")
     def _one_aligner(self) -> Self:
@@ -185,6 +229,20 @@ class FaceOptions(ReplyOptions):
         self.shared.close()
 
 
+class Terms(NamedTuple):
+    """What one call asks of a reply.
+
+    Attributes:
+        text: The text that is edited.
+        objectives: The objectives.
+        aligner: The aligner that makes the edit.
+    """
+
+    text: str
+    objectives: tuple[Objective, ...]
+    aligner: Aligner
+
+
 class ReplyPolicy(NamedTuple):
     """How the runnable, the middleware or the chat model handles replies.
 
@@ -200,19 +258,23 @@ class ReplyPolicy(NamedTuple):
         given: Aligner | None = self.options.aligner
         return self.options.shared.get(self.options) if given is None else given
 
-    def terms(self, asked: Objectives | None) -> tuple[tuple[Objective, ...], Aligner]:
-        """The objectives and the aligner of one call.
+    def terms(self, reply: Reply, asked: Objectives | None) -> Terms | None:
+        """What one call asks of a reply.
 
         Args:
+            reply: The reply.
             asked: As for `wanted`.
 
         Returns:
-            The objectives and the aligner.
+            The terms; `None` if the reply has no text, or is passed through because it calls tools.
 
         Raises:
             UnknownObjectiveError: As for `wanted`.
         """
-        return self.wanted(asked), self.aligner
+        text = self.text_of(reply)
+        if not text.strip() or (not isinstance(reply, str) and self.leaves_alone(reply)):
+            return None
+        return Terms(text, self.wanted(asked), self.aligner)
 
     def wanted(self, asked: Objectives | None) -> tuple[Objective, ...]:
         """The objectives of one call.
@@ -224,15 +286,68 @@ class ReplyPolicy(NamedTuple):
             The objectives.
 
         Raises:
-            UnknownObjectiveError: An objective is unknown or not on the allow-list.
+            UnknownObjectiveError: An objective is unknown or not on the allow-list, or it has the
+                name of a required one with another description.
         """
-        own = _parsed(self.options.objectives)
+        options = self.options
+        required = tuple(options.required_objectives)
+        own = _pursued(required, tuple(options.objectives))
         if asked is None:
             return own
-        wanted = _parsed(_as_tuple(asked))
-        if self.options.allow_objectives is not None:
-            check_allowed(wanted, (*own, *_parsed(self.options.allow_objectives)))
+        try:
+            wanted = _pursued(required, _as_tuple(asked))
+            if options.allow_objectives is not None:
+                check_allowed(wanted, (*own, *_pursued((), tuple(options.allow_objectives))))
+        except UnknownObjectiveError as error:
+            msg = f"{error} {_WHOSE.format(name='objectives', key=options.call_keys.objectives)}"
+            raise UnknownObjectiveError(msg) from None
         return wanted
+
+    def text_of(self, reply: Reply) -> str:
+        """The text of a reply that is edited.
+
+        Args:
+            reply: The reply.
+        """
+        content = reply if isinstance(reply, str) else reply.content
+        if isinstance(content, str) and content:
+            return content
+        return answer_text(reply, refusals=self.options.edit_refusals)
+
+    def without_text(self, reply: Reply, asked: Objectives | None) -> Alignment | None:
+        """The record of a reply without text that a person would read or hear all the same.
+
+        Args:
+            reply: The reply.
+            asked: The objectives that the caller asked for.
+
+        Returns:
+            The record, `skipped`; `None` if there is nothing to read or hear.
+        """
+        reason = None if isinstance(reply, str) else reason_without_text(reply)
+        return None if reason is None else self.left_alone(reply, asked, reason)
+
+    def check_context(self, given: Any) -> None:
+        """Refuse a context that a call gives, if it must not give one or it is not one.
+
+        Args:
+            given: The context of the call; `None` if it gave none.
+
+        Raises:
+            InputTypeError: The context is refused.
+        """
+        if given is None:
+            return
+        whose = _WHOSE.format(name="context", key=self.options.call_keys.context)
+        if not self.options.allow_context:
+            msg = (
+                "This aligner takes no context from a call, because it was made with"
+                f" allow_context=False. {whose}"
+            )
+            raise InputTypeError(msg)
+        if (what := not_a_context(given)) is not None:
+            msg = f"A context must be a Context, text or a list of messages, not {what}. {whose}"
+            raise InputTypeError(msg)
 
     def leaves_alone(self, reply: AIMessage) -> bool:
         """Whether a reply is passed through because it calls tools.
@@ -269,7 +384,7 @@ class ReplyPolicy(NamedTuple):
         Returns:
             The record, `skipped`.
         """
-        text = answer_text(reply)
+        text = self.text_of(reply)
         return self._record(text, text, asked, status="skipped", reason=reason)
 
     def settle(
@@ -298,29 +413,53 @@ class ReplyPolicy(NamedTuple):
         if isinstance(made, Alignment):
             record = made if self.options.apply else replace(made, status="shadow")
             if made.status == "skipped":
-                if not made.text.strip():
+                if not made.text.strip() and made.reason is None:
                     return reply
                 record = made
         else:
             record = self._failure(reply, made, asked, begun=begun)
-        if record.status != "skipped":
-            if "opentelemetry" in sys.modules:  # otherwise no provider can have been set
-                telemetry.record(record)
-            if self.options.on_edit is not None:
-                self._tell(record)
+        if record.status != "skipped" and "opentelemetry" in sys.modules:
+            # Without the module, no provider can have been set.
+            telemetry.record(record)
+        # Who asks for a reply to be skipped knows of it; of all others an audit must be told.
+        if self.options.on_edit is not None and record.reason != "when":
+            self._tell(record)
         if record.status == "failed":
-            raise cast("Exception", made)
+            error = cast("Exception", made)
+            if begun:
+                mark_begun(error)
+            raise error
         kept = record.status in ("passed", "shadow", "skipped")
-        text = record.original if kept else record.text
         if isinstance(reply, str):
-            return text
-        provenance = record.provenance(keep_original=self.options.keep_original)
-        metadata = {**reply.response_metadata, METADATA_KEY: provenance}
-        if record.error is not None and not kept:
-            reply = without_thoughts(reply)
-        if isinstance(reply.content, str):
-            return reply.model_copy(update={"content": text, "response_metadata": metadata})
-        return with_text(reply, text, response_metadata=metadata)
+            return record.original if kept else record.text
+        told = {METADATA_KEY: record.provenance(keep_original=self.options.keep_original)}
+        if kept:
+            metadata = {**reply.response_metadata, **told}
+            return reply.model_copy(update={"response_metadata": metadata})
+        if record.status == "blocked":
+            return blocked(reply, record.text, metadata=told)
+        refusals = self.options.edit_refusals
+        return with_text(reply, record.text, refusals=refusals, metadata=told)
+
+    def left_beside(
+        self, settled: AIMessage, reply: AIMessage, given: Mapping[str, Any] | None
+    ) -> dict[str, Any] | None:
+        """What may be told beside a final reply, as metadata of the model's whole answer.
+
+        Args:
+            settled: The final reply.
+            reply: The reply as the model made it.
+            given: The metadata of the model's answer.
+
+        Returns:
+            The metadata without copies of a text that was changed; plain metadata beside a blocked
+            reply.
+        """
+        before, after = self.text_of(reply), answer_text(settled)
+        if given is None or before == after:
+            return None if given is None else dict(given)
+        status = settled.response_metadata.get(METADATA_KEY, {}).get("status")
+        return left_beside(given, before, after, plain=status == "blocked")
 
     def trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
         """The metadata of an edit in traces.
@@ -343,7 +482,7 @@ class ReplyPolicy(NamedTuple):
     ) -> Alignment:
         status: Literal["passed", "blocked", "failed"]
         on_error = self.options.on_error
-        text = original = answer_text(reply)
+        text = original = self.text_of(reply)
         if not self.options.apply:
             status = "passed"
         elif begun or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
@@ -352,11 +491,14 @@ class ReplyPolicy(NamedTuple):
             status = "passed"
         else:
             status, text = "blocked", self.options.block_message
+        said, name = str(error), type(error).__name__
+        if not isinstance(error, MetaAlignerError):  # a user's function may quote the reply
+            said = without_quotes(said, original)
         if status != "failed":
-            logger.warning("The reply was not edited (%s): %s", status, error)
-        return self._record(
-            original, text, asked, status=status, error=f"{type(error).__name__}: {error}"
-        )
+            self.options.shared.log.tell(
+                f"{status} {name}", f"The reply was not edited ({status}): {said}"
+            )
+        return self._record(original, text, asked, status=status, error=f"{name}: {said}")
 
     def _record(
         self,
@@ -391,8 +533,39 @@ class ReplyPolicy(NamedTuple):
     def _tell(self, record: Alignment) -> None:
         try:
             self.options.on_edit(record)
-        except Exception:
-            logger.exception("on_edit raised an error; the reply is unaffected")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reply is unaffected
+            self.options.shared.log.tell(
+                f"on_edit {type(error).__name__}",
+                "on_edit raised an error; the reply is unaffected",
+                error=error,
+            )
+
+
+@functools.lru_cache(maxsize=256)
+def _pursued(
+    required: tuple[str | Objective, ...], wanted: tuple[str | Objective, ...]
+) -> tuple[Objective, ...]:
+    """The objectives of an edit: the required ones, then those that are wanted."""
+    pursued = _parsed(wanted) if wanted else Parsed()
+    if not required:
+        return pursued
+    first = _parsed(required)
+    descriptions = {objective_key(one.name): one.description for one in first}
+    for one in pursued:
+        if descriptions.get(objective_key(one.name), one.description) != one.description:
+            msg = (
+                f"The objective {one.name!r} is required by this aligner, and can't be given"
+                " another description. Leave it out, or give the other objective another name."
+            )
+            raise UnknownObjectiveError(msg)
+    return Parsed(dict.fromkeys((*first, *pursued)))
+
+
+_WHOSE = (
+    "A call gives its {name} to the aligner as {name}=, or in its config as configurable[{key!r}]."
+    " If the application uses this key for something else, let the aligner read another one:"
+    " config_keys={{{name!r}: ...}}."
+)
 
 
 @functools.lru_cache(maxsize=256)

@@ -8,11 +8,11 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import (
     ConfigurableField,
     ConfigurableFieldSpec,
-    Runnable,
     RunnableConfig,
     RunnableSerializable,
     ensure_config,
@@ -22,6 +22,7 @@ from pydantic import ConfigDict
 
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.integrations._langchain import (
+    child_config,
     get_callback_manager_for_config,
     get_config_list,
     set_config_context,
@@ -31,9 +32,8 @@ from langchain_metaaligner.integrations.call_config import (
     listed,
     with_listed,
 )
-from langchain_metaaligner.integrations.capture import capture, install
+from langchain_metaaligner.integrations.capture import CAPTURING, install
 from langchain_metaaligner.integrations.hushing import hush_pipes
-from langchain_metaaligner.integrations.leaks import but_leaks
 from langchain_metaaligner.integrations.reply_edit import (
     Async,
     Call,
@@ -48,6 +48,7 @@ from langchain_metaaligner.integrations.reply_edit import (
     until_closed,
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
+from langchain_metaaligner.integrations.retries import Repeatable
 from langchain_metaaligner.options import check_names
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ logger = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseMessage)
 
 
-class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
+class MetaAlignerRunnable(
+    FaceOptions, Repeatable[Any, AIMessage], RunnableSerializable[Any, AIMessage]
+):
     """Edits the reply of the model before it in a chain: `llm | MetaAlignerRunnable(...)`.
 
     A message is returned as a message of the same class with the same id. Only its text is edited,
@@ -117,9 +120,10 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
     def config_specs(self) -> list[ConfigurableFieldSpec]:
         """The keys of `config["configurable"]` that an aligner reads."""
         # The same for all instances: all steps of a chain must declare a key in the same way.
+        keys = self.call_keys
         return [
             ConfigurableFieldSpec(
-                id="objectives",
+                id=keys.objectives,
                 annotation=list[str | dict[str, str]] | None,
                 name="Objectives",
                 description=(
@@ -129,7 +133,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
                 default=None,
             ),
             ConfigurableFieldSpec(
-                id="context",
+                id=keys.context,
                 annotation=list[Any] | None,
                 name="Context",
                 description=(
@@ -150,7 +154,7 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
             A runnable whose fields can be set by config.
         """
         given = kwargs.get("objectives")
-        if isinstance(given, ConfigurableField) and given.id == "objectives":
+        if isinstance(given, ConfigurableField) and given.id == self.call_keys.objectives:
             # LangChain refuses a key that is declared twice.
             del kwargs["objectives"]
             if not kwargs:
@@ -181,14 +185,14 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
             MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
         _read_arguments(kwargs)
-        config = ensure_config(config)
+        config = _attached(ensure_config(config))
         if config.get("configurable"):
-            (config,) = with_listed([config])
+            (config,) = with_listed([config], self.call_keys)
         # Does what `_call_with_config` does, but does not inspect signatures, and adds trace
         # metadata only if there are handlers. That halves the overhead of this step.
         manager = get_callback_manager_for_config(config)
-        if any(handler is not capture for handler in manager.handlers):
-            manager.add_metadata(self._policy.trace_metadata(_asked(config, kwargs)))
+        if not CAPTURING.issuperset(map(type, manager.handlers)):
+            manager.add_metadata(self._policy.trace_metadata(self._asked(config, kwargs)))
         run_manager = manager.on_chain_start(
             None,
             input,
@@ -333,28 +337,13 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
             async for piece in edited:
                 yield piece
 
-    def with_retry(
-        self, *, retry_if_exception_type: Any = (Exception,), **options: Any
-    ) -> Runnable[Any, Any]:
-        """Retry failed edits, as for any runnable, but never after a `LeakError`.
-
-        Args:
-            retry_if_exception_type: Error classes, or a function that tells whether to retry after
-                an error.
-            **options: As for any runnable.
-
-        Returns:
-            The runnable with retries.
-        """
-        wanted = but_leaks(retry_if_exception_type)
-        return super().with_retry(retry_if_exception_type=wanted, **options)
-
     def _traced(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableConfig:
         if config is None or "metadata" not in config:
             config = ensure_config(config)
+        config = _attached(config)
         if config.get("configurable"):
-            (config,) = with_listed([config])
-        told = self._policy.trace_metadata(_asked(config, kwargs))
+            (config,) = with_listed([config], self.call_keys)
+        told = self._policy.trace_metadata(self._asked(config, kwargs))
         metadata = {**(config.get("metadata") or {}), **told}
         return {**config, "metadata": metadata}
 
@@ -364,8 +353,14 @@ class MetaAlignerRunnable(FaceOptions, RunnableSerializable[Any, AIMessage]):
         kwargs: Mapping[str, Any],
         count: int,
     ) -> list[RunnableConfig]:
-        configs = with_listed(get_config_list(config, count))
+        configs = with_listed(get_config_list(config, count), self.call_keys)
         return [self._traced(each, kwargs) for each in configs]
+
+    def _asked(self, config: RunnableConfig, given: Mapping[str, Any]) -> Objectives | None:
+        asked: Objectives | None = given.get("objectives")
+        if asked is None and config.get("configurable"):
+            return asked_objectives(config, self.call_keys)
+        return asked
 
     # -- called by LangChain inside the step's run --------------------------------------------
 
@@ -406,9 +401,28 @@ def _read_arguments(given: dict[str, Any]) -> None:
         given["objectives"] = listed(given["objectives"])
 
 
-def _asked(config: RunnableConfig, given: Mapping[str, Any]) -> Objectives | None:
-    asked: Objectives | None = given.get("objectives")
-    return asked_objectives(config) if asked is None and config.get("configurable") else asked
+def _attached(config: RunnableConfig) -> RunnableConfig:
+    """Keep a call inside the run around it, where its config has callbacks of its own.
+
+    LangChain would start a run outside of all others. There would be no context, and no consumer
+    to be told of a leak.
+
+    Args:
+        config: The call's config.
+
+    Returns:
+        The config, with its own callbacks added to those of the run around it.
+    """
+    own = config.get("callbacks")
+    if own is None or (isinstance(own, BaseCallbackManager) and own.parent_run_id is not None):
+        return config
+    around = (child_config.get() or {}).get("callbacks")
+    if not isinstance(around, BaseCallbackManager):
+        return config
+    callbacks = around.copy()
+    for handler in own.handlers if isinstance(own, BaseCallbackManager) else own:
+        callbacks.add_handler(handler, inherit=True)
+    return {**config, "callbacks": callbacks}
 
 
 def _put_in_place() -> None:

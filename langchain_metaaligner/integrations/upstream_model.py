@@ -12,6 +12,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.runnables import RunnableBinding
 
 from langchain_metaaligner.integrations import _langchain
+from langchain_metaaligner.integrations.asked_format import wants_data
 from langchain_metaaligner.integrations.hushing import HUSH, NOSTREAM
 from langchain_metaaligner.integrations.message_chunks import as_chunk
 
@@ -23,12 +24,6 @@ CALL_OPTIONS = ("max_tokens", "stop")
 SHARED_OPTIONS = ("temperature", "timeout")
 # Options for a policy given by name, which is made here.
 MAKING_OPTIONS = ("api_key", "max_retries")
-
-# Options with which providers are asked for structured data, which must not be edited.
-_STRUCTURED = (
-    "format", "json_schema", "output_config", "output_format", "response_format",
-    "response_json_schema", "response_mime_type", "response_schema",
-)  # fmt: skip
 
 
 def read_policy(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,20 +93,17 @@ def _take_config(options: dict[str, Any], config: Mapping[str, Any]) -> None:
         options["callbacks"] = callbacks
 
 
-def wants_data(kwargs: Mapping[str, Any]) -> bool:
+def asks_for_data(
+    policy: BaseChatModel, stop: list[str] | None, options: Mapping[str, Any]
+) -> bool:
     """Whether a call asks the policy for structured data instead of prose.
 
     Args:
-        kwargs: The options of the call.
+        policy: The policy.
+        stop: Texts at which the policy stops.
+        options: Further options of the call.
     """
-    for key in _STRUCTURED:
-        asked = kwargs.get(key)
-        plain = asked == "text/plain" or (
-            isinstance(asked, Mapping) and asked.get("type") == "text"
-        )
-        if asked and not plain:
-            return True
-    return False
+    return wants_data(vars(policy), _langchain.sent_params(policy, stop, options), options)
 
 
 def chunks_of(
@@ -139,6 +131,38 @@ def _whole(generation: Any) -> ChatGenerationChunk:
     if not isinstance(message, AIMessageChunk):
         message = as_chunk(message, message.content)
     return ChatGenerationChunk(message=message, generation_info=generation.generation_info)
+
+
+class StandardBlocks:
+    """Turns the chunks of one reply into standard blocks, as `output_version="v1"` asks for.
+
+    LangChain does this with each chunk of a model that has a run. The pieces of an edit can't be
+    turned later, because only some of them tell whose blocks they have.
+    """
+
+    def __init__(self) -> None:
+        self._kind, self._index = "", -1
+
+    def of(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
+        """Turn the next chunk.
+
+        Args:
+            chunk: The chunk, which is not modified.
+
+        Returns:
+            The chunk with standard blocks.
+        """
+        message = cast("AIMessageChunk", chunk.message)
+        metadata = {**(chunk.generation_info or {}), **message.response_metadata}
+        message = message.model_copy(update={"response_metadata": metadata})
+        blocks = []
+        for block in message.content_blocks:
+            if block["type"] != self._kind:
+                self._kind, self._index = block["type"], self._index + 1
+            blocks.append({"index": self._index, **block})
+        changes = {"content": blocks, "response_metadata": {**metadata, "output_version": "v1"}}
+        message = message.model_copy(update=changes)
+        return ChatGenerationChunk(message=message, generation_info=chunk.generation_info)
 
 
 def reply_of(chunks: Sequence[ChatGenerationChunk]) -> AIMessageChunk:

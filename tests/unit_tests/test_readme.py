@@ -166,7 +166,10 @@ def kinds_table() -> str:
     for kind in vars(errors).values():
         if inspect.isclass(kind) and issubclass(kind, MetaAlignerError):
             meaning = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
-            rows.append((f"`{kind.__name__}`", meaning, "yes" if kind.retryable else "no"))
+            again = "yes" if kind.retryable else "no"
+            if kind is EngineError:  # each one says so for itself
+                again = "as its `retryable` says"
+            rows.append((f"`{kind.__name__}`", meaning, again))
     # The first is the base of all others.
     return markdown(("error", "meaning", "may work when tried again"), *rows[1:])
 
@@ -223,7 +226,7 @@ def test_the_page_on_the_faces_explains_every_key_of_the_metadata() -> None:
     page = (ROOT / "docs" / "faces.md").read_text(encoding="utf-8")
     section = page.partition("## The metadata\n")[2].partition("\n## ")[0]
     explained = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE)))
-    record = Alignment(original="Hi", text="Hi", error="EngineError: no device")
+    record = Alignment("Hi", "Hi", error="EngineError: no device", reason="when")
     assert set(explained) == set(record.provenance(keep_original=True))
 
 

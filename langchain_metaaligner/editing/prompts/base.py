@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from langchain_metaaligner.editing.conversation import Turn
-from langchain_metaaligner.editing.prompts.escaping import FIELD, TURN, Mark, control_marks, escape
+from langchain_metaaligner.editing.prompts.escaping import (
+    FIELD,
+    TURN,
+    TURN_IN_LINE,
+    Mark,
+    control_marks,
+    escape,
+    finder,
+    restore,
+)
+from langchain_metaaligner.engines.readings import AS_ANY, Readings
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.pickles import reduce_at_root
 
 # More words than this before a colon are part of the sentence, not a name.
 _WORDS_OF_A_NAME = 3
+_REMEMBERED = 1 << 14  # characters of objectives; longer lists are worded each time
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +86,7 @@ class Prompt:
 
     def restore(self, piece: str) -> str:
         """Undo the escaping in a piece of the edit, which can be of any length."""
-        return piece.translate(self.undo) if self.undo else piece
+        return restore(piece, self.undo)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +119,7 @@ class PromptFamily:
     chat: bool = False
     checkpoints: re.Pattern[str] | None = None
 
-    def word(self, objective: Objective) -> str:
+    def word(self, objective: Objective, readings: Readings = AS_ANY) -> str:
         """The description that goes into the prompt.
 
         An objective from the catalogue gets the wording that the family was trained on or, if it
@@ -118,9 +129,10 @@ class PromptFamily:
 
         Args:
             objective: The objective.
+            readings: What the model's tokenizer reads each character as.
 
         Returns:
-            One line of text without `;`.
+            One line of text without `;`, or anything that the tokenizer reads so.
 
         Raises:
             UnknownObjectiveError: The family's template doesn't support this objective.
@@ -133,7 +145,7 @@ class PromptFamily:
             )
             raise UnknownObjectiveError(msg)
         if not objective.catalogued:
-            return self._one_objective(_named(objective))
+            return self._one_objective(_named(objective), readings)
         trained = self.objectives.get(objective.name)
         return trained if trained is not None else self._restyled(objective.description)
 
@@ -144,6 +156,7 @@ class PromptFamily:
         objectives: Sequence[Objective],
         *,
         control_tokens: Iterable[str] = (),
+        readings: Readings = AS_ANY,
     ) -> Prompt:
         """Write the prompt.
 
@@ -152,28 +165,31 @@ class PromptFamily:
             answer: The answer to edit.
             objectives: The objectives of the edit; at least one.
             control_tokens: Control tokens of the model's tokenizer, besides the common ones.
+            readings: What the model's tokenizer reads each character as.
 
         Returns:
             The prompt. If the context, the answer or an objective contains field marks of the
-            template, turn markers or control tokens, one character of each is replaced by a
-            look-alike that occurs nowhere in these texts.
+            template, turn markers or control tokens, or what the tokenizer reads as such, one
+            character of each is replaced by a look-alike that occurs nowhere in these texts. So
+            is half of a surrogate pair, which no tokenizer takes.
 
         Raises:
             UnknownObjectiveError: The family's template doesn't support one of the objectives.
         """
-        aspects = _aspects(self, tuple(objectives))
-        structure, of_turns = _structure(self, tuple(control_tokens))
+        aspects = _aspects(self, tuple(objectives), readings)
+        structure, of_turns, find = _structure(self, tuple(control_tokens), readings)
         if isinstance(context, str):
             # Text is used as it is, so its turn markers are real; those inside a turn are not.
             texts = [(context, structure)]
         else:
             texts = [(turn.text, of_turns) for turn in context]
         texts += [(answer, of_turns), (aspects, of_turns)]
-        undo: dict[int, str] = {}
-        escaped = [text for text, _ in texts]
-        if any(mark.char in text for text, marks in texts for mark in marks):
-            escaped, undo = escape(texts)
-        *said, draft, aspects = escaped
+        undo: Mapping[int, str] = {}
+        if any(find(text) for text, _ in texts):
+            escaped, undo = escape(texts, readings)
+            *said, answer, aspects = escaped
+        else:
+            said = [text for text, _ in texts[:-2]]
         if isinstance(context, str):
             question = said[0]
         else:
@@ -185,7 +201,7 @@ class PromptFamily:
             "".join(fields[piece] if i % 2 else piece for i, piece in enumerate(part))
             for part in _around_answer(self.template)
         )
-        return Prompt(f"{before}{draft}{after}", draft, undo, len(before))
+        return Prompt(f"{before}{answer}{after}", answer, undo, len(before))
 
     def render_turns(self, turns: Sequence[Turn]) -> str:
         """Render turns as the family's context, without escaping.
@@ -205,9 +221,14 @@ class PromptFamily:
         first = rest[0].upper() if self.capitalised else rest[0].lower()
         return f"{name}: {first}{rest[1:]}"
 
-    def _one_objective(self, description: str) -> str:
-        line = " ".join(description.replace(";", ",").split())
-        return line.replace('"', "'") if '"{aspects}"' in self.template else line
+    def _one_objective(self, description: str, readings: Readings) -> str:
+        ends = {";": ","}
+        if '"{aspects}"' in self.template:
+            ends['"'] = "'"
+        for char, reading in (*zip(ends, ends, strict=True), *readings.of(description).items()):
+            for end in ends.keys() & set(reading):
+                description = description.replace(char, ends[end])
+        return " ".join(description.split())
 
 
 def _named(objective: Objective) -> str:
@@ -242,18 +263,25 @@ def parse_conversation(text: str) -> list[Turn] | None:
     return turns if render_conversation(turns) == text else None
 
 
+def _aspects(family: PromptFamily, objectives: tuple[Objective, ...], readings: Readings) -> str:
+    length = sum(len(objective.description) for objective in objectives)
+    joined = _joined if length <= _REMEMBERED else _joined.__wrapped__
+    return joined(family, objectives, readings)
+
+
 @functools.lru_cache(maxsize=256)
-def _aspects(family: PromptFamily, objectives: tuple[Objective, ...]) -> str:
-    return "; ".join(family.word(objective) for objective in objectives)
+def _joined(family: PromptFamily, objectives: tuple[Objective, ...], readings: Readings) -> str:
+    return "; ".join(family.word(objective, readings) for objective in objectives)
 
 
 @functools.lru_cache(maxsize=32)
 def _structure(
-    family: PromptFamily, control_tokens: tuple[str, ...]
-) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
-    """The marks to escape in a context given as text, and those to escape everywhere else."""
-    marks = (*family.structure, *control_marks(control_tokens))
-    return marks, (*marks, TURN)
+    family: PromptFamily, control_tokens: tuple[str, ...], readings: Readings
+) -> tuple[tuple[Mark, ...], tuple[Mark, ...], Callable[[str], object]]:
+    """The marks to escape in a context given as text and in all other texts, and their finder."""
+    marks = (*family.structure, *control_marks(control_tokens, readings))
+    of_turns = (*marks, TURN if readings["\n"] == "\n" else TURN_IN_LINE)
+    return marks, of_turns, finder(of_turns, readings)
 
 
 @functools.lru_cache(maxsize=16)

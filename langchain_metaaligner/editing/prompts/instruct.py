@@ -16,6 +16,6 @@ INSTRUCT = PromptFamily(
     ),
     whole_conversation=True,
     capitalised=True,
-    structure=(mark("<", r"(<)(?=\s*/?\s*(?:context|answer)\s*>)"),),
+    structure=(mark("<", r"(<)(?=\s*+/?\s*+(?:context|answer)\s*+>)"),),
     chat=True,
 )

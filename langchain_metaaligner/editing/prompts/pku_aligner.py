@@ -18,6 +18,6 @@ ALIGNER = PromptFamily(
     fixed=True,
     structure=(
         mark("|", r"(?<!\S)(\|)(?!\S)"),
-        mark(":", r"(?:USER|ASSISTANT|BEGINNING OF CONVERSATION)\s*(:)"),
+        mark(":", r"(?:USER|ASSISTANT|BEGINNING OF CONVERSATION)\s*+(:)"),
     ),
 )

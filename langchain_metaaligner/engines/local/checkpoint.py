@@ -15,7 +15,7 @@ from langchain_metaaligner.engines.local import memory
 from langchain_metaaligner.engines.local.hub import HubFiles
 from langchain_metaaligner.engines.local.placement import choose_device_map, choose_dtype
 from langchain_metaaligner.errors import CheckpointError, first_line
-from langchain_metaaligner.options import LoadOptions
+from langchain_metaaligner.options import LoadOptions, revealed
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class CheckpointFiles:
         folder = self._files.weights()
         _check_weights(self.name, folder)
         dtype = choose_dtype(self._options.dtype, self._options.device_map)
-        quantization = self._options.quantization_config or getattr(
+        quantization = revealed(self._options.quantization_config) or getattr(
             config, "quantization_config", None
         )
         stored = getattr(config, "dtype", None)
@@ -137,12 +137,12 @@ class CheckpointFiles:
 
         options = self._options
         arguments: dict[str, Any] = {
-            **options.model_kwargs,
+            **revealed(options.model_kwargs),
             "config": config,
             "dtype": dtype,
             "device_map": device_map,
             "attn_implementation": options.attn_implementation,
-            "quantization_config": options.quantization_config,
+            "quantization_config": revealed(options.quantization_config),
             "max_memory": options.max_memory,
             "offload_folder": options.offload_folder,
         }

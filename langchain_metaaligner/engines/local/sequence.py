@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any
 
 import torch
@@ -274,7 +274,8 @@ class EditSequence:
         if not self.scores or len(self.scores) < len(self.drafter.draft):
             return None
         mean = sum(self.scores) / len(self.scores)
-        return mean if isfinite(mean) else None
+        # A model may give a token no probability at all, for instance one that it must not write.
+        return mean if math.isfinite(mean) else None
 
     def edit(self) -> Edit:
         """Make the finished edit.

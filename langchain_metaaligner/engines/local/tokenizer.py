@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from langchain_metaaligner.engines.local.readings import readings_of
 from langchain_metaaligner.errors import CheckpointError, EngineError
 
 if TYPE_CHECKING:
@@ -17,12 +18,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REMEMBERED = 64  # encodings
+_LONG = 1 << 14  # characters or tokens; the work on more must let other threads go on
+_REMEMBERED_LONG = 2
+_LIVE = 64  # tokens of an output that are decoded with each new one
+_UNSETTLED = 16  # tokens at its end that stay so, as the next ones may change their text
 
 # Repeated, leading and trailing spaces, line breaks, and characters outside most vocabularies.
 _SAMPLES = ("| Edit: ", " a  b   c\n\n    d\te ", "Ünï漢字 😀")
 _GUARDS = ("\n", "|", ":")  # texts that may precede another text without merging with it
 _REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class PromptTokenizer:
@@ -38,6 +44,7 @@ class PromptTokenizer:
     Attributes:
         tokenizer: The tokenizer of transformers.
         control_tokens: Strings that are read as control tokens in templated prompts.
+        readings: What it reads each character as.
         start: Ids that precede a plain prompt: the beginning-of-text token, or nothing.
 
     Raises:
@@ -60,19 +67,24 @@ class PromptTokenizer:
         spec = json.loads(backend.to_str())
         spec["truncation"] = spec["padding"] = None
         self._templated = Tokenizer.from_str(json.dumps(spec))
-        self.control_tokens = _control_tokens(tokenizer, spec)
+        control = _control_tokens(tokenizer, spec)
         # Without added tokens, no text can be read as one of them. The option to split special
         # tokens would not do: it spares added tokens that are not marked as special.
         spec["added_tokens"] = []
         spec["post_processor"] = None
+        if spec["model"]["type"] == "Unigram":  # it finds any piece of its vocabulary in a text
+            for piece in spec["model"]["vocab"]:
+                piece[0] = f"\uffff{piece[0]}\uffff" if piece[0] in control else piece[0]
         self._plain = Tokenizer.from_str(json.dumps(spec))
-        self._encoding = _remembering(self._plain, self._templated)
+        self.readings = readings_of(self._plain, spec)
+        self._encoding = _remembering(_REMEMBERED, self._plain, self._templated)
+        self._encoding_of_long = _remembering(_REMEMBERED_LONG, self._plain, self._templated)
         self._unsettled = _byte_tokens(spec)
+        self.control_tokens = (*control, *self._spelt_bytes())
         if self._unsettled:  # tokens that are skipped in the text don't end a run of bytes
-            ids = map(tokenizer.convert_tokens_to_ids, self.control_tokens)
-            self._unsettled |= frozenset(ids)
+            self._unsettled |= frozenset(map(tokenizer.convert_tokens_to_ids, control))
         self.start = self._find_start()
-        self._check()
+        self._check(control)
 
     def _find_start(self) -> tuple[int, ...]:
         """Find the ids that the tokenizer itself puts before a text."""
@@ -83,10 +95,15 @@ class PromptTokenizer:
                 return tuple(whole[:cut])
         return ()
 
-    def _check(self) -> None:
+    def _spelt_bytes(self) -> list[str]:
+        """Find the names of byte tokens that are read as these tokens in a text."""
+        names = (self._plain.id_to_token(index) for index in sorted(self._unsettled))
+        return [name for name in names if name in self._plain.encode(name).tokens]
+
+    def _check(self, control_tokens: Iterable[str]) -> None:
         """Test that text survives encoding and decoding, and never becomes a control token."""
         to_id = self.tokenizer.convert_tokens_to_ids
-        control = {to_id(token): token for token in self.control_tokens}
+        control = {to_id(token): token for token in control_tokens}
         control.pop(self.tokenizer.unk_token_id, None)
         for token in control.values():
             read = self._plain.encode(token, add_special_tokens=False).ids
@@ -121,7 +138,7 @@ class PromptTokenizer:
         Returns:
             The token ids.
         """
-        ids = self._encoding(prompt, templated).ids
+        ids = self._split(prompt, templated).ids
         return ids if templated else [*self.start, *ids]
 
     def tokens_before(self, prompt: str, place: int, *, templated: bool = False) -> int:
@@ -135,12 +152,18 @@ class PromptTokenizer:
         Returns:
             The number of tokens; 0 if the rest of the prompt has no tokens.
         """
-        encoding = self._encoding(prompt, templated)
-        found = (encoding.char_to_token(at) for at in range(place, len(prompt)))
-        first = next((at for at in found if at is not None), None)
+        encoding = self._split(prompt, templated)
+        first = encoding.char_to_token(place)
+        if first is None:  # the character has no token
+            ends = (end for _, end in encoding.offsets)
+            first = next((at for at, end in enumerate(ends) if end > place), None)
         if first is None:
             return 0
         return int(first) if templated else len(self.start) + first
+
+    def _split(self, text: str, by_template: bool) -> Encoding:
+        encoding = self._encoding if len(text) <= _LONG else self._encoding_of_long
+        return encoding(text, by_template)
 
     def count(self, text: str) -> int:
         """Count the tokens that a text has as a plain prompt, including a beginning-of-text token.
@@ -162,7 +185,10 @@ class PromptTokenizer:
         Returns:
             The text, exactly as the tokenizer decodes it.
         """
-        return str(self._templated.decode(list(ids), skip_special_tokens=True))
+        given = list(ids)
+        if len(given) <= _LONG:
+            return str(self._templated.decode(given, skip_special_tokens=True))
+        return str(self._templated.decode_batch([given], skip_special_tokens=True)[0])
 
     def spellings(self, text: str) -> list[list[int]]:
         """Find the token sequences that an output with this text may have.
@@ -176,10 +202,10 @@ class PromptTokenizer:
         Returns:
             One or two lists of token ids, which differ in how they begin.
         """
-        found = [self._encoding(text, False).ids]
+        found = [self._split(text, False).ids]
         for guard in _GUARDS:
-            before = self._plain.encode(guard, add_special_tokens=False).ids
-            whole = self._plain.encode(guard + text, add_special_tokens=False).ids
+            before = _encode(self._plain, guard).ids
+            whole = _encode(self._plain, guard + text).ids
             ids = list(whole[len(before) :])
             if whole[: len(before)] == before and self.decode(ids) == text:
                 return [*found, ids] if ids not in found else found
@@ -198,8 +224,8 @@ class PromptTokenizer:
             text's tokens.
         """
         for guard in ("", *_GUARDS):
-            skipped = len(self._plain.encode(guard, add_special_tokens=False).ids) if guard else 0
-            whole = self._plain.encode(guard + text, add_special_tokens=False)
+            skipped = len(_encode(self._plain, guard).ids) if guard else 0
+            whole = _encode(self._plain, guard + text)
             if list(whole.ids[skipped:]) == list(ids):
                 first = len(guard)
                 places = whole.offsets[skipped:]
@@ -264,14 +290,26 @@ class PromptTokenizer:
         return str(written)
 
 
-def _remembering(plain: Tokenizer, templated: Tokenizer) -> Callable[[str, bool], Encoding]:
+def _remembering(
+    most: int, plain: Tokenizer, templated: Tokenizer
+) -> Callable[[str, bool], Encoding]:
     """Make a function that encodes texts and caches them: a prompt is counted, then edited."""
 
-    @lru_cache(maxsize=_REMEMBERED)
+    @lru_cache(maxsize=most)
     def encoding(text: str, by_template: bool) -> Encoding:
-        return (templated if by_template else plain).encode(text, add_special_tokens=False)
+        return _encode(templated if by_template else plain, text)
 
     return encoding
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> Encoding:
+    """Split a text into tokens; half a surrogate pair counts as an unknown character."""
+    try:
+        if len(text) <= _LONG:
+            return tokenizer.encode(text, add_special_tokens=False)
+        return tokenizer.encode_batch([text], add_special_tokens=False)[0]
+    except TypeError:
+        return _encode(tokenizer, _LONE_SURROGATE.sub(_REPLACEMENT, text))
 
 
 def _control_tokens(tokenizer: Any, spec: dict[str, Any]) -> tuple[str, ...]:
@@ -335,17 +373,26 @@ class OutputText:
     ) -> None:
         self.tokenizer = tokenizer
         self._stop = [text for text in stop if text]
-        self._given = ""
+        self._given: list[str] = []
+        self._end = 0  # characters that were given
         self._draft = draft
         # Spellings that decode to the draft itself need no special treatment.
         self._spellings = [list(ids) for ids in spellings if ids and tokenizer.decode(ids) != draft]
+        self._followed = self._spellings
         self.ids: list[int] = []
         self.stopped = False
+        # Decoding all tokens for each new one would take ever longer. The text of those before
+        # `_start` was given and can't change, so only the others are decoded.
+        self._start = 0
+        self._before = 0  # characters of the text before these
+        self._anchor = 0  # characters of the last token before them, which is decoded with them
+        self._try_at = _LIVE
 
     @property
     def text(self) -> str:
         """All text that was returned so far."""
-        return self._given
+        self._given = ["".join(self._given)]
+        return self._given[0]
 
     def push(self, *tokens: int) -> str:
         """Append tokens.
@@ -357,8 +404,8 @@ class OutputText:
             The text that has become final; often empty.
         """
         self.ids.extend(tokens)
-        text = self.tokenizer.decode(self.ids)
-        ends = [place for place in map(text.find, self._stop) if place >= 0]
+        live = self._live()
+        ends = [place for place in map(live.find, self._stop) if place >= 0]
         if ends and len(tokens) > 1:
             del self.ids[-len(tokens) :]
             pieces = ""
@@ -369,15 +416,20 @@ class OutputText:
             return pieces
         if ends:
             self.stopped = True
-            return self._give(text[: min(ends)])
-        settled = self.tokenizer.settled(self.ids)
-        if len(settled) < len(self.ids):
-            text = self.tokenizer.decode(settled)
-        text = text.rstrip(_REPLACEMENT)  # probably half a character
+            return self._give(live[: min(ends)])
+        text = live
+        unsettled = self.ids[self._start :]
+        settled = self.tokenizer.settled(unsettled)
+        if len(settled) < len(unsettled):
+            text = self._live(self._start + len(settled))
+        text = text.removesuffix(_REPLACEMENT)  # probably half a character
         sure = len(text) - self._held(text)
-        if any(ids[: len(self.ids)] == self.ids for ids in self._spellings):
-            sure = min(sure, common_start(text, self._draft))
-        return self._give(text[:sure])
+        if self._follows(tokens):
+            draft = self._draft[self._before : self._before + len(text)]
+            sure = min(sure, common_start(text, draft))
+        piece = self._give(text[:sure])
+        self._settle(live)
+        return piece
 
     def finish(self) -> str:
         """Return the text that was held back.
@@ -387,16 +439,47 @@ class OutputText:
         """
         if self.stopped:
             return ""
-        whole = self.ids in self._spellings and self._draft.startswith(self._given)
-        return self._give(self._draft if whole else self.tokenizer.decode(self.ids))
+        whole = self.ids in self._spellings and self._draft.startswith(self.text)
+        text = self._draft if whole else self.tokenizer.decode(self.ids)
+        return self._give(text[self._before :])
 
     def used_tokens(self) -> int:
         """Count the tokens of the text, without a stop text and what follows it."""
         count = len(self.ids)
         if self.stopped:
-            while count and self.tokenizer.decode(self.ids[: count - 1]).startswith(self._given):
+            text = self.text
+            while count and self.tokenizer.decode(self.ids[: count - 1]).startswith(text):
                 count -= 1
         return count
+
+    def _live(self, end: int | None = None) -> str:
+        """Decode the tokens from `_start` on, as they are decoded after the one before them."""
+        return self.tokenizer.decode(self.ids[max(0, self._start - 1) : end])[self._anchor :]
+
+    def _settle(self, live: str) -> None:
+        """Move `_start` forward, if the text before and after it stays the same."""
+        if len(self.ids) - self._start < self._try_at:
+            return
+        start = len(self.ids) - _UNSETTLED
+        while start > self._start and not self.tokenizer.settled(self.ids[start - 1 : start]):
+            start -= 1
+        if start <= self._start:
+            self._try_at *= 2
+            return
+        text = self._live(start)
+        anchor = len(self.tokenizer.decode(self.ids[start - 1 : start]))
+        rest = self.tokenizer.decode(self.ids[start - 1 :])[anchor:]
+        if live == text + rest and self._before + len(text) <= self._end:
+            self._start, self._before, self._anchor = start, self._before + len(text), anchor
+            self._try_at = _LIVE
+        else:
+            self._try_at *= 2
+
+    def _follows(self, tokens: Sequence[int]) -> bool:
+        """Whether the output so far begins like the draft, in any spelling."""
+        start, end = len(self.ids) - len(tokens), len(self.ids)
+        self._followed = [ids for ids in self._followed if ids[start:end] == list(tokens)]
+        return bool(self._followed)
 
     def _held(self, text: str) -> int:
         """Find the length of the longest ending of `text` that may become a stop text."""
@@ -411,6 +494,8 @@ class OutputText:
         )
 
     def _give(self, text: str) -> str:
-        piece = text[len(self._given) :]
-        self._given += piece
+        """Give the part of a text, which begins at `_start`, that was not given before."""
+        piece = text[self._end - self._before :]
+        self._given.append(piece)
+        self._end += len(piece)
         return piece

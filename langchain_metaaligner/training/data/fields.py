@@ -12,10 +12,10 @@ from langchain_metaaligner.editing.conversation import (
     Conversation,
     SystemHandling,
     Turn,
-    answer_text,
     read_conversation,
 )
 from langchain_metaaligner.editing.prompts import parse_conversation
+from langchain_metaaligner.editing.reply_message import answer_text
 from langchain_metaaligner.errors import InputTypeError
 from langchain_metaaligner.training.data.pairs import ProblemKind, Winner
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 from langchain_metaaligner.editing.objectives import Objective
-from langchain_metaaligner.errors import EngineError, PreferenceDataError
+from langchain_metaaligner.errors import EngineError, PreferenceDataError, may_pass
 from langchain_metaaligner.training.data.pairs import Comparison, PreferencePair, digest
 from langchain_metaaligner.training.data.scores import Unscored
 
@@ -150,7 +150,9 @@ class ChatJudge:
                     f" row: {_unscored(failed[key]).reason}. Fix that and repeat the run: with a"
                     " `cache`, earlier verdicts are kept."
                 )
-                raise EngineError(msg) from failed[key]
+                error = failed[key]
+                passing = not isinstance(error, _NoVerdictError) and may_pass(error)
+                raise EngineError(msg, retryable=passing) from error
 
     def _ask(self, questions: Sequence[str]) -> list[Any]:
         from langchain_core.messages import HumanMessage, SystemMessage

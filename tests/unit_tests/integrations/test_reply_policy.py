@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import threading
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from functools import partial
 
 import pytest
 from langchain_core.language_models import FakeListChatModel
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import ValidationError
 
 from langchain_metaaligner import (
@@ -16,6 +17,7 @@ from langchain_metaaligner import (
     Alignment,
     ChatMetaAligner,
     CheckpointError,
+    Context,
     EngineError,
     InputTypeError,
     LeakError,
@@ -26,7 +28,7 @@ from langchain_metaaligner import (
     UnknownObjectiveError,
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
-from tests.unit_tests.integrations.ways import by_turns
+from tests.unit_tests.integrations.ways import by_turns, run
 from tests.unit_tests.scripted import ScriptedEngine
 
 EDITED = Alignment(original="old", text="new", objectives=("humour",), model="m", family="f")
@@ -214,3 +216,57 @@ def test_a_model_that_cannot_be_had_is_refused_by_the_constructor_of_each_face(f
 def test_no_policy_lets_it_pass(what, on_error, apply):
     with pytest.raises(CheckpointError):
         MetaAlignerRunnable(**NOT_TO_BE_HAD[what], on_error=on_error, apply=apply)
+
+
+def test_a_thousand_failures_are_a_few_lines_in_the_log(caplog):
+    def note(_):
+        raise ValueError("a broken report")
+
+    engine = ScriptedEngine(ConnectionError("lost"))
+    aligner = MetaAlignerRunnable(engine=engine, on_error="pass", on_edit=note)
+    context = {"configurable": {"context": Context("c")}}
+    for _ in range(50):
+        aligner.batch(["x"] * 4, context)
+        copy.copy(aligner).invoke("x", context)
+    assert caplog.text.count("The reply was not edited (passed)") == 1
+    assert caplog.text.count("on_edit raised an error") == 1
+
+
+QUOTING = {
+    "the prompt": lambda request: ValueError(f"invalid prompt: {request.prompt}"),
+    "its repr": lambda request: ValueError(f"400: {{'prompt': {request.prompt!r}}}"),
+    "as JSON": lambda request: OSError(json.dumps({"input": request.prompt, "code": 3})),
+    "the answer": lambda request: RuntimeError(f"can't edit {request.draft!r}"),
+    "by itself": lambda request: EngineError(f"rejected: {request.prompt}"),
+}
+
+
+@pytest.mark.parametrize("quoted", QUOTING)
+@pytest.mark.parametrize("answer", ["zorp quib", "Größe\u4f60\u597d zorp\nquib, and so on"])
+def test_an_engines_error_goes_into_logs_and_records_without_the_texts(quoted, answer, caplog):
+    def fail(request):
+        raise QUOTING[quoted](request)
+
+    told = []
+    for way in ("invoke", "ainvoke", "batch", "abatch", "stream", "astream"):
+        aligner = MetaAlignerRunnable(
+            engine=ScriptedEngine(fail), on_error="pass", on_edit=told.append
+        )
+        config = {"configurable": {"context": [HumanMessage("my PIN is 4711 today")]}}
+        reply = run(aligner, AIMessage(answer), way, config)
+        assert reply.text == answer
+        said = reply.response_metadata["metaaligner"]["error"]
+        for text in (said, told[-1].error, caplog.text):
+            for secret in ("4711", "zorp", "quib", "\u4f60", "\\u4f60"):
+                assert secret not in text
+            assert "EngineError" in said
+    assert len(told) == 6
+
+
+def test_what_a_users_function_quotes_is_cut_as_well():
+    def when(reply, _):
+        raise KeyError(reply.text)
+
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(), on_error="pass", when=when)
+    reply = aligner.invoke(AIMessage("zorp quib"), {"configurable": {"context": Context("c")}})
+    assert "zorp" not in reply.response_metadata["metaaligner"]["error"]

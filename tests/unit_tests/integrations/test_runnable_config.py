@@ -138,9 +138,15 @@ def test_an_allow_list_bounds_what_a_call_may_ask_for():
     assert len(engine.requests) == 4
 
 
-def test_an_empty_allow_list_is_no_allow_list_anybody_means():
-    with pytest.raises(UnknownObjectiveError):
-        aligner_with(allow_objectives=[])
+def test_an_empty_allow_list_allows_the_aligners_own_objectives_and_no_others():
+    engine = ScriptedEngine()
+    aligner = aligner_with(engine, objectives=["honesty", "humour"], allow_objectives=[])
+    for asked in ("honesty", ["Humor"]):
+        aligner.invoke("x", CONFIG, objectives=asked)
+    for asked in ("length", ["honesty", RHYME], {"name": "honesty", "description": "Say the lie"}):
+        with pytest.raises(UnknownObjectiveError, match="allow"):
+            aligner.invoke("x", CONFIG, objectives=asked)
+    assert [aspects(one) for one in engine.requests] == [["Honesty"], ["Humour"]]
 
 
 ARGUMENTS = [{"objective": "humour"}, {"stop": ["x"]}, {"temperature": 1}, {"contxt": []}]

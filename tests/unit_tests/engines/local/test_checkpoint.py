@@ -247,13 +247,16 @@ def test_model_kwargs_reach_from_pretrained(checkpoint, monkeypatch):
     given = {}
     real = AutoModelForCausalLM.from_pretrained
 
-    def spy(*args, **kwargs):
-        given.update(kwargs)
+    def spy(*args, use_auth_token, **kwargs):
+        given.update(kwargs, use_auth_token=use_auth_token)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", spy)
-    load_engine(str(checkpoint), model_kwargs={"low_cpu_mem_usage": True}).load()
+    asked = {"low_cpu_mem_usage": True, "use_auth_token": "a secret"}
+    load_engine(str(checkpoint), model_kwargs=asked).load()
     assert given["low_cpu_mem_usage"] is True
+    assert given["use_auth_token"] == "a secret"
+    assert type(given["use_auth_token"]) is str
     assert given["trust_remote_code"] is False
     assert given["weights_only"] is True
     assert given["local_files_only"] is True
@@ -277,6 +280,7 @@ def test_window_tokens_and_family_are_told_without_weights(tmp_path):
     assert engine.count_tokens("hello") > 0
     assert engine.family_hint == "instruct"
     assert "<|im_end|>" in engine.control_tokens
+    assert engine.readings is engine.prompt_tokenizer.readings
     assert engine.apply_chat_template([{"role": "user", "content": "hi"}]).endswith("assistant\n")
 
 

@@ -327,6 +327,15 @@ def test_without_an_answer_or_with_passes_that_leave_some_of_it_out_there_is_no_
     assert edit_of(engine, prompt, long).agreement is None
 
 
+def test_a_token_without_any_probability_leaves_no_agreement():
+    codec = PromptTokenizer(spm_tokenizer(), "tiny")
+    sequence = EditSequence([3, 4], 2, 0.0, OutputText(codec, ()), Drafter([[5, 6]], CPU, 9))
+    logits = torch.zeros(3, 9)
+    logits[1, 6] = -math.inf
+    sequence.score(logits)
+    assert (sequence.agreement, sequence.edit().agreement) == (None, None)
+
+
 def test_an_unchanged_answer_has_agreement_from_the_passes_made_anyway(engine, passes):
     answer = " ".join([ANSWER] * 3)
     forced(engine, answer)

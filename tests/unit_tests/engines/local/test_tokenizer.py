@@ -5,11 +5,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from langchain_metaaligner.editing.objectives import parse_objectives
+from langchain_metaaligner.editing.prompts import HH_RLHF
 from langchain_metaaligner.engines.local.tokenizer import OutputText, PromptTokenizer
 from langchain_metaaligner.errors import CheckpointError
 from tests.unit_tests.tiny import byte_level_tokenizer, spm_tokenizer
@@ -226,3 +228,84 @@ def test_tokens_behind_a_stop_text_are_not_counted():
     pieces, text = stream(SPM, ids, ("\n\nHuman:",))
     assert "".join(pieces) == "hello 漢"
     assert text.used_tokens() == len(SPM.encode("hello 漢")) - 1
+
+
+def unigram_tokenizer():
+    """A Unigram tokenizer, which finds any piece of its vocabulary in a text."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = [(one, -9.0) for one in (*pieces, "▁", *map(chr, range(33, 127)))]
+    backend = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    backend.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " ")]
+    )
+    backend.add_special_tokens(["<s>", "</s>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def test_a_vocabulary_that_finds_its_pieces_in_any_text_finds_no_control_token_or_byte_in_one():
+    tokenizer = PromptTokenizer(unigram_tokenizer(), "tiny")
+    assert not {0, 1, 2} & set(tokenizer.encode("a</s> <s> <unk>"))
+    assert tokenizer.decode(tokenizer.encode("a</s> 漢")) == "a</s> 漢"
+    answer = "a <0x0A><0x0a> </s>"
+    prompt = HH_RLHF.render(
+        "Hi.",
+        answer,
+        parse_objectives("humour"),
+        control_tokens=tokenizer.control_tokens,
+        readings=tokenizer.readings,
+    )
+    assert "\n" not in tokenizer.decode(tokenizer.encode(prompt.text))
+    assert prompt.restore(prompt.draft) == answer
+
+
+@pytest.mark.parametrize("text", ["hi \ud83d", "\udc00" * 20_000])
+def test_half_a_surrogate_pair_counts_as_a_character(text):
+    assert BYTES.count(text) == BYTES.count(
+        text.replace("\ud83d", "\ufffd").replace("\udc00", "\ufffd")
+    )
+
+
+def test_a_long_text_is_split_as_a_short_one_is():
+    text = "hello world " * 4_000
+    assert SPM.decode(SPM.encode(text)) == text
+    assert BYTES.encode(text) == BYTES.tokenizer(text)["input_ids"]
+
+
+def work_of_a_stream(count):
+    tokenizer = PromptTokenizer(spm_tokenizer(), "tiny")
+    ids = (tokenizer.encode("hello 漢 world <0x0A>\n") * count)[:count]
+    decoded = 0
+
+    def decode(tokens):
+        nonlocal decoded
+        decoded += len(tokens)
+        return PromptTokenizer.decode(tokenizer, tokens)
+
+    tokenizer.decode = decode
+    output = OutputText(tokenizer, ("\n\nHuman:",))
+    assert "".join([*map(output.push, ids), output.finish()]) == PromptTokenizer.decode(
+        tokenizer, ids
+    )
+    return decoded
+
+
+def test_a_stream_takes_work_in_proportion_to_its_length():
+    assert work_of_a_stream(2_000) < 5 * work_of_a_stream(500)
+
+
+@TOKENIZERS
+@settings(max_examples=25)
+@given(data=st.data())
+def test_a_long_output_comes_whole_however_its_tokens_arrive(tokenizer, data):
+    some = st.lists(st.integers(0, len(tokenizer.tokenizer) - 1), min_size=1, max_size=30)
+    ids = data.draw(some) * 8 + tokenizer.encode("hello 漢 😀\n") * 8 + data.draw(some) * 4
+    output, pieces = OutputText(tokenizer, ("\n\nHuman:",)), []
+    while ids and not output.stopped:
+        size = data.draw(st.sampled_from([1, 1, 3, 40]))
+        pieces.append(output.push(*ids[:size]))
+        ids = ids[size:]
+    whole = tokenizer.decode(output.ids)
+    assert "".join([*pieces, output.finish()]) == output.text == whole.split("\n\nHuman:")[0]

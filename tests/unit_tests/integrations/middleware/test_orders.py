@@ -58,7 +58,7 @@ class Custom(AgentMiddleware):
 
     def _marked(self, response: Any) -> Any:
         reply = response.result[0]
-        marked = reply.model_copy(update={"additional_kwargs": {"saw": reply.text}})
+        marked = reply.model_copy(update={"additional_kwargs": {"saw_raw": reply.text == RAW}})
         return ModelResponse(
             result=[marked, *response.result[1:]], structured_response=response.structured_response
         )
@@ -259,8 +259,8 @@ def test_a_middleware_before_the_aligner_sees_the_edit_and_one_behind_it_the_rep
     saw_outside = agent_of(final(), before=[Custom()]).invoke(ASKED)["messages"][-1]
     saw_inside = agent_of(final(), after=[Custom()]).invoke(ASKED)["messages"][-1]
 
-    assert saw_outside.additional_kwargs == {"saw": EDITED}
-    assert saw_inside.additional_kwargs == {"saw": RAW}
+    assert saw_outside.additional_kwargs == {"saw_raw": False}
+    assert saw_inside.additional_kwargs == {"saw_raw": True}
 
 
 @PLACES

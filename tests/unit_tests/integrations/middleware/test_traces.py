@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.tracers.schemas import Run
+from langsmith import Client
+from langsmith.run_helpers import tracing_context
 
 from tests.unit_tests.integrations.middleware.parts import (
     ASKED,
@@ -74,6 +77,36 @@ async def test_each_edit_is_one_run_below_the_models_node_with_what_it_was_made_
     said = edit.outputs["generations"][0][0]["message"]["kwargs"]["response_metadata"]
     assert said["metaaligner"]["passes"] == 3
     assert said["metaaligner"]["agreement"] == -0.5
+
+
+def test_tracing_tools_find_the_models_name_and_parameters_of_an_edit():
+    tracer = Tracer()
+    agent_of(final(), options={"max_new_tokens": 50}).invoke(ASKED, {"callbacks": [tracer]})
+
+    (edit,) = tracer.edits()
+    # LangSmith, Langfuse 5.0 (_parse_model_name_from_metadata), and OpenInference 0.1
+    # (_model_name, _llm_provider).
+    assert edit.extra["metadata"]["ls_model_name"] == "scripted"
+    assert edit.extra["metadata"]["ls_provider"] == "metaaligner"
+    # Langfuse (_parse_model_parameters), and OpenInference (_invocation_parameters).
+    told = edit.extra["invocation_params"]
+    assert (told["model"], told["model_name"]) == ("scripted", "scripted")
+    assert (told["temperature"], told["max_tokens"]) == (0.0, 50)
+
+
+def test_langsmiths_run_of_the_middleware_does_not_repeat_the_conversation():
+    traced: dict[str, Any] = {}
+
+    class Recorder(Client):
+        def create_run(self, name: str, inputs: Any, *args: Any, **kwargs: Any) -> None:
+            traced[name] = inputs
+
+    client = Recorder(api_key="none", session=MagicMock(), auto_batch_tracing=False, info={})
+    with tracing_context(client=client, enabled=True):
+        agent_of(final()).invoke(ASKED)
+
+    assert traced["MetaAlignerMiddleware.wrap_model_call"] == {}
+    assert "What now?" in repr(traced["Policy"])
 
 
 def test_a_failed_edit_is_a_failed_run_in_the_trace():

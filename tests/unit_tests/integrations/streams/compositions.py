@@ -279,6 +279,34 @@ def two_nodes(llm: Any, aligner: Any) -> Any:
     return graph.compile()
 
 
+def inner_graph(llm: Any, *, new_message: bool = False) -> Any:
+    """A graph such as `create_agent` makes: its node returns the model's message."""
+
+    def answer(state: MessagesState) -> Any:
+        reply = llm.invoke(state["messages"])
+        return {"messages": [AIMessage(reply.text) if new_message else reply]}
+
+    return graph_of(answer)
+
+
+def graph_pipe(llm: Any, aligner: Any) -> Any:
+    return graph_of(inner_graph(llm) | aligner)
+
+
+def graph_in_lambda(llm: Any, aligner: Any) -> Any:
+    inner = inner_graph(llm)
+    return graph_of(RunnableLambda(lambda state: inner.invoke(state)) | aligner)
+
+
+def nested_graph_pipe(llm: Any, aligner: Any) -> Any:
+    return graph_of(graph_of(inner_graph(llm)).with_retry() | aligner)
+
+
+def graph_node(llm: Any, aligner: Any) -> Any:
+    inner = inner_graph(llm)
+    return lambda state: aligner.invoke(inner.invoke(state))
+
+
 # -- all of them --------------------------------------------------------------------------------
 
 
@@ -296,6 +324,7 @@ class Composition:
         keeps_reply: Whether one of its own steps hands the unedited reply on beside the edit.
         in_state: Whether the unedited reply is put into the state of a graph.
         deeper: Whether it runs in a subgraph, whose messages v3 keeps apart from the graph's own.
+        in_inner_state: Whether the unedited reply is put into the state of an inner graph.
     """
 
     name: str
@@ -307,15 +336,19 @@ class Composition:
     keeps_reply: bool = False
     in_state: bool = False
     deeper: bool = False
+    in_inner_state: bool = False
 
 
-def _of_node(name: str, make: Build, *, only_async: bool = False) -> Composition:
+def _of_node(
+    name: str, make: Build, *, only_async: bool = False, in_inner_state: bool = False
+) -> Composition:
     return Composition(
         name,
         lambda llm, aligner: graph_of(make(llm, aligner)),
         hushed=lambda llm, aligner: graph_of(hushed(make(llm, aligner))),
         graph=True,
         only_async=only_async,
+        in_inner_state=in_inner_state,
     )
 
 
@@ -354,6 +387,28 @@ COMPOSITIONS = [
         lambda llm, aligner: graph_of(graph_of(called_with_invoke(llm | aligner))),
         graph=True,
         deeper=True,
+    ),
+    Composition("`graph | aligner`, as of an agent", graph_pipe, graph=True, in_inner_state=True),
+    Composition(
+        "a graph in a graph with retries, `| aligner`",
+        nested_graph_pipe,
+        graph=True,
+        in_inner_state=True,
+    ),
+    Composition(
+        "a function that calls a graph, `| aligner`",
+        graph_in_lambda,
+        graph=True,
+        in_inner_state=True,
+    ),
+    _of_node("a node that calls a graph, then `aligner`", graph_node, in_inner_state=True),
+    Composition(
+        "a subgraph with `llm` and `aligner` in two nodes",
+        lambda llm, aligner: graph_of(two_nodes(llm, aligner)),
+        lambda llm, aligner: graph_of(hushed(two_nodes(llm, aligner))),
+        graph=True,
+        deeper=True,
+        in_inner_state=True,
     ),
     Composition("`llm` and `aligner` in two nodes", two_nodes, graph=True, in_state=True),
 ]

@@ -27,6 +27,7 @@ class Surface:
         state: Whether it shows a graph's state.
         messages: Whether it streams messages, so that the edit must come there exactly once.
         model_runs: Whether it streams the tokens of models that are not hushed.
+        inner_state: Whether it shows the state of graphs inside a graph.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Surface:
     state: bool = False
     messages: bool = False
     model_runs: bool = False
+    inner_state: bool = False
 
 
 def _graph_stream(name: str, modes: Any, **options: Any) -> Surface:
@@ -50,7 +52,15 @@ def _graph_stream(name: str, modes: Any, **options: Any) -> Surface:
     listed = [modes] if isinstance(modes, str) else modes
     streams = "messages" in listed
     stateless = listed in (["messages"], ["custom"])
-    return Surface(name, read, aread, messages=streams, model_runs=streams, state=not stateless)
+    return Surface(
+        name,
+        read,
+        aread,
+        messages=streams,
+        model_runs=streams,
+        state=not stateless,
+        inner_state=not stateless and bool(options.get("subgraphs")),
+    )
 
 
 def _checkpoints() -> Surface:
@@ -129,7 +139,9 @@ def _events_v3() -> Surface:
         async for event in await graph.astream_events(ASKED, version="v3"):
             yield event
 
-    return Surface("`stream_events`, v3", read, aread, model_runs=True, state=True)
+    return Surface(
+        "`stream_events`, v3", read, aread, model_runs=True, state=True, inner_state=True
+    )
 
 
 def _messages_v3() -> Surface:
@@ -194,6 +206,7 @@ def _chain_invoke() -> Surface:
 GRAPH_SURFACES = [
     _invoked(),
     *[_graph_stream(mode, mode) for mode in MODES if mode != "checkpoints"],
+    _graph_stream("messages, `subgraphs=True`", "messages", subgraphs=True),
     _checkpoints(),
     _graph_stream("all modes, `version='v2'`", MODES, version="v2"),
     _graph_stream("all modes, `subgraphs=True`", MODES, subgraphs=True),
@@ -239,8 +252,8 @@ def streamed_texts(payloads: list[Any]) -> dict[str, str]:
 def _streamed_message(part: Any) -> Any:
     if isinstance(part, dict):  # version="v2"
         return part["data"][0] if part["type"] == "messages" else None
-    if len(part) == 3:  # subgraphs=True
-        part = part[1:]
+    if isinstance(part[0], tuple):  # subgraphs=True
+        part = part[1:] if len(part) == 3 else part[1]
     if isinstance(part[0], str):  # several modes
         return part[1][0] if part[0] == "messages" else None
     return part[0]

@@ -11,6 +11,7 @@ POLICY = "policy's run"
 STATE = "state"
 STEP = "own step"
 REFUSED = "`LeakError`"
+INNER = "inner state"
 
 
 def expected(composition: Composition, surface: Surface) -> str:
@@ -21,6 +22,8 @@ def expected(composition: Composition, surface: Surface) -> str:
         return STATE
     if composition.in_state and surface.messages:
         return REFUSED
+    if composition.in_inner_state and surface.inner_state:
+        return INNER
     if composition.keeps_reply and surface.steps_too:
         return STEP
     if composition.hushed is not None and surface.model_runs:
@@ -43,12 +46,15 @@ GROUPS = {
         "debug",
         "checkpoints",
     ],
-    "mode `messages`, all at once, `subgraphs=True`; v3 events": [
+    "mode `messages`, also with `subgraphs=True`; v3 `.messages`": [
         "messages",
+        "messages, `subgraphs=True`",
         "all modes, `version='v2'`",
+        "`stream_events`, v3: `.messages`",
+    ],
+    "all modes with `subgraphs=True`; v3 events": [
         "all modes, `subgraphs=True`",
         "`stream_events`, v3",
-        "`stream_events`, v3: `.messages`",
     ],
     "`astream_events` v1, v2; `astream_log`": [
         "`astream_events`, v1",
@@ -90,4 +96,6 @@ itself.
   every `on_…_stream` event is edited text. These tags do not reach parsers and steps that pass on
   the unedited reply (**own step**).
 - **state**: the unedited message is written into the graph's state, where anybody who reads the
-  state sees it. Put model and aligner into one node. A reader of messages gets a `LeakError`."""
+  state sees it. Put model and aligner into one node. A reader of messages gets a `LeakError`.
+- **inner state**: an inner graph, such as an agent, writes the unedited message into its own state.
+  Only those see it who read the state of inner graphs. Messages stay clean."""

@@ -35,7 +35,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.graph import START, MessagesState, StateGraph
 
 from langchain_metaaligner import Edit, LeakError, MetaAlignerRunnable, hushed
-from langchain_metaaligner.integrations import leaks
+from langchain_metaaligner.integrations import leaks, retries
 from tests.unit_tests.integrations.streams.compositions import (
     PROMPT,
     called_with_astream,
@@ -578,7 +578,7 @@ def test_with_retry_repeats_what_else_fails(kinds: Any) -> None:
 
 
 def test_the_kinds_that_are_worth_another_try_can_be_pickled() -> None:
-    assert pickle.loads(pickle.dumps(leaks.but_leaks((Exception, ValueError))))
+    assert pickle.loads(pickle.dumps(retries.only_repeatable((Exception, ValueError))))
 
 
 def test_under_invoke_a_leak_is_warned_of_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -343,3 +344,51 @@ def test_a_context_as_text_streams_too() -> None:
     aligner = MetaAlignerRunnable(engine=Engine())
     config: Any = {"configurable": {"context": Context("What now?")}}
     assert "".join(piece.text for piece in aligner.stream(AIMessage(RAW), config)) == EDITED
+
+
+TEXT = {"type": "text", "text": "raw text"}
+CITED = {"type": "citation", "start_index": 0, "end_index": 3, "url": "https://example.org"}
+IMAGE = {"type": "image", "url": "https://example.org/i.png"}
+FORMS: dict[str, list[Any]] = {
+    "citations": [{**TEXT, "id": "msg_1", "annotations": [CITED], "logprobs": ["raw"]}],
+    "a signature": ["raw text", {**TEXT, "text": "", "extras": {"signature": "S"}}],
+    "an empty block first": [{**TEXT, "text": ""}, {**TEXT, "index": 1}, IMAGE],
+    "no type": [{"text": "raw text"}],
+    "output_text": [{"type": "output_text", "text": "raw text", "id": "msg_1"}, IMAGE],
+    "a refusal": [{"type": "refusal", "refusal": "raw text", "id": "msg_1"}],
+}
+AT_ONCE: dict[str, list[Any]] = {
+    "a copy before": [{"type": "card", "title": "raw text", "a": 1}, TEXT],
+    "two texts": [TEXT, IMAGE, {**TEXT, "text": " raw"}],
+    "non_standard": [{"type": "non_standard", "value": TEXT}],
+}
+
+
+@WAYS
+@pytest.mark.parametrize("form", [*FORMS, *AT_ONCE])
+async def test_no_piece_repeats_the_text_before_the_edit(way: str, form: str) -> None:
+    content = {**FORMS, **AT_ONCE}[form]
+    reply = AIMessage(content, id="1", response_metadata={"logprobs": ["raw"]})
+    aligner = MetaAlignerRunnable(engine=Engine(), edit_refusals=True).with_config(CONFIG)
+    chain = RunnableLambda(lambda _: reply) | aligner
+    pieces, invoked = await pieces_of(chain, way), chain.invoke(QUESTION)
+    assert "raw" not in repr(pieces)
+    assert len(pieces) > 50 or form in AT_ONCE
+    streamed = whole(merged(pieces))
+    assert len(streamed.content) == len(invoked.content)
+    for block, other in zip(streamed.content, invoked.content, strict=True):
+        if isinstance(other, str):
+            assert block["text"] == other
+        else:
+            assert {**block, "index": None} == {**other, "index": None}
+
+
+@WAYS
+async def test_json_streams_in_pieces_and_is_the_json_that_invoke_returns(way: str) -> None:
+    reply = AIMessage('{"a": "caf\\u00e9 text", "b": [1, "raw text"]}', id="1")
+    chain = RunnableLambda(lambda _: reply) | MetaAlignerRunnable(engine=Engine())
+    chain = chain.with_config(CONFIG)
+    pieces = await pieces_of(chain, way)
+    assert len(pieces) > 100
+    assert json.loads("".join(piece.text for piece in pieces)) == {"a": EDITED, "b": [1, EDITED]}
+    assert merged(pieces).text == chain.invoke(QUESTION).text

@@ -1,0 +1,327 @@
+"""Finds copies of a changed text in the rest of a message, and leaves them out."""
+
+from __future__ import annotations
+
+import base64
+import html
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Final
+from urllib.parse import unquote_plus
+
+from langchain_metaaligner.editing.citations import LISTS, Moves, moved_citations
+
+GONE: Final = object()
+"""Stands for a value that is or holds a copy."""
+
+# Scripts that are written without spaces, where each character counts as a word.
+_DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORDS = re.compile(rf"[{_DENSE}]|[^\W{_DENSE}]+")
+# How many words in a row are a span of the text; a single word can be anything.
+_SPAN, _DENSE_SPAN = 2, 4
+# A text of one word is found where it stands alone, if it is no shorter than this.
+_SHORTEST = 4
+# Nesting deeper than this is left out, because it is not searched.
+_DEPTH = 60
+
+_GOES_WITH_THE_TEXT = re.compile(r"(?i)(?:.*log_?probs?(?:_?results?)?|parsed)")
+_LISTS_OF_TOKENS = re.compile(
+    r"(?i)(?:tokens|context|(?:\w+_)?(?:token|output)_?ids|text_?offsets?)"
+)
+_PLAIN = re.compile(
+    r"(?i)(?:.*[_-])?(?:ids?|index|type|role|kind|object|name|model|version|provider|reasons?|status"
+    r"|tier|fingerprint|category|severity|probability|language|lang|created|created_?at|format"
+    r"|modality|mode|phase|region|ur[il]|domain|mime_?type|signature)"
+    r"|.*(?:Id|Reason|Name|Type|Version|Model|Tier|At)"
+)
+_STORED = re.compile(r"(?i)(?:previous_)?(?:response|conversation|interaction)(?:_?id)?")
+_STORED_ID = re.compile(r"(?:resp|conv|interactions?)[_/][\w./-]+")
+_URL = re.compile(r"https?://\S+")
+_THOUGHTS = re.compile(r"(?i).*(?:reasoning|thinking|thoughts?)(?:_?(?:content|details?|blocks?))?")
+_TOOLS = frozenset(
+    "tool_calls function_call __gemini_function_call_thought_signatures__"
+    " __openai_function_call_ids__ tool_outputs".split()
+)
+
+
+@lru_cache(maxsize=1024)
+def _goes_with_the_text(key: str, *, listed: bool) -> bool:
+    if listed and _LISTS_OF_TOKENS.fullmatch(key) is not None:
+        return True
+    return _GOES_WITH_THE_TEXT.fullmatch(key) is not None
+
+
+@lru_cache(maxsize=1024)
+def is_plain_name(key: str) -> bool:
+    """Whether a key is known to name plain metadata, such as a model or why a reply ended.
+
+    Args:
+        key: The key.
+    """
+    return _PLAIN.fullmatch(key) is not None
+
+
+@lru_cache(maxsize=1024)
+def names_thoughts(key: str) -> bool:
+    """Whether a key is known to hold what the model thought.
+
+    Args:
+        key: The key.
+    """
+    return _THOUGHTS.fullmatch(key) is not None
+
+
+def names_tools(key: str) -> bool:
+    """Whether a key is known to hold tool calls, or what providers need with them.
+
+    Args:
+        key: The key.
+    """
+    return key in _TOOLS
+
+
+def is_stored_reply(key: str, value: Any) -> bool:
+    """Whether a value tells a provider to go on from a reply that it has stored.
+
+    Args:
+        key: The value's key.
+        value: The value.
+    """
+    if not isinstance(value, str):
+        return False
+    return _STORED.fullmatch(key) is not None or _STORED_ID.fullmatch(value) is not None
+
+
+class Copies:
+    """Finds copies of a text that was changed: all of it, a span that was edited, or its tokens.
+
+    Args:
+        original: The text before the edit.
+        edited: The text after the edit, which may contain parts of the original.
+        texts: The texts that citations may point into; by default, the whole text.
+    """
+
+    def __init__(self, original: str, edited: str, texts: Sequence[Moves] = ()) -> None:
+        self._original, self._edited = original, edited
+        self._given = texts
+        self._whole = original.strip()
+        self._known: dict[int, tuple[Any, Any]] = {}
+
+    @cached_property
+    def _texts(self) -> Sequence[Moves]:
+        return self._given or (Moves(self._original, self._edited),)
+
+    @cached_property
+    def _gone(self) -> tuple[frozenset[tuple[str, ...]], frozenset[tuple[str, ...]]]:
+        """The spans that only the original has, as they are written and in lower case."""
+        before, after = self._original, self._edited
+        exact = frozenset(_spans_of(before)).difference(_spans_of(after))
+        before, after = before.casefold(), after.casefold()
+        return exact, frozenset(_spans_of(before)).difference(_spans_of(after))
+
+    @cached_property
+    def _one_word(self) -> bool:
+        return next(iter(_spans_of(self._original)), None) is None
+
+    def in_text(self, text: str) -> bool:
+        """Whether a text holds a copy.
+
+        Args:
+            text: The text, which may be escaped for JSON, HTML or a URL.
+        """
+        if self._in(text):
+            return True
+        return any(self._in(one) for one in _unescaped(text))
+
+    def _in(self, text: str) -> bool:
+        if self._one_word:
+            known = len(self._whole) >= _SHORTEST and self._whole not in self._edited
+            return known and text.strip() == self._whole
+        if self._whole in text and self._whole not in self._edited:
+            return True
+        spans = list(_spans_of(text))
+        if not spans:
+            return False
+        exact, lower = self._gone
+        return not (exact.isdisjoint(spans) and lower.isdisjoint(_spans_of(text.casefold())))
+
+    def left_of(self, given: Mapping[str, Any], *, inner: bool = False) -> dict[str, Any]:
+        """What is left of a mapping without the copies in it.
+
+        Args:
+            given: The mapping, which is not modified.
+            inner: Whether it belongs to a part of the message, so that keys of whole messages
+                mean nothing in it.
+
+        Returns:
+            A copy.
+        """
+        left: dict[str, Any] = {}
+        for key, value in given.items():
+            if not inner and (names_tools(key) or names_thoughts(key)):
+                left[key] = value
+            elif (kept := self._left(value, key, 0)) is not GONE:
+                left[key] = kept
+        return left
+
+    def left(self, value: Any) -> Any:
+        """What is left of a value without the copies in it.
+
+        Args:
+            value: Any value, which is not modified.
+
+        Returns:
+            The value itself if it holds no copy; else a copy without them, or `GONE`.
+        """
+        return self._left(value, "", 0)
+
+    def _left(self, value: Any, key: Any, depth: int) -> Any:
+        if value is None or isinstance(value, bool | int | float | complex):
+            return value
+        name = key if isinstance(key, str) else ""
+        if name and _goes_with_the_text(name, listed=isinstance(value, list)):
+            return GONE
+        if isinstance(value, str):
+            return GONE if is_stored_reply(name, value) or self._is_copy(value, name) else value
+        if depth > _DEPTH:
+            return GONE
+        if isinstance(value, bytes | bytearray):
+            return GONE if self.in_text(value.decode(errors="ignore")) else value
+        if isinstance(value, Mapping):
+            return self._left_of_mapping(value, depth)
+        if isinstance(value, list | tuple | set | frozenset):
+            return self._left_of_list(value, name, depth)
+        return self._left_of_object(value, depth)
+
+    def _is_copy(self, value: str, name: str) -> bool:
+        if is_plain_name(name) and not any(map(str.isspace, value)):
+            return False
+        if _URL.fullmatch(value) is not None:
+            # The words of an address are those of the page, but a reply can be part of a query.
+            return self.in_text("".join(re.split(r"[?#]", value, maxsplit=1)[1:]))
+        return self.in_text(value)
+
+    def _left_of_mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
+        left = {}
+        for key, inner in value.items():
+            if isinstance(key, str) and not _is_name(key) and self.in_text(key):
+                continue
+            if (kept := self._left(inner, key, depth + 1)) is not GONE:
+                left[key] = kept
+        if len(left) == len(value) and all(left[key] is value[key] for key in left):
+            return value
+        return left or GONE
+
+    def _left_of_list(self, value: Any, name: str, depth: int) -> Any:
+        items = list(value)
+        if isinstance(value, list) and LISTS.fullmatch(name):
+            items = moved_citations(items, self._texts, of_text=False)
+        elif any(self.in_text(said) for said in _spelled(items)):
+            return GONE
+        left = [kept for one in items if (kept := self._left(one, name, depth + 1)) is not GONE]
+        if len(left) == len(value) and all(a is b for a, b in zip(left, value, strict=True)):
+            return value
+        return type(value)(left) if left and type(value) in _LISTS else GONE
+
+    def _left_of_object(self, value: Any, depth: int) -> Any:
+        """An object can't be changed, so that it stays or goes as a whole."""
+        known = self._known.get(id(value))
+        if known is None:
+            # The object is kept, so that no other one gets its id; it may contain itself.
+            self._known[id(value)] = (value, value)
+            try:
+                held = _fields_of(value)
+                kept = value if self._left(held, "", depth + 1) is held else GONE
+            except Exception:  # noqa: BLE001 - what can't be read can't be checked
+                kept = GONE
+            known = self._known[id(value)] = (value, kept)
+        return known[1]
+
+
+_LISTS = (list, tuple, set, frozenset)
+
+
+def _is_name(key: str) -> bool:
+    return key.isascii() and key.isidentifier()
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: getattr(value, one.name) for one in fields(value)}
+    if isinstance(value, type) or callable(value):
+        return {}
+    held = dict(getattr(value, "__dict__", {}))
+    held.update(getattr(value, "__pydantic_extra__", None) or {})
+    if isinstance(value, BaseException):
+        held["args"] = value.args
+    return held
+
+
+def _spelled(items: Sequence[Any]) -> Iterator[str]:
+    """The texts that the items of a list make together: words, tokens, bytes or characters."""
+    if len(items) < _SPAN:
+        return
+    if all(isinstance(one, str) for one in items):
+        yield "".join(items)
+        yield " ".join(items)
+    elif all(type(one) is int for one in items):
+        yield from _of_numbers(items)
+    elif all(isinstance(one, Mapping) for one in items):
+        columns: dict[str, list[Any]] = {}
+        for one in items:
+            for key, value in one.items():
+                if isinstance(key, str) and not is_plain_name(key):
+                    columns.setdefault(key, []).append(value)
+        for column in columns.values():
+            yield from _spelled(column)
+    elif all(isinstance(one, list | tuple) for one in items):
+        flat = [inner for one in items for inner in one]
+        if flat and not isinstance(flat[0], Mapping | list | tuple):
+            yield from _spelled(flat)
+
+
+def _of_numbers(numbers: Sequence[int]) -> Iterator[str]:
+    if all(0 <= one < 256 for one in numbers):
+        yield bytes(numbers).decode(errors="ignore")
+    if all(0 <= one < 0x110000 for one in numbers):
+        yield "".join(map(chr, numbers))
+
+
+def _spans_of(text: str) -> Iterable[tuple[str, ...]]:
+    """The shortest spans of a text: every few words in a row."""
+    words = _WORDS.findall(text)
+    if _DENSE_WORD.search(text) is None:
+        return itertools.pairwise(words)
+    return _dense_spans_of(words)
+
+
+def _dense_spans_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for place in range(len(words) - _SPAN + 1):
+        dense = any(map(_DENSE_WORD.match, words[place : place + _SPAN]))
+        span = tuple(words[place : place + (_DENSE_SPAN if dense else _SPAN)])
+        if not dense or len(span) == _DENSE_SPAN:
+            yield span
+
+
+_DENSE_WORD = re.compile(f"[{_DENSE}]")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}={0,2}")
+_ESCAPE = re.compile(r"""\\(?:u([0-9a-fA-F]{4})|([nrtbfv"'\\/]))""")
+
+
+def _unescaped(text: str) -> Iterator[str]:
+    if "\\" in text:
+        yield _ESCAPE.sub(lambda it: chr(int(it[1], 16)) if it[1] else _SAID.get(it[2], " "), text)
+    if "&" in text:
+        yield html.unescape(text)
+    if "%" in text or "+" in text:
+        yield unquote_plus(text)
+    if _BASE64.fullmatch(text) is not None:
+        with suppress(ValueError):
+            yield base64.b64decode(text).decode()
+
+
+_SAID = {'"': '"', "'": "'", "\\": "\\", "/": "/"}

@@ -1,0 +1,205 @@
+"""Copies of a text that was changed are found wherever they are, and nothing else is."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from langchain_metaaligner.editing.copies import GONE, Copies
+
+# Words of the text before the edit, and words that are in no text.
+OLD = ["Zorp", "quib", "flum", "drax", "vosk"]
+OTHER = ["stop", "gpt-x", "default", "us-east-1", "fp_1", "n'a", "10%"]
+
+PLAIN: st.SearchStrategy[Any] = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False),
+        st.sampled_from([*OTHER, *OLD]),
+        st.lists(st.sampled_from(OTHER), max_size=3).map(" ".join),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["a", "b", "stop_reason", "z y"]), inner, max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+@dataclass
+class Said:
+    body: Any
+
+
+class Parsed(BaseModel):
+    body: Any
+
+
+def in_pieces(text: str) -> list[str]:
+    return [text[start : start + 3] for start in range(0, len(text), 3)]
+
+
+# Each holds a copy of a text of several words, in the form of some provider or of none.
+FORMS: dict[str, Any] = {
+    "whole": lambda text: text,
+    "in a sentence": "He said: {}, and left.".format,
+    "in lower case": str.lower,
+    "with other spaces": lambda text: text.replace(" ", "\n\n"),
+    "in JSON": lambda text: json.dumps({"choices": [{"text": text.replace(" ", "\n")}]}),
+    "in a query": lambda text: f"https://a.example/?q={text.replace(' ', '%20')}",
+    "in HTML": lambda text: f"<p>{text.replace(' ', '&nbsp;')}</p>",
+    "as words": str.split,
+    "as tokens": in_pieces,
+    "as tokens with odds": lambda text: [{"t": one, "p": -0.1} for one in in_pieces(text)],
+    "as pairs of token and id": lambda text: [[one] for one in in_pieces(text)],
+    "as bytes": str.encode,
+    "as numbers": lambda text: list(text.encode()),
+    "as the bytes of tokens": lambda text: [{"b": list(one.encode())} for one in in_pieces(text)],
+    "in an object": Said,
+    "in a model": lambda text: Parsed(body=[{"x": text}]),
+    "in a namespace": lambda text: SimpleNamespace(inner=Said(text)),
+    "in an error": ValueError,
+    "as Base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "as a key": lambda text: {text: 0.5},
+    "in a tuple": lambda text: (text,),
+}
+
+
+def copies(edited: str = "All new words now") -> Copies:
+    return Copies(" ".join(OLD), edited)
+
+
+@given(
+    PLAIN,
+    st.sampled_from(sorted(FORMS)),
+    st.integers(0, len(OLD) - 2),
+    st.integers(2, len(OLD)),
+    st.lists(st.sampled_from(["a", "raw", "x-y", "content"]), max_size=4),
+)
+def test_of_metadata_that_holds_a_copy_only_the_copy_goes(
+    plain: Any, form: str, start: int, length: int, path: list[str]
+) -> None:
+    planted: Any = FORMS[form](" ".join(OLD[start : start + length]))
+    expected: dict[str, Any] = {"plain": plain}
+    for depth, key in enumerate(path):
+        planted = {key: planted, "kept": 1}
+        rest = {"kept": 1} if not depth else {key: expected["planted"], "kept": 1}
+        expected["planted"] = rest
+    assert copies().left_of({"plain": plain, "planted": planted}) == expected
+
+
+@given(PLAIN)
+def test_metadata_without_a_copy_stays_the_same_object(plain: Any) -> None:
+    assert copies().left(plain) is plain
+
+
+def test_what_the_edit_holds_too_is_no_copy() -> None:
+    left = copies("Zorp quib flum, and all is well.").left_of({"a": "Zorp quib", "b": "drax vosk"})
+    assert left == {"a": "Zorp quib"}
+
+
+def test_a_change_of_punctuation_or_case_leaves_no_whole_copy() -> None:
+    assert Copies("Zorp quib.", "Zorp quib!").left({"a": "Zorp quib."}) is GONE
+    assert Copies("zorp quib", "ZORP QUIB").left({"a": "zorp quib"}) is GONE
+    assert Copies("a b a", "b a b").left("a b a") is GONE
+
+
+def test_a_copy_in_another_case_is_a_copy() -> None:
+    assert Copies("Zorp Quib flum", "New").left_of({"a": "ZORP QUIB", "b": 1}) == {"b": 1}
+
+
+@pytest.mark.parametrize("text", ["好的我明白了谢谢", "ขอบคุณมากครับผม"])
+def test_a_script_without_spaces_has_copies_too(text: str) -> None:
+    found = Copies(text, "Something else.")
+    assert found.left({"a": f"«{text[:6]}»", "b": "好"}) == {"b": "好"}
+
+
+def test_a_text_of_one_word_is_found_where_it_stands_alone() -> None:
+    left = Copies("Certainly", "No").left_of({"a": "Certainly", "b": "Certainly not.", "c": "no"})
+    assert left == {"b": "Certainly not.", "c": "no"}
+    assert Copies("stop", "No").left_of({"finish_reason": "stop"}) == {"finish_reason": "stop"}
+
+
+@pytest.mark.parametrize(
+    "odds",
+    [
+        {"logprobs": {"content": [{"token": "Z"}]}},
+        {"logprobs": {"tokens": ["Z"], "token_logprobs": [-1.0], "top_logprobs": [{"Z": -1.0}]}},
+        {"logprobs_result": {"chosen_candidates": [{"token": "Z"}]}},
+        {"top_logprobs": [{"Z": -1.0}]},
+        {"token_ids": [5, 9000]},
+        {"output_token_ids": [5, 9000]},
+        {"context": [5, 9000]},
+        {"parsed": {"a": "Z"}},
+    ],
+)
+def test_what_says_each_token_goes_by_its_name(odds: Any) -> None:
+    assert copies().left_of({**odds, "logprobs_used": True}) == {"logprobs_used": True}
+
+
+NAMES = {
+    "model_name": "Zorp-quib",
+    "finish_reason": "drax-vosk",
+    "id": "zorp.quib",
+    "systemFingerprint": "fp_1",
+    "service_tier": "default",
+    "url": "https://a.example/Zorp-quib",
+    "sources": ["https://a.example/Zorp-quib"],
+    "avg_logprobs": -0.5,
+    "usage": {"tokens": {"input": 1.0}},
+    "logprobs": None,
+}
+
+
+def test_names_addresses_and_numbers_stay() -> None:
+    assert copies().left_of(NAMES) == NAMES
+
+
+def test_thoughts_and_tool_calls_stay_beside_an_edit() -> None:
+    beside = {
+        "reasoning_content": "Zorp quib",
+        "reasoning": {"summary": [{"text": "Zorp quib"}]},
+        "tool_calls": [{"function": {"arguments": '{"q": "Zorp quib"}'}}],
+    }
+    assert copies().left_of(beside) == beside
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [{"id": "resp_1"}, {"response_id": "x"}, {"conversation_id": "x"}, {"id": "interactions/x"}],
+)
+def test_the_way_back_to_the_stored_reply_goes(stored: Any) -> None:
+    assert copies().left_of({**stored, "request_id": "req_1"}) == {"request_id": "req_1"}
+
+
+def test_objects_that_contain_each_other_and_deep_nesting_come_to_an_end() -> None:
+    one, other = SimpleNamespace(), SimpleNamespace(said="fine")
+    one.other, other.one = other, one
+    assert copies().left(one) is one
+    other.said = "Zorp quib"
+    assert copies().left({"x": one}) is GONE
+    deep: Any = "Zorp quib"
+    for _ in range(900):
+        deep = [deep]
+    assert copies().left_of({"a": deep, "b": 1}) == {"b": 1}
+
+
+def test_the_search_is_linear() -> None:
+    text = " ".join(f"word{number}" for number in range(100_000))
+    found = Copies(text, text.upper())
+    started = time.process_time()
+    assert found.left({"a": text, "b": list(text.encode()), "c": "x " * 300_000}) == {
+        "c": "x " * 300_000
+    }
+    assert time.process_time() - started < 5

@@ -1,0 +1,146 @@
+"""What a tokenizer reads as the template's characters counts as them."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from langchain_metaaligner.editing.conversation import Turn
+from langchain_metaaligner.editing.objectives import Objective
+from langchain_metaaligner.editing.prompts import HH_RLHF
+from langchain_metaaligner.engines.local.readings import readings_of
+from langchain_metaaligner.engines.readings import AS_ANY
+from tests.unit_tests.tiny import LLAMA2_TOKENIZER, byte_level_tokenizer
+
+LETTERS = [*map(chr, range(0x20, 0x7F)), "\n", "▁"]
+
+
+def unigram(normalizer, pre_tokenizer=None):
+    words = ["▁Answer", "Answer", "▁Edit", "Edit", "▁Human", "Human", "Assistant"]
+    vocabulary = [("<unk>", -20.0), *((one, -5.0) for one in LETTERS), *((w, -1.0) for w in words)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=0, byte_fallback=False))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizer or pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+def word_piece():
+    # Lower case, accents gone, white space dropped.
+    letters = [one.lower() for one in LETTERS if one.strip()]
+    pieces = dict.fromkeys(["[UNK]", *letters, *(f"##{one}" for one in letters)])
+    tokenizer = Tokenizer(
+        models.WordPiece({one: n for n, one in enumerate(pieces)}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def bpe(pre_tokenizer, unknown="<unk>"):
+    vocabulary = {one: n for n, one in enumerate([*LETTERS, "<unk>"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    return tokenizer
+
+
+def llama2():
+    return Tokenizer.from_file(str(LLAMA2_TOKENIZER / "tokenizer.json"))
+
+
+def nmt():
+    return normalizers.Sequence(
+        [normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+    )
+
+
+TOKENIZERS = {
+    "llama2": llama2,
+    "byte-level": lambda: byte_level_tokenizer().backend_tokenizer,
+    "unigram-nfkc": lambda: unigram(normalizers.NFKC()),
+    "unigram-nmt": lambda: unigram(nmt()),
+    "bpe-metaspace": lambda: bpe(pre_tokenizers.Metaspace(prepend_scheme="never")),
+    "bpe-whitespace": lambda: bpe(pre_tokenizers.WhitespaceSplit()),
+    "bpe-dropping": lambda: bpe(None, unknown=None),
+    "wordpiece": word_piece,
+}
+
+
+@cache
+def tokenizer_named(name):
+    if name == "llama2" and not LLAMA2_TOKENIZER.is_dir():
+        pytest.skip("needs the data folder")
+    spec = json.loads(TOKENIZERS[name]().to_str()) | {"added_tokens": [], "post_processor": None}
+    tokenizer = Tokenizer.from_str(json.dumps(spec))
+    return tokenizer, readings_of(tokenizer, spec)
+
+
+MARKS = (" | Context: ", " | Answer: ", " | Edit: ", "\n\nHuman: ", "\n\nAssistant:", "; Humour: ")
+# What some tokenizer takes for the characters of a mark.
+DISGUISES = (
+    {},
+    {" ": "▁"},
+    {" ": "\u00a0", ":": "﹕", "A": "ᴬ", "H": "ℍ", ";": "\u037e"},
+    {" ": "\u3000", "|": "｜", ":": "：", "A": "Ａ", "E": "ｅ", "H": "Ｈ", ";": "；"},
+    {" ": "", "A": "Á", "E": "É", "H": "Ĥ"},
+    {"|": "|\x00", "i": "\x07i", "u": "\ufffdu", "n": "\u200bn", ";": "\u00ad;"},
+    {"\n": "\u2028", "s": "ſ", "i": "\u0131"},
+    {"\n": "\r\n", " ": "\t"},
+    {"\n": " "},
+)
+disguised = st.builds(
+    lambda mark, disguise: mark.translate(str.maketrans(disguise)),
+    st.sampled_from(MARKS),
+    st.sampled_from(DISGUISES),
+)
+other = st.sampled_from(["x", "☃", "漢", "\ud83d", "\ufffd", "¦", "꞉", "\ue000", "\u2500"])
+hostile = st.lists(st.one_of(disguised, other), max_size=3).map("".join)
+
+
+def meant(tokenizer, text):
+    """What the tokens of a text mean to a model, in lower case."""
+    said = "".join(tokenizer.encode(text).tokens).replace("<0x0A>", "\n").replace("Ċ", "\n")
+    for blank in "".join(tokenizer.encode(" ").tokens):
+        said = said.replace(blank, " ")
+    return said.replace("##", "").lower()
+
+
+def marks_in(tokenizer, text, lines):
+    before = r"\n\s*\n\s*" if lines else ""
+    patterns = [rf"\|\s*{name}\s*:" for name in ("context", "answer", "edit")]
+    patterns += [rf"{before}{name}\s*:" for name in ("human", "assistant")]
+    return [len(re.findall(one, meant(tokenizer, text))) for one in patterns]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=50)
+@given(question=hostile, said=hostile, answer=hostile, wish=hostile, size=st.integers(1, 5))
+def test_no_text_has_the_tokens_of_a_field_or_a_turn(name, question, said, answer, wish, size):
+    tokenizer, readings = tokenizer_named(name)
+    turns = [Turn("human", question), Turn("assistant", said), Turn("human", "x")]
+    objectives = [Objective("mine", f"x{wish}"), Objective("humour", "x")]
+    prompt = HH_RLHF.render(turns, answer, objectives, readings=readings)
+    assert marks_in(tokenizer, prompt.text, readings["\n"] == "\n") == [1, 1, 1, 2, 2]
+    head = meant(tokenizer, prompt.text.split(" | Context: ")[0])
+    assert head.count(";") == 1
+    if name == "bpe-dropping":  # it drops every look-alike
+        return
+    draft = prompt.draft
+    pieces = [prompt.restore(draft[i : i + size]) for i in range(0, len(draft), size)]
+    assert prompt.restore(draft) == "".join(pieces) == answer
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_plain_text_is_read_as_itself(name):
+    _, readings = tokenizer_named(name)
+    text = 'Plain words | a, b: c; d\n\nand "more" <of> them.'
+    assert all(readings[char] == char for char in text if char.strip())
+
+
+def test_an_unknown_tokenizer_may_read_characters_as_any_tokenizer_does():
+    assert "".join(AS_ANY[char] for char in "▁｜\u200bＡﬁ漢é\n\ud83d") == " |Afi漢é\n\ud83d"

@@ -1,0 +1,191 @@
+"""Retries and fallbacks around an aligner, a chat model and a graph's node."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.load import dumpd
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import RetryPolicy
+
+from langchain_metaaligner import (
+    AnswerTooLongError,
+    ChatMetaAligner,
+    EditTimeout,
+    EngineError,
+    InputTypeError,
+    LeakError,
+    MetaAlignerError,
+    MetaAlignerRunnable,
+    UnknownObjectiveError,
+)
+from tests.unit_tests.integrations.ways import by_turns
+from tests.unit_tests.scripted import Policy, ScriptedEngine
+
+ASKED = {"messages": [HumanMessage("q")]}
+QUICK = {"wait_exponential_jitter": False}
+
+
+class Breaks(ScriptedEngine):
+    """Fails its first edits, after two pieces or before the first."""
+
+    def __init__(self, error: Exception, *, after: int = 2, times: int = 1) -> None:
+        super().__init__()
+        self.error, self.after, self.times = error, after, times
+        self.tried = 0
+
+    def stream(self, request: Any) -> Iterator[str]:
+        self.tried += 1
+        pieces = ["ONE ", "TWO ", "THREE"]
+        if self.tried > self.times:
+            yield from pieces
+            return
+        yield from pieces[: self.after]
+        raise self.error
+
+    def edit(self, requests: Any) -> Any:
+        self.tried += 1
+        if self.tried <= self.times:
+            raise self.error
+        return super().edit(requests)
+
+
+def graph_of(runnable: Any, **options: Any) -> Any:
+    graph = StateGraph(MessagesState)
+    node = {"messages": lambda state: [runnable.invoke(state["messages"])]}["messages"]
+    graph.add_node("n", lambda state: {"messages": node(state)}, **options)
+    graph.add_edge(START, "n")
+    return graph.compile()
+
+
+def read(runnable: Any, surface: str) -> tuple[list[str], Exception | None]:
+    got: list[str] = []
+    try:
+        if surface == "stream":
+            got.extend(one.text for one in runnable.stream("q") if one.text)
+        else:
+            for one, _ in graph_of(runnable).stream(ASKED, stream_mode="messages"):
+                got += [one.text] if one.text else []
+    except Exception as error:
+        return got, error
+    return got, None
+
+
+def reply(_: Any) -> Any:
+    return AIMessage("a fallback")
+
+
+OWN = {
+    "retry": lambda a: a.with_retry(**QUICK),
+    "a function chooses": lambda a: a.with_retry(retry_if_exception_type=(EngineError,), **QUICK),
+    "configured retry": lambda a: a.with_config(tags=["x"]).with_retry(**QUICK),
+    "fallback": lambda a: a.with_fallbacks([RunnableLambda(reply)]),
+    "bound fallback": lambda a: a.bind(objectives="honesty").with_fallbacks(
+        [RunnableLambda(reply)]
+    ),
+    "retry and fallback": lambda a: a.with_retry(**QUICK).with_fallbacks([RunnableLambda(reply)]),
+    "fallback and retry": lambda a: a.with_fallbacks([RunnableLambda(reply)]).with_retry(**QUICK),
+}
+FACES = {
+    "aligner": lambda wrap, engine: Policy() | wrap(MetaAlignerRunnable(engine=engine)),
+    "chat model": lambda wrap, engine: wrap(ChatMetaAligner(policy=Policy(), engine=engine)),
+}
+
+
+@pytest.mark.parametrize("wrap", OWN)
+@pytest.mark.parametrize(
+    ("face", "surface"),
+    [("aligner", "messages"), ("chat model", "messages"), ("aligner", "stream")],
+)
+def test_once_a_part_of_an_edit_was_read_the_error_ends_it(
+    face: str, wrap: str, surface: str
+) -> None:
+    got, error = read(FACES[face](OWN[wrap], Breaks(ConnectionError("lost"))), surface)
+    assert got == ["ONE ", "TWO "]
+    assert isinstance(error, EngineError)
+    assert error.begun
+    assert not error.retryable
+
+
+@pytest.mark.parametrize(("face", "wrap"), by_turns(FACES, OWN))
+def test_where_nobody_has_read_anything_the_next_attempt_is_made(face: str, wrap: str) -> None:
+    runnable = FACES[face](OWN[wrap], Breaks(ConnectionError("lost"), after=0))
+    got, error = read(runnable, "messages")
+    assert error is None
+    assert "".join(got) in ("ONE TWO THREE", "a fallback")
+
+
+def test_a_second_aligner_that_breaks_off_ends_the_fallbacks_too() -> None:
+    first = MetaAlignerRunnable(engine=Breaks(ConnectionError("lost"), after=0))
+    second = MetaAlignerRunnable(engine=Breaks(ConnectionError("lost")))
+    both = first.with_fallbacks([second, RunnableLambda(reply)]).with_retry(**QUICK)
+    got, error = read(Policy() | both, "messages")
+    assert (got, type(error)) == (["ONE ", "TWO "], EngineError)
+
+
+def test_a_leak_goes_to_no_fallback() -> None:
+    policy, aligner = Policy(), MetaAlignerRunnable(engine=ScriptedEngine())
+    both = aligner.with_fallbacks([RunnableLambda(reply)])
+    got, error = read(RunnableLambda(lambda given: both.invoke(policy.invoke(given))), "messages")
+    assert "a fallback" not in got
+    assert isinstance(error, LeakError)
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (ConnectionError("lost"), 3),
+        (EngineError("busy", retryable=True), 3),
+        (EditTimeout("late"), 3),
+        (EngineError("NaN"), 1),
+        (RuntimeError("a bug"), 1),
+        (AnswerTooLongError("long"), 1),
+    ],
+)
+def test_only_what_may_pass_is_repeated_by_langchain_and_by_langgraph(
+    error: Exception, attempts: int
+) -> None:
+    for kinds in ((Exception,), (MetaAlignerError,), (EngineError, Exception)):
+        engine = Breaks(error, times=9)
+        aligner = MetaAlignerRunnable(engine=engine)
+        with pytest.raises(MetaAlignerError):
+            (Policy() | aligner.with_retry(retry_if_exception_type=kinds, **QUICK)).invoke("q")
+        assert engine.tried == attempts
+    policy = Policy(asked=[])
+    chain = policy | MetaAlignerRunnable(engine=Breaks(error, times=9))
+    again = RetryPolicy(initial_interval=0.001, jitter=False)
+    with pytest.raises(MetaAlignerError):
+        graph_of(chain, retry_policy=again).invoke(ASKED)
+    assert len(policy.asked) == attempts
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [({"objectives": "hnesty"}, UnknownObjectiveError), ({"context": 5}, InputTypeError)],
+)
+def test_a_mistake_of_the_caller_is_paid_for_once(wrong: Any, kind: Any) -> None:
+    policy = Policy(asked=[])
+    chain = (policy | MetaAlignerRunnable(engine=ScriptedEngine())).with_config(configurable=wrong)
+    again = RetryPolicy(initial_interval=0.001, jitter=False)
+    with pytest.raises(kind):
+        graph_of(chain, retry_policy=again).invoke(ASKED)
+    assert len(policy.asked) == 1
+
+
+@pytest.mark.parametrize("wrap", OWN)
+def test_what_wraps_an_aligner_is_copied_pickled_and_serialised_like_langchains(wrap: str) -> None:
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine("an edit"))
+    made = OWN[wrap](aligner)
+    assert made.get_name() in ("RunnableWithFallbacks", "MetaAlignerRunnable")
+    assert dumpd(made)["id"][0] == "langchain"
+    one = made.with_config(configurable={"context": [HumanMessage("q")]})
+    for again in (one, copy.deepcopy(one)):
+        assert again.invoke("x") == "an edit"
+    if "fallback" not in wrap:
+        assert pickle.loads(pickle.dumps(one)).invoke("x") == "an edit"
