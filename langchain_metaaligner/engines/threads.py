@@ -40,17 +40,20 @@ def start(work: Callable[[], T], name: str, *, stops: bool = False) -> Future[T]
 
     Returns:
         The future result; cancelling it has no effect.
+
+    Raises:
+        EngineError: With `stops`, the process is ending already.
     """
     made: Future[T] = Future()
     made.set_running_or_notify_cancel()
     inside = contextvars.copy_context()
     run = partial(_fulfil, made, partial(inside.run, work))
     thread = threading.Thread(target=run, name=name, daemon=True)
-    thread.start()
     if stops:
         stopper = _Stopper(thread)
         end_with_process(stopper)
         made.add_done_callback(stopper.forget)
+    thread.start()
     return made
 
 
@@ -123,6 +126,7 @@ class Pool:
 
         Raises:
             OverloadedError: Too many threads are busy with work that nobody wants any more.
+            EngineError: The process is ending.
         """
         if not self._known:
             self._known = True
@@ -172,10 +176,10 @@ class Pool:
         most = self._most + min(len(self._forsaken), self._most_forsaken)
         if self._idle < len(self._waiting) and len(self._threads) < most:
             thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            thread.start()
-            self._threads.add(thread)
             if self._ends:
                 end_with_process(self)
+            thread.start()
+            self._threads.add(thread)
 
     def _work(self) -> None:
         while True:
