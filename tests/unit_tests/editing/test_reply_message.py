@@ -197,6 +197,20 @@ def test_a_refusal_that_is_text_loses_its_mark():
     beside = AIMessage("", additional_kwargs={"refusal": "I refuse.", "a": 1})
     edited = with_text(beside, "Yes.", refusals=True)
     assert (edited.content, edited.additional_kwargs) == ("Yes.", {"a": 1})
+    # Its words may stay: whoever reads a stream has read them as text.
+    for refused in (AIMessage([block]), beside):
+        said = with_text(refused, "I refuse.", refusals=True)
+        assert (said.text, answer_text(said)) == ("I refuse.", "I refuse.")
+        assert "'refusal'" not in repr(said)
+
+
+def test_a_refusal_beside_a_text_is_a_part_of_it():
+    for content in ("Well. ", [{"type": "text", "text": "Well. "}]):
+        message = AIMessage(content, additional_kwargs={"refusal": "I refuse."})
+        assert answer_text(message) == "Well. "
+        assert answer_text(message, refusals=True) == "Well. I refuse."
+        edited = with_text(message, "Well. Yes.", refusals=True)
+        assert (edited.text, edited.additional_kwargs) == ("Well. Yes.", {})
 
 
 # Citations.
