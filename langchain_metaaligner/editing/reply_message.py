@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -22,6 +23,7 @@ from langchain_metaaligner.editing.content_blocks import (
 from langchain_metaaligner.editing.copies import (
     GONE,
     Copies,
+    count_words,
     is_plain_name,
     names_thoughts,
     names_tools,
@@ -43,8 +45,10 @@ _CALLS = frozenset(
 )
 _SIGNATURES = ("signature", "thought_signature", "encrypted_content", "data", "redactedContent")
 _SAID = ("audio", "refusal")
-# A longer value is no plain metadata.
-_LONGEST = 256
+# A longer value is no plain metadata; a date and a time can have six words.
+_LONGEST, _WORDS_OF_A_NAME = 256, 6
+# Other keys may be texts themselves.
+_KEY = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
 _SEARCHED = 4
 
 
@@ -291,14 +295,14 @@ def _plain(value: Any, depth: int, name: str = "") -> Any:
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        known = is_plain_name(name) or not any(map(str.isspace, value))
-        return value if known and len(value) <= _LONGEST else None
+        most = _WORDS_OF_A_NAME if is_plain_name(name) else 1
+        return value if len(value) <= _LONGEST and count_words(value) <= most else None
     if depth > _SEARCHED:
         return None
     if isinstance(value, Mapping):
         kept = {}
         for key, inner in value.items():
-            if not isinstance(key, str) or LISTS.fullmatch(key):
+            if not isinstance(key, str) or LISTS.fullmatch(key) or _KEY.fullmatch(key) is None:
                 continue
             if names_thoughts(key) or names_tools(key):
                 continue
@@ -306,6 +310,8 @@ def _plain(value: Any, depth: int, name: str = "") -> Any:
                 kept[key] = None if inner is None else one
         return kept
     if isinstance(value, list):
+        if sum(count_words(one) for one in value if isinstance(one, str)) > _WORDS_OF_A_NAME:
+            value = [one for one in value if not isinstance(one, str)]
         return [one for inner in value if (one := _plain(inner, depth + 1, name)) is not None]
     return None
 

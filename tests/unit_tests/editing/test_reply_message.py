@@ -285,7 +285,15 @@ THOUGHTS = {
 def test_a_blocked_message_has_no_thoughts_and_no_text_anywhere(kind, where):
     usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
     plain = {"model_name": "m-1", "finish_reason": "stop", "usage": {"reasoning_tokens": 5}}
-    rest = {"raw": "some SECRET prose", "sources": ["SECRET prose"], "a": object()}
+    rest = {
+        "raw": "some SECRET prose",
+        "note": "SECRET很好的理由",
+        "reason": "SECRET is what the user wanted to hear of me",
+        "sources": ["SECRET prose"],
+        "words": ["The", "user", "wants", "a", "SECRET", "of", "me"],
+        "SECRET prose": 1,
+        "a": object(),
+    }
     message = kind(
         [{"type": "thinking", "thinking": "SECRET"}, {"type": "text", "text": "SECRET text"}],
         id="1",
@@ -300,6 +308,7 @@ def test_a_blocked_message_has_no_thoughts_and_no_text_anywhere(kind, where):
     assert {**getattr(made, where), "metaaligner": {}} == {
         **plain,
         "sources": [],
+        "words": [],
         "metaaligner": {},
     }
 
