@@ -439,10 +439,10 @@ class ReplyPolicy(NamedTuple):
         if self.options.on_edit is not None and record.reason != "when":
             self._tell(record)
         if record.status == "failed":
-            error = cast("Exception", made)
+            failed = cast("Exception", made)
             if begun:
-                mark_begun(error)
-            raise error
+                mark_begun(failed)
+            raise failed
         return final
 
     def _final(self, reply: Reply, record: Alignment) -> Reply:
