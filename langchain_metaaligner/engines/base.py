@@ -29,6 +29,7 @@ from langchain_metaaligner.errors import (
     EditTimeout,
     EngineError,
     MetaAlignerError,
+    is_of_signal,
     may_pass,
 )
 
@@ -558,11 +559,12 @@ def as_ours(error: BaseException) -> MetaAlignerError:
     Raises:
         KeyboardInterrupt: The error is a `KeyboardInterrupt`.
         asyncio.CancelledError: The error is one, and the current task is being cancelled.
+        BaseException: A signal handler raised the error, to end the process or a job.
     """
     if isinstance(error, MetaAlignerError):
         return error
     cancelled = isinstance(error, asyncio.CancelledError) and _is_being_cancelled()
-    if cancelled or isinstance(error, KeyboardInterrupt):
+    if cancelled or isinstance(error, KeyboardInterrupt) or is_of_signal(error):
         raise error
     # In a batch of LangChain, an error outside Exception would replace the results of all items.
     ours = failed(error)
