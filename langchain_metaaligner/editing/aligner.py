@@ -5,24 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.editing.pending_edit import (
-    SHORT,
     Item,
-    Part,
+    Model,
     PendingEdit,
-    Prepared,
-    deadline_of,
     edit_all,
-    is_long,
     prepare,
-    prepare_all,
+    stream_edit,
 )
 from langchain_metaaligner.editing.prompts import (
     FAMILIES,
@@ -31,20 +25,10 @@ from langchain_metaaligner.editing.prompts import (
     family_of,
     find_family,
 )
-from langchain_metaaligner.engines import deadlines
-from langchain_metaaligner.engines.base import Edit, Engine, as_engine
+from langchain_metaaligner.engines.base import Engine, as_engine, errors_of_ours
 from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.engines.registry import check_model, load_engine
-from langchain_metaaligner.engines.waits import (
-    Body,
-    Ended,
-    Wait,
-    aadvance,
-    advance,
-    arun,
-    at_once,
-    run,
-)
+from langchain_metaaligner.engines.waits import Body, TextStream, arun, run
 from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.options import (
     AlignerOptions,
@@ -63,92 +47,13 @@ T = TypeVar("T")
 _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
 
 
-_Begun = tuple[PendingEdit | Alignment, Engine]
-_Begin = Callable[[], _Begun]
+class AlignmentStream(TextStream[Alignment]):
+    """The text of one edit, piece by piece, for `for` or `async for`."""
 
-
-class AlignmentStream:
-    """The text of one edit, piece by piece, for `for` or `async for`.
-
-    Args:
-        begin: Prepares the edit and returns it with its engine; called for the first piece.
-        aside: Decides in which thread `begin` is called, and how long a caller waits for it.
-
-    Attributes:
-        alignment: The record of the edit; `None` until the stream has ended without an error.
-    """
-
-    def __init__(self, begin: _Begin, aside: Callable[[_Begin], Wait[_Begun]] = at_once) -> None:
-        self.alignment: Alignment | None = None
-        self._body = self._run(begin, aside)
-        self._pieces: deadlines.Pieces | None = None
-        # A generator can't be closed while another thread is running it.
-        self._turn = Lock()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        with self._turn:
-            step = advance(self._body)
-        if isinstance(step, Ended):
-            raise StopIteration
-        return step
-
-    def close(self) -> None:
-        """Stop the generation; returns once it has stopped."""
-        with self._turn:
-            self._body.close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        step = await aadvance(self._body, self._turn)
-        if isinstance(step, Ended):
-            raise StopAsyncIteration
-        return step
-
-    async def aclose(self) -> None:
-        """Stop the generation; returns once it has stopped."""
-        if self._pieces is not None:
-            await self._pieces.aclose()
-        self.close()
-
-    def _run(self, begin: _Begin, aside: Callable[[_Begin], Wait[_Begun]]) -> Body[None]:
-        pending, engine = yield aside(begin)
-        if isinstance(pending, Alignment):  # there is nothing to edit
-            if pending.text:
-                yield pending.text
-            self.alignment = pending
-            return
-        edits: list[Edit] = []
-        for part in pending.parts:
-            if part.before:
-                yield part.before
-            self._pieces = deadlines.Pieces(engine, part.request)
-            edits.append((yield from _pieces_of(part, self._pieces)))
-        if pending.after:
-            yield pending.after
-        self.alignment = yield deadlines.in_time(
-            partial(pending.finish, edits), None, is_long=lambda: len(pending.original) > SHORT
-        )
-
-
-def _pieces_of(part: Part, pieces: deadlines.Pieces) -> Body[Edit]:
-    # White space is held back until text follows: an edit of white space alone is an error.
-    blank: list[str] | None = []
-    write = part.writer()
-    with closing(pieces):
-        while not isinstance(piece := (yield pieces.wait), Ended):
-            if blank is not None:
-                blank.append(piece)
-                if not piece.strip():
-                    continue
-                piece, blank = "".join(blank), None
-            yield write(piece)
-        made: Edit = piece.value
-        return made
+    @property
+    def alignment(self) -> Alignment | None:
+        """The record of the edit; `None` until the stream has ended without an error."""
+        return self.result
 
 
 class Aligner:
@@ -221,10 +126,12 @@ class Aligner:
 
         Raises:
             CheckpointError: The checkpoint's family is not known, and none was given.
+            EngineError: The engine can't tell.
         """
         if self._family is None:
             engine = self._contract
-            told = family_of(engine)
+            with errors_of_ours():
+                told = family_of(engine)
             if told is None and self.options.engine is None:
                 msg = (
                     f"The checkpoint {engine.name!r} does not tell which prompts it was trained"
@@ -363,7 +270,7 @@ class Aligner:
         Raises:
             MetaAlignerError: The first error, as for `align`, unless `return_exceptions` is set.
         """
-        made = run(self._edit_all(list(items)))
+        made = run(self._edit_all(items))
         return made if return_exceptions else _good(made)
 
     @overload
@@ -378,7 +285,7 @@ class Aligner:
         self, items: Iterable[Item], *, return_exceptions: bool = False
     ) -> Sequence[Alignment | Exception]:
         """Edit several answers without blocking the event loop; as `align_batch`."""
-        made = await arun(self._edit_all(list(items)))
+        made = await arun(self._edit_all(items))
         return made if return_exceptions else _good(made)
 
     def stream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
@@ -398,11 +305,8 @@ class Aligner:
                 an error means that the text is incomplete.
         """
         item = context, answer, objectives
-
-        def aside(work: Callable[[], T]) -> Wait[T]:
-            return self._in_time(work, [item], time.monotonic())
-
-        return AlignmentStream(lambda: (self._prepare(*item), self._contract), aside)
+        body = stream_edit(item, self.options, ready=self._ready, load=self._loaded)
+        return AlignmentStream(body)
 
     def astream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
         """Edit one answer piece by piece without blocking the event loop; as `stream`.
@@ -413,9 +317,9 @@ class Aligner:
         return self.stream(context, answer, objectives)
 
     def _prepare(
-        self, context: Any, answer: Any, objectives: Objectives, *, started: float | None = None
+        self, context: Any, answer: Any, objectives: Objectives
     ) -> PendingEdit | Alignment:
-        started = time.monotonic() if started is None else started
+        started = time.monotonic()  # finding the model takes time, too
         return prepare(
             self._contract,
             self.family,
@@ -426,29 +330,16 @@ class Aligner:
             started=started,
         )
 
-    def _edit_all(self, items: Sequence[Item]) -> Body[Sequence[Alignment | Exception]]:
-        started = time.monotonic()  # finding engine and family takes time, too
+    def _edit_all(self, items: Iterable[Item]) -> Body[Sequence[Alignment | Exception]]:
+        return edit_all([*items], self.options, ready=self._ready, load=self._loaded)
 
-        def prepared() -> list[Prepared]:
-            return prepare_all(self._contract, self.family, self.options, items, started=started)
+    @property
+    def _ready(self) -> Model | None:
+        engine, family = self._engine, self._family
+        return None if engine is None or family is None else (engine, family)
 
-        try:
-            ready = yield self._in_time(prepared, items, started)
-            made = yield from edit_all(self._contract, ready)
-        except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
-            made = [error] * len(items)
-        return made
-
-    def _in_time(self, work: Callable[[], T], items: Iterable[Item], started: float) -> Wait[T]:
-        """Wait for a preparation, which may load a tokenizer, ask an engine or read long texts."""
-
-        def is_slow() -> bool:
-            engine, family = self._engine, self._family
-            if engine is None or family is None or family.chat or engine.window is not None:
-                return True
-            return any(is_long(item) for item in items)
-
-        return deadlines.in_time(work, deadline_of(self.options, started), is_long=is_slow)
+    def _loaded(self) -> Model:
+        return self._contract, self.family
 
 
 def _good(made: Sequence[Alignment | Exception]) -> list[Alignment]:

@@ -13,7 +13,7 @@ from typing import Any
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.context_window import length_of, shorten
 from langchain_metaaligner.editing.conversation import Turn, read_context
-from langchain_metaaligner.editing.json_answer import JsonText, read_json
+from langchain_metaaligner.editing.json_answer import JsonText, may_be_json, read_json
 from langchain_metaaligner.editing.objectives import (
     Objective,
     Objectives,
@@ -28,10 +28,11 @@ from langchain_metaaligner.engines.base import (
     Engine,
     Request,
     TokenAgreement,
+    errors_of_ours,
     too_late,
 )
-from langchain_metaaligner.engines.waits import Body, Wait
-from langchain_metaaligner.errors import AnswerTooLongError, EngineError
+from langchain_metaaligner.engines.waits import Body, Ended, Wait
+from langchain_metaaligner.errors import AnswerTooLongError, EngineError, without_quotes
 from langchain_metaaligner.options import AlignerOptions
 
 # A text with more characters than this for each token of the window hardly ever fits, so only a
@@ -42,7 +43,7 @@ _LEAST_STEP = 1 << 12
 Item = tuple[Any, Any, Objectives]
 """Context, answer and objectives of one edit."""
 
-SHORT = 2048
+_SHORT = 2048
 """Characters with which no work takes longer than starting a thread for it."""
 
 
@@ -231,28 +232,127 @@ Prepared = PendingEdit | Alignment | Exception
 """An edit to make, the record of an answer without text, or the error of the preparation."""
 
 
-def edit_all(engine: Engine, prepared: Sequence[Prepared]) -> Body[Sequence[Alignment | Exception]]:
-    """Edit prepared answers with one call to the engine.
+Model = tuple[Engine, PromptFamily]
+"""What makes edits, and the family of its prompts."""
+
+
+def edit_all(
+    items: Sequence[Item],
+    options: AlignerOptions,
+    *,
+    ready: Model | None,
+    load: Callable[[], Model],
+) -> Body[Sequence[Alignment | Exception]]:
+    """Edit answers with one call to the engine.
 
     Args:
-        engine: The engine that makes the edits.
-        prepared: The items, as `prepare_all` returned them.
+        items: Triples of context, answer and objectives.
+        options: The aligner's options.
+        ready: The model, if it is known already.
+        load: Finds the model, which may take long.
 
     Returns:
         A record or an error for each item, in order.
     """
-    requests = [part.request for item in prepared for part in _parts_of(item)]
-    edits: Sequence[Edit | Exception] = ()
-    if requests:
-        edits = yield Wait(
-            partial(deadlines.edit, engine, requests), partial(deadlines.aedit, engine, requests)
-        )
-    made: Sequence[Alignment | Exception] = yield deadlines.in_time(
-        partial(finish_all, prepared, edits),
-        None,
-        is_long=lambda: any(len(request.draft) > SHORT for request in requests),
-    )
+    started = time.monotonic()  # finding the model takes time, too
+
+    def prepared() -> tuple[Engine, list[Prepared]]:
+        engine, family = ready or load()
+        return engine, prepare_all(engine, family, options, items, started=started)
+
+    try:
+        if _is_quick(ready, items):
+            engine, given = prepared()
+        else:
+            engine, given = yield deadlines.aside(prepared, deadline_of(options, started))
+        requests = [part.request for item in given for part in _parts_of(item)]
+        edits: Sequence[Edit | Exception] = ()
+        if requests:
+            edits = yield Wait(
+                partial(deadlines.edit, engine, requests),
+                partial(deadlines.aedit, engine, requests),
+            )
+        made: Sequence[Alignment | Exception]
+        if any(len(request.draft) > _SHORT for request in requests):
+            made = yield deadlines.aside(partial(finish_all, given, edits), None)
+        else:
+            made = finish_all(given, edits)
+    except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
+        made = [error] * len(items)
     return made
+
+
+def stream_edit(
+    item: Item, options: AlignerOptions, *, ready: Model | None, load: Callable[[], Model]
+) -> Body[Alignment]:
+    """Edit one answer piece by piece.
+
+    Args:
+        item: As for `edit_all`.
+        options: As for `edit_all`.
+        ready: As for `edit_all`.
+        load: As for `edit_all`.
+
+    Returns:
+        The record.
+    """
+    started = time.monotonic()
+
+    def prepared() -> tuple[Engine, PendingEdit | Alignment]:
+        engine, family = ready or load()
+        return engine, prepare(engine, family, options, *item, started=started)
+
+    if _is_quick(ready, [item]):
+        engine, pending = prepared()
+    else:
+        engine, pending = yield deadlines.aside(prepared, deadline_of(options, started))
+    return (yield from stream_pending(pending, engine))
+
+
+def stream_pending(pending: PendingEdit | Alignment, engine: Engine) -> Body[Alignment]:
+    """Make a prepared edit piece by piece.
+
+    Args:
+        pending: The edit, or the record of an answer without one.
+        engine: The engine that makes the edit.
+
+    Returns:
+        The record.
+    """
+    if isinstance(pending, Alignment):
+        if pending.text:
+            yield pending.text
+        return pending
+    edits: list[Edit] = []
+    for part in pending.parts:
+        if part.before:
+            yield part.before
+        edits.append((yield from _pieces_of(part, engine)))
+    if pending.after:
+        yield pending.after
+    if len(pending.original) > _SHORT:
+        made: Alignment = yield deadlines.aside(partial(pending.finish, edits), None)
+        return made
+    return pending.finish(edits)
+
+
+def _pieces_of(part: Part, engine: Engine) -> Body[Edit]:
+    pieces = deadlines.Pieces(engine, part.request)
+    is_plain = part.value is None and not part.prompt.undo
+    wait = Wait(pieces.next, pieces.anext, repeated=is_plain, stop=pieces.aclose)
+    made: Edit
+    try:
+        if is_plain:
+            made = yield wait
+            return made
+        write = part.writer()
+        while not isinstance(piece := (yield wait), Ended):
+            yield write(piece)
+        made = piece.value
+        return made
+    except BaseException:
+        pieces.close()
+        raise
 
 
 def prepare_all(
@@ -351,13 +451,14 @@ def prepare(
         UnknownObjectiveError: An objective is unknown.
         InputTypeError: The context or the answer is of the wrong type.
         AnswerTooLongError: The answer does not fit into the window.
+        EngineError: The engine can't count tokens or apply its template.
         EditTimeout: The time is over already.
     """
     text = answer if isinstance(answer, str) else answer_text(answer)
     if not text.strip():
         reason = reason_without_text(answer)
         return Alignment(original=text, text=text, status="skipped", reason=reason)
-    values = read_json(text)
+    values = read_json(text) if may_be_json(text) else None
     if values == []:
         return Alignment(original=text, text=text, status="skipped", reason="JSON without text")
     wanted = objectives if type(objectives) is Parsed else parse_objectives(objectives)
@@ -366,15 +467,7 @@ def prepare(
     )
     deadline = deadline_of(options, started)
     write = _RequestWriter(engine, family, options, asked, wanted, deadline)
-    parts: tuple[Part, ...]
-    if values is None:
-        parts = (write.part(text),)
-    else:
-        starts = [0, *[value.end for value in values]]
-        parts = tuple(
-            write.part(value.text, before=text[start : value.start], value=value)
-            for start, value in zip(starts, values, strict=False)
-        )
+    parts = write.parts(text, values)
     for what, count in write.left_out.items():
         dropped[what] = dropped.get(what, 0) + count
     if deadline is not None and time.monotonic() > deadline:
@@ -401,8 +494,15 @@ def deadline_of(options: AlignerOptions, started: float) -> float | None:
     return None if options.timeout is None else started + options.timeout
 
 
-def is_long(item: Item) -> bool:
-    """Whether an item has so much text that reading it takes longer than starting a thread."""
+def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
+    """Whether edits are prepared sooner than a thread is started for it."""
+    with errors_of_ours():
+        if ready is None or ready[0].window is not None or ready[1].chat:
+            return False  # a tokenizer is loaded, or an engine asked
+    return not any(map(_is_long, items))
+
+
+def _is_long(item: Item) -> bool:
     context, answer, _ = item
     given = context if isinstance(context, list | tuple) else (context,)
     size = 0
@@ -411,7 +511,7 @@ def is_long(item: Item) -> bool:
         if not isinstance(text, str):  # of an unknown size
             return True
         size += len(text)
-        if size > SHORT:
+        if size > _SHORT:
             return True
     return False
 
@@ -436,6 +536,35 @@ class _RequestWriter:
         self.left_out: dict[str, int] = {}
         self._engine, self._family, self._options = engine, family, options
         self._asked, self._wanted, self._deadline = asked, wanted, deadline
+
+    def parts(self, text: str, values: Sequence[JsonText] | None) -> tuple[Part, ...]:
+        """Write the requests for an answer.
+
+        Args:
+            text: The text of the answer.
+            values: The texts in it that are edited one by one; `None` if it is edited as a whole.
+
+        Returns:
+            The parts, in order.
+
+        Raises:
+            AnswerTooLongError: A part does not fit into the window.
+            EngineError: The engine can't count tokens or apply its template.
+        """
+        try:
+            with errors_of_ours():
+                if values is None:
+                    return (self.part(text),)
+                starts = [0, *[value.end for value in values]]
+                return tuple(
+                    self.part(value.text, before=text[start : value.start], value=value)
+                    for start, value in zip(starts, values, strict=False)
+                )
+        except EngineError as error:
+            asked = self._asked
+            turns = (asked,) if isinstance(asked, str) else [turn.text for turn in asked]
+            error.args = (without_quotes(str(error), text, *turns),)
+            raise
 
     def part(self, text: str, *, before: str = "", value: JsonText | None = None) -> Part:
         """Write the request for one part of the answer.

@@ -547,11 +547,12 @@ class errors_of_ours:  # noqa: N801 - used like a function; a generator would sl
             raise ours from error
 
 
-def as_ours(error: BaseException) -> MetaAlignerError:
+def as_ours(error: BaseException, who: str = "The engine") -> MetaAlignerError:
     """Turn any error into an error of this package.
 
     Args:
-        error: What an engine raised.
+        error: What an engine raised, or a function of the user.
+        who: As for `failed`.
 
     Returns:
         The error itself if it is one of this package; else an `EngineError` that it caused.
@@ -563,26 +564,37 @@ def as_ours(error: BaseException) -> MetaAlignerError:
     """
     if isinstance(error, MetaAlignerError):
         return error
-    cancelled = isinstance(error, asyncio.CancelledError) and _is_being_cancelled()
-    if cancelled or isinstance(error, KeyboardInterrupt) or is_of_signal(error):
+    if is_interrupt(error):
         raise error
     # In a batch of LangChain, an error outside Exception would replace the results of all items.
-    ours = failed(error)
+    ours = failed(error, who)
     ours.__cause__ = error
     return ours
 
 
-def failed(error: BaseException) -> EngineError:
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error ends the caller's own work, and must not be caught.
+
+    Args:
+        error: Any error.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return _is_being_cancelled()
+    return isinstance(error, KeyboardInterrupt) or is_of_signal(error)
+
+
+def failed(error: BaseException, who: str = "The engine") -> EngineError:
     """Make the error for an engine that has failed.
 
     Args:
         error: What it raised.
+        who: Names what failed if it is not the engine, at the start of a sentence.
 
     Returns:
         The error to raise in its place.
     """
     return EngineError(
-        f"The engine failed: {type(error).__name__}: {error}. The answer was not edited. The"
+        f"{who} failed: {type(error).__name__}: {error}. The answer was not edited. The"
         " cause is shown above; on_error decides what happens to such answers.",
         retryable=may_pass(error),
     )

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from langchain_metaaligner.engines.base import Edit, Request
 from langchain_metaaligner.engines.processes import Lock
-from langchain_metaaligner.engines.waits import Body, Ended, aadvance, advance
+from langchain_metaaligner.engines.waits import Body, Ended, Steps
 from langchain_metaaligner.errors import EditTimeout
 
 
@@ -109,6 +109,7 @@ class EditStream(Generator[str, None, Edit]):
 
     def __init__(self, body: Body[Edit], cancellation: Cancellation) -> None:
         self._body = body
+        self._steps = Steps(body)
         self._cancellation = cancellation
         self._busy = Lock()
 
@@ -123,7 +124,7 @@ class EditStream(Generator[str, None, Edit]):
         """
         with self._busy:
             try:
-                step = advance(self._body)
+                step = self._steps.advance()
             except Cancelled:
                 raise StopIteration from None  # another thread has closed the stream
         if isinstance(step, Ended):
@@ -154,7 +155,7 @@ class EditStream(Generator[str, None, Edit]):
 
     async def __anext__(self) -> str:
         try:
-            step = await aadvance(self._body, self._busy)
+            step = await self._steps.aadvance(self._busy)
         except Cancelled:
             raise StopAsyncIteration from None  # another task has closed the stream
         if isinstance(step, Ended):

@@ -10,10 +10,10 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, get_args
 
 from langchain_metaaligner.engines import threads
 from langchain_metaaligner.engines.base import (
@@ -74,7 +74,8 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
         request: The edit to make.
 
     Yields:
-        The pieces of the edited text, none of them empty.
+        The pieces of the edited text, none of them empty; white space is held back until text
+        follows.
 
     Returns:
         The whole edit.
@@ -93,22 +94,19 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
         pieces.close()
 
 
-def in_time(
-    work: Callable[[], T], deadline: float | None, *, is_long: Callable[[], bool]
-) -> Wait[T]:
-    """Wait for work of this package, done aside if it holds up an event loop or the deadline.
+def aside(work: Callable[[], T], deadline: float | None) -> Wait[T]:
+    """Wait for work of this package that would hold up an event loop, or the deadline.
 
     Args:
         work: The function to call.
         deadline: Time at which the wait ends, in seconds of `time.monotonic()`.
-        is_long: Tells whether the work may take more than a few milliseconds.
 
     Returns:
         The wait; it ends with `EditTimeout` at the deadline.
     """
 
     def now() -> T:
-        if deadline is None or not is_long():
+        if deadline is None:
             return work()
         try:
             return threads.result(threads.PREPARATION.submit(work), deadline)
@@ -116,8 +114,6 @@ def in_time(
             raise too_late() from None
 
     async def soon() -> T:
-        if not is_long():
-            return work()
         try:
             return await threads.aresult(threads.PREPARATION.submit(work), deadline)
         except threads.Late:
@@ -126,6 +122,7 @@ def in_time(
     return Wait(now, soon)
 
 
+@dataclass(eq=False)
 class Pieces:
     """The pieces of one edit, in time and checked, for a thread or for a task.
 
@@ -134,37 +131,39 @@ class Pieces:
         request: The edit to make.
     """
 
-    def __init__(self, engine: Engine, request: Request) -> None:
-        self._engine, self._request = engine, request
-        self._texts: list[str] = []
-        self._source: Any = None
-        self._awaited = False
-        self.wait = Wait(self.next, self.anext)
+    _engine: Engine
+    _request: Request
+    _texts: list[str] = field(default_factory=list, init=False)
+    _source: Any = field(default=None, init=False)
+    _begun: bool = field(default=False, init=False)
+    _awaited: bool = field(default=False, init=False)
 
     def next(self) -> str | Ended[Edit]:
         """Make the next piece.
 
         Returns:
-            The piece, which is not empty, or the whole edit at the end.
+            The piece, or the whole edit at the end. No piece is empty, and white space is held
+            back until text follows, because an edit of white space alone is an error.
 
         Raises:
             EditTimeout: The request's deadline has passed.
             EngineError: The engine failed.
         """
         try:
-            with errors_of_ours():
-                if self._source is None:
-                    self._source = self._begin()
-                while True:
-                    try:
-                        piece = next(self._source)
-                    except StopIteration as end:
-                        return self._whole(end.value)
-                    if self._has_text(piece):
-                        return cast("str", piece)
-        except MetaAlignerError as error:
-            _quoting_nothing(error, [self._request])
-            raise
+            if self._source is None:
+                self._source = self._begin()
+            while True:
+                try:
+                    piece = next(self._source)
+                except StopIteration as end:
+                    return self._whole(end.value)
+                if text := self._text_of(piece):
+                    return text
+        except BaseException as error:
+            ours = _quoting_nothing(as_ours(error), [self._request])
+            if ours is error:
+                raise
+            raise ours from error
 
     async def anext(self) -> str | Ended[Edit]:
         """Make the next piece without blocking the event loop; as `next`."""
@@ -178,8 +177,8 @@ class Pieces:
                         piece = await self._in_time(self._source)
                     except StopAsyncIteration as end:
                         return self._whole(end.args[0] if end.args else None)
-                    if self._has_text(piece):
-                        return cast("str", piece)
+                    if text := self._text_of(piece):
+                        return text
         except MetaAlignerError as error:
             _quoting_nothing(error, [self._request])
             with suppress(MetaAlignerError):  # the first error is the one to report
@@ -228,17 +227,23 @@ class Pieces:
                 raise too_late() from None
             raise
 
-    def _has_text(self, piece: Any) -> bool:
+    def _text_of(self, piece: Any) -> str:
+        """What a consumer gets for a piece, if anything."""
         if not isinstance(piece, str):
             message = f"The engine streamed a {type(piece).__name__}; expected a str."
             raise EngineError(message)
-        if is_late(self._request):
+        if self._request.deadline is not None and is_late(self._request):
             raise too_late()
-        if piece:
-            self._texts.append(piece)
-        return bool(piece)
+        self._texts.append(piece)
+        if self._begun:
+            return piece
+        if not piece.strip():
+            return ""
+        self._begun = True
+        return "".join(self._texts)
 
     def _whole(self, made: Any) -> Ended[Edit]:
+        self.close()
         return Ended(_checked(Edit("".join(self._texts)) if made is None else made, self._request))
 
 

@@ -50,7 +50,7 @@ from langchain_metaaligner.integrations._langchain import (
     with_inherited,
     with_tool_config,
 )
-from langchain_metaaligner.integrations.capture import EDIT
+from langchain_metaaligner.integrations.capture import CAPTURING, EDIT
 from langchain_metaaligner.integrations.retries import Binding
 
 NOSTREAM = "nostream"
@@ -138,6 +138,9 @@ def _quiet(target: Any, kind: type[_Quiet], *tags: str) -> Any:
 def _showing_edits(config: RunnableConfig) -> RunnableConfig:
     inherited = config if config.get("callbacks") is not None else child_config.get() or {}
     callbacks = inherited.get("callbacks")
+    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else ()
+    if CAPTURING.issuperset(map(type, handlers)):
+        return config
     quiet = showing_only(EDIT, callbacks)
     return config if quiet is callbacks else {**config, "callbacks": quiet}
 
