@@ -41,6 +41,7 @@ from langchain_metaaligner.errors import (
     LeakError,
     MetaAlignerError,
     UnknownObjectiveError,
+    is_of_signal,
     mark_begun,
     without_quotes,
 )
@@ -503,7 +504,9 @@ class ReplyPolicy(NamedTuple):
         status: Literal["passed", "blocked", "failed"]
         on_error = self.options.on_error
         text = original = self.text_of(reply)
-        if not self.options.apply:
+        if is_of_signal(error):
+            status = "failed"
+        elif not self.options.apply:
             status = "passed"
         elif begun or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
             status = "failed"
