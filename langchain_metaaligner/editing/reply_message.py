@@ -510,6 +510,8 @@ def _rest_of(
         if isinstance(value, list) and LISTS.fullmatch(key):
             moves = moves or [Moves(place.text, share) for place, share in own]
             cited = moved_citations(value, moves, of_text=key == "citations")
+            # Without its quote, a provider would refuse a citation.
+            cited = [one for one in cited if copies.left(one) is one]
             left[key] = value if cited == value else cited
         else:
             left.update(copies.left_of({key: value}, inner=True))

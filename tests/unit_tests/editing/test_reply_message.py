@@ -288,6 +288,15 @@ def test_a_citation_may_count_from_its_own_block():
     assert moved["segment"] == {**segment, "start_index": 7, "end_index": 12}
 
 
+def test_a_citation_whose_quote_repeats_what_was_edited_goes():
+    cited = [
+        {"type": "citation", "cited_text": quote, **span(BEFORE, "Zürich is big.")}
+        for quote in ("A source.", "Bern is small.")
+    ]
+    edited = with_text(AIMessage([{"type": "text", "text": BEFORE, "annotations": cited}]), AFTER)
+    assert [one["cited_text"] for one in edited.content[0]["annotations"]] == ["A source."]
+
+
 # Blocked messages.
 
 THOUGHTS = {
