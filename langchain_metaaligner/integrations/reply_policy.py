@@ -29,6 +29,7 @@ from langchain_metaaligner.editing.reply_message import (
     answer_text,
     blocked,
     left_beside,
+    reason_beside_text,
     reason_without_text,
     with_text,
 )
@@ -424,6 +425,8 @@ class ReplyPolicy(NamedTuple):
                 if not made.text.strip() and made.reason is None:
                     return reply
                 record = made
+            elif (left := self._left_beside_text(reply)) is not None:
+                record = replace(record, reason=left)
         else:
             record = self._failure(reply, made, asked, begun=begun)
         try:
@@ -481,6 +484,14 @@ class ReplyPolicy(NamedTuple):
             return None if given is None else dict(given)
         status = settled.response_metadata.get(METADATA_KEY, {}).get("status")
         return left_beside(given, before, after, plain=status == "blocked")
+
+    def _left_beside_text(self, reply: Reply) -> str | None:
+        """Why a part of a reply whose text was edited is left alone."""
+        if isinstance(reply, str) or not (
+            reply.additional_kwargs or isinstance(reply.content, list)
+        ):
+            return None
+        return reason_beside_text(reply, refusals=self.options.edit_refusals)
 
     def trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
         """The metadata of an edit in traces.

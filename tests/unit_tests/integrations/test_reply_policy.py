@@ -68,6 +68,16 @@ def test_an_edited_reply_is_a_new_message_and_text_is_text():
     assert policy_with().settle("old", EDITED, None) == "new"
 
 
+def test_the_record_of_an_edit_says_what_was_left_alone():
+    told = []
+    reply = AIMessage(["old", {"type": "refusal", "refusal": "I refuse."}])
+    settled = policy_with(on_edit=told.append).settle(reply, EDITED, None)
+    made = settled.response_metadata["metaaligner"]
+    assert (made["status"], made["reason"], told[0].reason) == ("edited", "refusal", "refusal")
+    settled = policy_with(edit_refusals=True).settle(reply, EDITED, None)
+    assert "reason" not in settled.response_metadata["metaaligner"]
+
+
 def test_a_skipped_reply_is_the_reply_itself_and_nobody_is_told():
     records = []
     reply = AIMessage("")
