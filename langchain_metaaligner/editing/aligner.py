@@ -129,9 +129,10 @@ def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
     blank: str | None = ""
     write = part.writer()
     with closing(deadlines.stream(engine, part.request)) as pieces:
+        spoken = part.spoken(pieces)
         while True:
             try:
-                piece = next(pieces)
+                piece = next(spoken)
             except StopIteration as end:
                 made: Edit = end.value
                 return made

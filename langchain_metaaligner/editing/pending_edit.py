@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, islice
 from typing import Any
@@ -21,7 +21,7 @@ from langchain_metaaligner.editing.objectives import (
 )
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
 from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
-from langchain_metaaligner.engines import deadlines
+from langchain_metaaligner.engines import deadlines, thoughts
 from langchain_metaaligner.engines.base import Edit, Engine, Request, TokenAgreement
 from langchain_metaaligner.errors import AnswerTooLongError, EngineError
 from langchain_metaaligner.options import AlignerOptions
@@ -40,6 +40,7 @@ class Part:
         original: The text of this part.
         before: Text before this part that stays as it is.
         value: The string value that this part is, in an answer that is JSON.
+        is_chat: Whether a chat model is asked, which may think before it answers.
     """
 
     request: Request
@@ -47,6 +48,7 @@ class Part:
     original: str = field(repr=False)
     before: str = field(default="", repr=False)
     value: JsonText | None = None
+    is_chat: bool = False
 
     @property
     def length(self) -> int:
@@ -60,6 +62,36 @@ class Part:
             return restore
         write = self.value.writer().write
         return lambda piece: write(restore(piece))
+
+    def spoken(self, pieces: Generator[str, None, Edit]) -> Generator[str, None, Edit]:
+        """Leave a model's thoughts out of its stream.
+
+        Args:
+            pieces: The pieces of the engine's edit.
+
+        Yields:
+            The pieces of the answer.
+
+        Returns:
+            The engine's edit, as it is.
+
+        Raises:
+            EngineError: The answer had begun with thoughts that were not marked as such.
+        """
+        if not self.is_chat:
+            return (yield from pieces)
+        answer = thoughts.SpokenText(thoughts.opened(self.request.prompt))
+        while True:
+            try:
+                piece = answer.push(next(pieces))
+            except StopIteration as end:
+                edit: Edit = end.value
+                break
+            if piece:
+                yield piece
+        if edit.finish_reason != "length" and (rest := answer.finish()):
+            yield rest
+        return edit
 
     def text(self, edit: Edit, model: str) -> str:
         """The edited text of this part.
@@ -81,7 +113,10 @@ class Part:
                 " larger window."
             )
             raise EngineError(msg, retryable=self.request.temperature > 0)
-        text = self.prompt.restore(edit.text) if self.prompt.undo else edit.text
+        text = edit.text
+        if self.is_chat:
+            text = thoughts.spoken(text, thoughts.opened(self.request.prompt))
+        text = self.prompt.restore(text) if self.prompt.undo else text
         if not text.strip():
             msg = (
                 f"The aligner {model!r} returned an empty edit. Check that family= is the prompt"
@@ -438,7 +473,7 @@ class _RequestWriter:
             templated=prompt.templated,
             draft_at=prompt.draft_at,
         )
-        return Part(request, prompt, text, before, value)
+        return Part(request, prompt, text, before, value, self._family.chat)
 
     def _prompt(self, asked: str | Sequence[Turn], text: str) -> Prompt:
         engine, family = self._engine, self._family

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.local import memory
+from langchain_metaaligner.engines.local.adapter import apply_adapter
 from langchain_metaaligner.engines.local.checkpoint import CheckpointFiles
-from langchain_metaaligner.engines.local.hub import HubFiles
 from langchain_metaaligner.engines.local.placement import SPREADING, choose_device_map, choose_dtype
 from langchain_metaaligner.errors import CheckpointError, first_line
 from langchain_metaaligner.options import LoadOptions
@@ -78,7 +77,9 @@ class _Checkpoint:
     def model(self, config: Any) -> Any:
         model = self._files.weights(config)
         adapter = self._options.adapter
-        return model if adapter is None else apply_adapter(model, adapter, self._options)
+        if adapter is None:
+            return model
+        return apply_adapter(model, adapter, self._options, base=self._files.name)
 
 
 class _EmbeddedInPackage:
@@ -116,7 +117,9 @@ class _EmbeddedInPackage:
             model = self._file.weights(config, dtype)
         except ImportError as error:
             raise CheckpointError(_missing()) from error
-        adapted = apply_adapter(model, adapter, self._options)
+        adapted = apply_adapter(
+            model, adapter, self._options, base=checkpoints.EMBEDDED_BASE
+        )
         return adapted.to(_device(self._options.device_map))
 
 
@@ -132,11 +135,13 @@ class _EmbeddedFromHub(_Checkpoint):
             super().__init__(checkpoints.EMBEDDED_BASE, options)
             self._files.config_dict()
         except CheckpointError as error:
-            raise CheckpointError(_missing()) from error
+            raise CheckpointError(f"{_missing()} {first_line(error)}") from error
 
     def model(self, config: Any) -> Any:
         adapter = self._options.adapter or str(checkpoints.embedded_adapter())
-        return apply_adapter(self._files.weights(config), adapter, self._options)
+        return apply_adapter(
+            self._files.weights(config), adapter, self._options, base=checkpoints.EMBEDDED_BASE
+        )
 
 
 def _device(device_map: Any) -> str:
@@ -156,62 +161,3 @@ def _missing() -> str:
         f" Run: {_INSTALL} - or choose a checkpoint with model=... or the environment variable"
         " METAALIGNER_MODEL."
     )
-
-
-def apply_adapter(model: Any, adapter: str, options: LoadOptions) -> Any:
-    """Apply a PEFT adapter to a model, and merge it into the weights where possible.
-
-    Args:
-        model: The base model.
-        adapter: Folder or hub id of the adapter.
-        options: Options with the token and the cache folder. Their revision is that of the base
-            model and is not used here.
-
-    Returns:
-        The model with the adapter applied.
-
-    Raises:
-        CheckpointError: The adapter can't be found, or does not fit the model.
-    """
-    try:
-        from peft import PeftConfig, PeftModel
-    except ImportError as error:
-        message = (
-            "An adapter needs the package peft. Run:"
-            ' pip install "langchain-metaaligner[embedded]", or pip install peft'
-        )
-        raise CheckpointError(message) from error
-    folder = HubFiles(adapter, options, revision="main").adapter()
-    if not (folder / "adapter_config.json").is_file():
-        message = (
-            f"{adapter!r} is no adapter: it has no adapter_config.json. Give the folder that PEFT"
-            " saved; a whole checkpoint belongs in model=..."
-        )
-        raise CheckpointError(message)
-    try:
-        prompts = PeftConfig.from_pretrained(str(folder)).is_prompt_learning
-        if prompts:
-            return _refuse_prompts(adapter)
-        with warnings.catch_warnings():
-            # peft uses names of transformers that are deprecated.
-            warnings.simplefilter("ignore", FutureWarning)
-            adapted = PeftModel.from_pretrained(model, str(folder))
-        if getattr(model, "is_quantized", False):
-            return adapted.get_base_model()  # quantised weights can't be merged with an adapter
-        return adapted.merge_and_unload()
-    except CheckpointError:
-        raise
-    except Exception as error:
-        message = (
-            f"The adapter {adapter!r} can't be applied to this model: {first_line(error)}"
-            " Use an adapter that was trained on this base model."
-        )
-        raise CheckpointError(message) from error
-
-
-def _refuse_prompts(adapter: str) -> NoReturn:
-    message = (
-        f"{adapter!r} is a prompt-learning adapter, which can't be merged into a model."
-        " Use an adapter that changes the weights, such as LoRA."
-    )
-    raise CheckpointError(message)
