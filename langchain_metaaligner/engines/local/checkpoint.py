@@ -15,6 +15,7 @@ from langchain_metaaligner.engines.local import memory
 from langchain_metaaligner.engines.local.adapter import warn_of_bystander
 from langchain_metaaligner.engines.local.hub import HubFiles
 from langchain_metaaligner.engines.local.placement import choose_device_map, choose_dtype
+from langchain_metaaligner.engines.local.progress import SILENT, LoadProgress
 from langchain_metaaligner.engines.local.weight_files import WeightFiles
 from langchain_metaaligner.errors import CheckpointError, first_line
 from langchain_metaaligner.options import LoadOptions, revealed
@@ -96,11 +97,12 @@ class CheckpointFiles:
         """
         return read_tokenizer(self._files.description(), self.name)
 
-    def weights(self, config: Any) -> Any:
+    def weights(self, config: Any, progress: LoadProgress = SILENT) -> Any:
         """Read the weights, after checking that they fit into memory.
 
         Args:
             config: What `config` returned.
+            progress: Shows how far it has come.
 
         Returns:
             The model, ready to run.
@@ -137,6 +139,7 @@ class CheckpointFiles:
             "a quantised form" if quantization is not None else str(dtype).removeprefix("torch."),
             needed / (1 << 30),
         )
+        progress.size(parameters, needed)
         return self._read(folder, config, dtype, device_map)
 
     def _read(self, folder: Path, config: Any, dtype: torch.dtype, device_map: Any) -> Any:

@@ -184,7 +184,6 @@ class HubFiles:
     def _snapshots(self) -> Iterator[Path]:
         """The commits in the cache that may be meant, the best first."""
         from huggingface_hub import constants, snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
 
         named = None
         for config in _CONFIGS:
@@ -198,7 +197,7 @@ class HubFiles:
                         local_files_only=True,
                     )
                 )
-            except (LocalEntryNotFoundError, ValueError):  # not there, or no hub id
+            except (OSError, ValueError):  # not there, not readable, or no hub id
                 continue
             yield named
             break
@@ -353,9 +352,9 @@ def _remedy(error: BaseException) -> str:
             "If a proxy of your organisation inspects connections, let SSL_CERT_FILE name the file"
             " with its certificates."
         )
-    if "proxy" in text or any(_status(one) == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED for one in chain):
-        return "Check the proxy in HTTPS_PROXY, or except the hub from it with NO_PROXY."
     status = next(filter(None, map(_status, chain)), None)
+    if "proxy" in text or status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return "Check the proxy in HTTPS_PROXY, or except the hub from it with NO_PROXY."
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return "Run `hf auth login` or pass token=..., with a token that may read it."
     if status == HTTPStatus.TOO_MANY_REQUESTS:

@@ -12,6 +12,7 @@ from langchain_metaaligner.engines.local import memory
 from langchain_metaaligner.engines.local.adapter import apply_adapter
 from langchain_metaaligner.engines.local.checkpoint import CheckpointFiles
 from langchain_metaaligner.engines.local.placement import SPREADING, choose_device_map, choose_dtype
+from langchain_metaaligner.engines.local.progress import LoadProgress
 from langchain_metaaligner.errors import CheckpointError, first_line
 from langchain_metaaligner.options import LoadOptions
 
@@ -33,7 +34,7 @@ class Source(Protocol):
         """Read the tokenizer."""
         ...
 
-    def model(self, config: Any) -> Any:
+    def model(self, config: Any, progress: LoadProgress) -> Any:
         """Read the weights and apply the adapter."""
         ...
 
@@ -74,11 +75,12 @@ class _Checkpoint:
     def tokenizer(self) -> Any:
         return self._files.tokenizer()
 
-    def model(self, config: Any) -> Any:
-        model = self._files.weights(config)
+    def model(self, config: Any, progress: LoadProgress) -> Any:
+        model = self._files.weights(config, progress)
         adapter = self._options.adapter
         if adapter is None:
             return model
+        progress.step("applying the adapter")
         return apply_adapter(model, adapter, self._options, base=self._files.name)
 
 
@@ -103,7 +105,7 @@ class _EmbeddedInPackage:
     def tokenizer(self) -> Any:
         return self._file.tokenizer()
 
-    def model(self, config: Any) -> Any:
+    def model(self, config: Any, progress: LoadProgress) -> Any:
         adapter = self._options.adapter or str(checkpoints.embedded_adapter())
         dtype = choose_dtype(self._options.dtype, self._options.device_map)
         memory.check(
@@ -114,9 +116,11 @@ class _EmbeddedInPackage:
             offload_folder=self._options.offload_folder,
         )
         try:
-            model = self._file.weights(config, dtype)
+            progress.size(self._file.parameters, self._file.parameters * dtype.itemsize)
+            model = self._file.weights(config, dtype, progress)
         except ImportError as error:
             raise CheckpointError(_missing()) from error
+        progress.step("applying the adapter")
         adapted = apply_adapter(
             model, adapter, self._options, base=checkpoints.EMBEDDED_BASE
         )
@@ -137,11 +141,10 @@ class _EmbeddedFromHub(_Checkpoint):
         except CheckpointError as error:
             raise CheckpointError(f"{_missing()} {first_line(error)}") from error
 
-    def model(self, config: Any) -> Any:
+    def model(self, config: Any, progress: LoadProgress) -> Any:
         adapter = self._options.adapter or str(checkpoints.embedded_adapter())
-        return apply_adapter(
-            self._files.weights(config), adapter, self._options, base=checkpoints.EMBEDDED_BASE
-        )
+        model = self._files.weights(config, progress)
+        return apply_adapter(model, adapter, self._options, base=checkpoints.EMBEDDED_BASE)
 
 
 def _device(device_map: Any) -> str:
