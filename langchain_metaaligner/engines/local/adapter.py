@@ -19,7 +19,7 @@ from langchain_metaaligner.options import LoadOptions
 logger = logging.getLogger(__name__)
 
 _NAMED = 3  # tensors in a message
-_SIZES = re.compile(r"size mismatch for ([\w.]+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)", re.S)
+_SIZES = re.compile(r"size mismatch for ([\w.]+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)")
 
 
 def apply_adapter(model: Any, adapter: str, options: LoadOptions, *, base: str) -> Any:
@@ -123,18 +123,22 @@ def _check_complete(adapter: str, adapted: Any, folder: Path, warned: Sequence[s
 
     stored = load_peft_weights(str(folder), device="cpu")
     # What from_pretrained could not use it does not tell.
-    unused = set_peft_model_state_dict(adapted, stored, adapted.active_adapter).unexpected_keys
+    loaded: Any = set_peft_model_state_dict(adapted, stored, adapted.active_adapter)
+    unused = loaded.unexpected_keys
     lost = [line for line in warned if "missing adapter keys" in line]
     missing = [name for line in lost for name in re.findall(r"'([^']+)'", line)]
     if not unused and not lost:
         return
     found = [
-        f"{len(names)} tensors {what}, such as {', '.join(sorted(names)[:_NAMED])}"
-        for names, what in ((missing, "are missing"), (unused, "belong to nothing in this model"))
+        f"{what}: {len(names)}, such as {', '.join(sorted(names)[:_NAMED])}"
+        for names, what in (
+            (missing, "missing tensors"),
+            (unused, "tensors that belong to nothing in this model"),
+        )
         if names
     ]
     message = (
-        f"The adapter {adapter!r} doesn't fit this model: {'; '.join(found)}. Use the adapter's own"
+        f"The adapter {adapter!r} doesn't fit this model; {'; '.join(found)}. Use the adapter's own"
         " base model. If the names have a prefix too many or too few (such as '_orig_mod.', from"
         " a compiled model), save the adapter again without it."
     )

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
+from langchain_metaaligner.engines.local.progress import bars_of_hub
 from langchain_metaaligner.engines.local.weight_files import WeightFiles, is_index, shards
 from langchain_metaaligner.errors import CheckpointError, first_line
 from langchain_metaaligner.options import LoadOptions, hub_token
@@ -105,7 +106,7 @@ class HubFiles:
         folder, lacks = self._kept(part, files)
         if folder is None:
             raise CheckpointError(self._advice(failure, lacks)) from failure
-        if failure is not None and pinned is None:
+        if failure is not None and folder != pinned:
             level = logging.INFO if _is_offline(failure) else logging.WARNING
             logger.log(
                 level, "Using the copy of %s on this machine: %s", self.name, cause_of(failure)
@@ -145,6 +146,7 @@ class HubFiles:
                 allow_patterns=[glob.escape(name) for name in names],
                 cache_dir=self._options.cache_dir,
                 token=hub_token(self._options),
+                tqdm_class=bars_of_hub(),
             )
         )
 
@@ -201,12 +203,15 @@ class HubFiles:
                 continue
             yield named
             break
-        if self._pinned is None and self._revision == _DEFAULT:
+        if self._revision == _DEFAULT:
             # A cache that was filled by commits does not know which one the default branch is.
             cache = Path(self._options.cache_dir or constants.HF_HUB_CACHE).expanduser()
             folder = cache / f"models--{self.name.replace('/', '--')}" / "snapshots"
             others = [one for one in folder.glob("*") if one != named and one.is_dir()]
-            yield from sorted(others, key=lambda one: one.stat().st_mtime, reverse=True)
+            others.sort(key=lambda one: one.stat().st_mtime, reverse=True)
+            # A configuration that was read already goes with weights of another commit only if it
+            # is the same there.
+            yield from (one for one in others if _same_description(one, self._pinned))
 
     def _wanted_revision(self) -> str:
         return self._revision if self._pinned is None else self._pinned.name
@@ -264,9 +269,7 @@ class HubFiles:
         )
 
         name, revision = self.name, self._revision
-        copy = "this machine has no complete copy" + (
-            f" ({lacks[0]} is missing)" if lacks else ""
-        )
+        copy = "this machine has no complete copy" + (f" ({lacks[0]} is missing)" if lacks else "")
         if error is None:
             return (
                 f"{name} can't be loaded: {copy}, and local_files_only prevents a download. Leave"
@@ -291,6 +294,18 @@ class HubFiles:
                 " token=..."
             )
         return f"{name} can't be downloaded from the hub ({cause}), and {copy}. {_remedy(error)}"
+
+
+def _same_description(one: Path, other: Path | None) -> bool:
+    """Whether two commits have the same configuration and tokenizer, as far as both are here."""
+    if other is None:
+        return True
+    pairs = [(one / name, other / name) for name in _DESCRIPTION]
+    return all(
+        first.is_file() == second.is_file()
+        and (not first.is_file() or first.read_bytes() == second.read_bytes())
+        for first, second in pairs
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -341,17 +356,17 @@ def _remedy(error: BaseException) -> str:
     text = " ".join(f"{type(one).__name__} {one}" for one in chain).lower()
     numbers = {one.errno for one in chain if isinstance(one, OSError)}
     elsewhere = "choose another folder with cache_dir=... or the environment variable HF_HOME."
+    if "certificate" in text:
+        return (
+            "If a proxy of your organisation inspects connections, let SSL_CERT_FILE name the file"
+            " with its certificates."
+        )
     if numbers.intersection(_FULL):
         return f"Free some space on the disk, or {elsewhere}"
     if numbers.intersection(_REFUSED):
         return f"Allow writing there, or {elsewhere}"
     if _is_offline(error):
         return "Unset HF_HUB_OFFLINE, or give the folder of the checkpoint."
-    if "certificate" in text:
-        return (
-            "If a proxy of your organisation inspects connections, let SSL_CERT_FILE name the file"
-            " with its certificates."
-        )
     status = next(filter(None, map(_status, chain)), None)
     if "proxy" in text or status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         return "Check the proxy in HTTPS_PROXY, or except the hub from it with NO_PROXY."

@@ -93,7 +93,7 @@ class LoadProgress:
                 if self._shown:
                     self.end()
                     given = given | {"desc": f"Loading {self._name}{self._what}", "leave": False}
-                elif "notebook" not in getattr(factory, "__module__", ""):
+                elif not _in_notebook(factory):
                     given = given | {"disable": True}
             return factory(*args, **given) if before is None else before(factory, args, given)
 
@@ -120,6 +120,38 @@ SILENT = LoadProgress("", shown=False)
 """Shows nothing."""
 
 
+def _in_notebook(bar: object) -> bool:
+    """Whether a class of bars draws them in a notebook, which is no terminal."""
+    kinds = getattr(bar, "__mro__", (bar,))
+    return any("notebook" in getattr(kind, "__module__", "") for kind in kinds)
+
+
+def bars_of_hub() -> type[Any]:
+    """The bars for downloads: huggingface_hub's, which are not shown in pipes and logs.
+
+    Returns:
+        A class like tqdm's.
+    """
+    from huggingface_hub import utils
+
+    theirs: Any = utils.tqdm  # type: ignore[attr-defined]
+
+    class Bars(theirs):  # type: ignore[misc]
+        def __init__(self, *args: Any, **given: Any) -> None:
+            if not _in_notebook(theirs) and not _on_terminal():
+                given["disable"] = True
+            super().__init__(*args, **given)
+
+    return Bars
+
+
+def _on_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+
+
 def progress_of(name: str) -> LoadProgress:
     """Show the loading of a checkpoint, if there is a terminal.
 
@@ -129,11 +161,8 @@ def progress_of(name: str) -> LoadProgress:
     Returns:
         Its line.
     """
-    from huggingface_hub.utils import are_progress_bars_disabled
+    from huggingface_hub import utils
 
-    try:
-        terminal = sys.stderr.isatty()
-    except (AttributeError, ValueError):  # there is none, or it is closed
-        terminal = False
-    wanted = logger.isEnabledFor(logging.WARNING) and not are_progress_bars_disabled()
-    return LoadProgress(name, shown=terminal and wanted)
+    without: bool = utils.are_progress_bars_disabled()  # type: ignore[attr-defined]
+    wanted = logger.isEnabledFor(logging.WARNING) and not without
+    return LoadProgress(name, shown=wanted and _on_terminal())

@@ -121,9 +121,7 @@ class _EmbeddedInPackage:
         except ImportError as error:
             raise CheckpointError(_missing()) from error
         progress.step("applying the adapter")
-        adapted = apply_adapter(
-            model, adapter, self._options, base=checkpoints.EMBEDDED_BASE
-        )
+        adapted = apply_adapter(model, adapter, self._options, base=checkpoints.EMBEDDED_BASE)
         return adapted.to(_device(self._options.device_map))
 
 
@@ -139,7 +137,8 @@ class _EmbeddedFromHub(_Checkpoint):
             super().__init__(checkpoints.EMBEDDED_BASE, options)
             self._files.config_dict()
         except CheckpointError as error:
-            raise CheckpointError(f"{_missing()} {first_line(error)}") from error
+            message = f"{_missing()} {first_line(error)}"
+            raise CheckpointError(message) from error
 
     def model(self, config: Any, progress: LoadProgress) -> Any:
         adapter = self._options.adapter or str(checkpoints.embedded_adapter())

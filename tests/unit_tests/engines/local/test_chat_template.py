@@ -26,7 +26,9 @@ CHANNELS = (
 def read(template, *, added=(), eos="<|im_end|>", special=True):
     tokenizer = byte_level_tokenizer()
     tokenizer.chat_template = template
-    tokenizer.add_tokens([AddedToken(one, special=special) for one in added], special_tokens=special)
+    tokenizer.add_tokens(
+        [AddedToken(one, special=special) for one in added], special_tokens=special
+    )
     tokenizer.eos_token = eos
     return PromptTokenizer(tokenizer, "tiny")
 
