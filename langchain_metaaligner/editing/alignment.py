@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -205,13 +206,43 @@ def _readable(steps: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str
     Returns:
         The same changes in fewer steps.
     """
-    joined: list[tuple[str, str, str]] = []
-    for step in steps:
-        joined.append(step)
-        while len(joined) > 2 and not joined[-1][0] and joined[-2][0] and not joined[-3][0]:
-            (_, old1, new1), (same, _, _), (_, old2, new2) = joined[-3:]
-            least = min(max(len(old1), len(new1)), max(len(old2), len(new2)))
-            if len(same) > least or len(same.split()) > 2:
+    joined: list[_Step] = []
+    for same, old, new in steps:
+        # Joined texts are joined once, at the end: a long one must not be copied at each step.
+        pieces = deque([(old, new)])
+        joined.append(_Step(pieces, len(old), len(new), same, len(same.split(None, 2)) <= 2))
+        while len(joined) > 2 and not joined[-1].same and joined[-2].same and not joined[-3].same:
+            one, between, other = joined[-3:]
+            least = min(max(one.deleted, one.inserted), max(other.deleted, other.inserted))
+            if len(between.same) > least or not between.few:
                 break
-            joined[-3:] = [("", old1 + same + old2, new1 + same + new2)]
-    return joined
+            joined[-3:] = [one.joined(between.same, other)]
+    return [
+        (one.same, "".join(old for old, _ in one.pieces), "".join(new for _, new in one.pieces))
+        for one in joined
+    ]
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step of a diff: equal text, or the pieces of a change and the lengths of its two texts."""
+
+    pieces: deque[tuple[str, str]]
+    deleted: int
+    inserted: int
+    same: str = ""
+    few: bool = True
+
+    def joined(self, same: str, other: _Step) -> _Step:
+        """Join this change, the equal text after it, and the change after that."""
+        self.pieces.append((same, same))
+        if len(self.pieces) < len(other.pieces):
+            other.pieces.extendleft(reversed(self.pieces))
+            pieces = other.pieces
+        else:
+            self.pieces.extend(other.pieces)
+            pieces = self.pieces
+        length = len(same)
+        return _Step(
+            pieces, self.deleted + length + other.deleted, self.inserted + length + other.inserted
+        )

@@ -10,9 +10,29 @@ from langchain_metaaligner.editing.conversation import Turn
 
 Fits = Callable[[str | Sequence[Turn]], bool]
 
+_STEP = 1 << 14
+_GROWTH = 8
+_SPEAKER = 16  # characters that a turn takes besides its text, about
+_WORD = re.compile(r"\S+")
+_WORD_START = re.compile(r"(?<!\S)\S")
+
+
+def length_of(context: str | Sequence[Turn]) -> int:
+    """Estimate how many characters of a prompt a context takes.
+
+    Args:
+        context: Text, or turns.
+
+    Returns:
+        The number of characters.
+    """
+    if isinstance(context, str):
+        return len(context)
+    return sum(len(turn.text) + _SPEAKER for turn in context)
+
 
 def shorten(
-    context: str | Sequence[Turn], fits: Fits
+    context: str | Sequence[Turn], fits: Fits, *, step: int = _STEP
 ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
     """Shorten a context until it fits.
 
@@ -24,15 +44,18 @@ def shorten(
         context: Text, or turns.
         fits: Whether a prompt with the given context fits. If a context fits, so must any shorter
             one.
+        step: Number of characters at the end of a longer context that are tried first. It saves
+            the work on a context that is much too long.
 
     Returns:
         The longest context that fits, and how many `turns` and `words` were dropped (only counts
         above zero); `None` if not even an empty context fits.
     """
+    fits = _in_steps(fits, step)
     if fits(context):
         return (context if isinstance(context, str) else tuple(context)), {}
     if isinstance(context, str):
-        found = _fewest_words(context, fits)
+        found = _fewest_words(context, fits, step)
         return None if found is None else (found[0], _counts(0, found[1]))
     turns = list(context)
     last = max((i for i, turn in enumerate(turns) if turn.role == "human"), default=0)
@@ -40,15 +63,56 @@ def shorten(
     at = bisect_left(starts, True, key=lambda start: fits(turns[start:]))
     if at < len(starts):
         return tuple(turns[starts[at] :]), _counts(starts[at], 0)
-    rest, words = turns[last:], 0
-    for i in [*range(1, len(rest)), 0]:
-        found = _fewest_words(rest[i].text, _with_text(rest, i, fits))
-        if found is not None:
-            rest[i] = Turn(rest[i].role, found[0])
-            return tuple(rest), _counts(last, words + found[1])
-        words += len(rest[i].text.split())
-        rest[i] = Turn(rest[i].role, "")
-    return None
+    rest = turns[last:]
+    order = [*range(1, len(rest)), 0]
+    whole = bisect_left(order, True, key=lambda i: fits(_emptied(rest, order, i)))
+    if whole == len(order):
+        return None
+    place = order[whole]
+    kept = list(rest) if whole == 0 else _emptied(rest, order, order[whole - 1])
+    found = _fewest_words(rest[place].text, _with_text(kept, place, fits), step)
+    if found is None:
+        return None
+    kept[place] = Turn(rest[place].role, found[0])
+    words = sum(_words_in(rest[i].text) for i in order[:whole])
+    return tuple(kept), _counts(last, words + found[1])
+
+
+def _in_steps(fits: Fits, step: int) -> Fits:
+    """Try only the end of a context first: if it does not fit, neither does the whole."""
+
+    def fits_in_steps(context: str | Sequence[Turn]) -> bool:
+        length, end = length_of(context), step
+        while end < length:
+            if not fits(_end_of(context, end)):
+                return False
+            end *= _GROWTH
+        return fits(context)
+
+    return fits_in_steps
+
+
+def _end_of(context: str | Sequence[Turn], length: int) -> str | Sequence[Turn]:
+    if isinstance(context, str):
+        return context[-length:]
+    kept: list[Turn] = []
+    for turn in reversed(context):
+        length -= _SPEAKER
+        if length <= 0:
+            break
+        kept.append(Turn(turn.role, turn.text[-length:]))
+        length -= len(turn.text)
+    return kept[::-1]
+
+
+def _emptied(turns: Sequence[Turn], order: Sequence[int], last: int) -> list[Turn]:
+    """Take the text from turns, in a given order, up to and including one of them."""
+    kept = list(turns)
+    for place in order:
+        kept[place] = Turn(turns[place].role, "")
+        if place == last:
+            break
+    return kept
 
 
 def _with_text(turns: Sequence[Turn], at: int, fits: Fits) -> Callable[[str], bool]:
@@ -56,12 +120,21 @@ def _with_text(turns: Sequence[Turn], at: int, fits: Fits) -> Callable[[str], bo
     return lambda text: fits((*turns[:at], Turn(turns[at].role, text), *turns[at + 1 :]))
 
 
-def _fewest_words(text: str, fits: Callable[[str], bool]) -> tuple[str, int] | None:
+def _fewest_words(text: str, fits: Callable[[str], bool], step: int) -> tuple[str, int] | None:
     """The longest tail of whole words that fits, and how many words were dropped before it."""
-    starts = [word.start() for word in re.finditer(r"\S+", text)]
-    tails = [*starts, len(text)]
+    length = step
+    while length < len(text) and fits(text[-length:]):
+        length *= _GROWTH
+    first = max(0, len(text) - length)
+    tails = [*(word.start() for word in _WORD_START.finditer(text, first)), len(text)]
     gone = bisect_left(range(len(tails)), True, key=lambda i: fits(text[tails[i] :]))
-    return (text[tails[gone] :], gone) if gone < len(tails) else None
+    if gone == len(tails):
+        return None
+    return text[tails[gone] :], _words_in(text[: tails[gone]])
+
+
+def _words_in(text: str) -> int:
+    return sum(1 for _ in _WORD.finditer(text))
 
 
 def _counts(turns: int, words: int) -> dict[str, int]:

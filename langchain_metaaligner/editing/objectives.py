@@ -61,6 +61,8 @@ ALIASES: Mapping[str, str] = {
     "professional": "professionalism",
 }
 
+_NAME = 60  # characters
+
 ObjectiveLike = str | Objective | Mapping[str, Any]
 """A name, a sentence, an `Objective`, or a mapping with `name` and `description`."""
 
@@ -222,7 +224,9 @@ def _checked(objective: Objective) -> Objective:
 
 def _unknown(name: str) -> str:
     key = re.sub(r"[\s_-]+", "_", name.strip()).lower()
-    near = difflib.get_close_matches(key, [*CATALOGUE, *ALIASES], n=3, cutoff=0.5)
+    known = [*CATALOGUE, *ALIASES]
+    # A longer text is like none of them, and comparing it would take long.
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5) if len(key) <= _NAME else []
     near = list(dict.fromkeys(ALIASES.get(name, name) for name in near))
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
     return (

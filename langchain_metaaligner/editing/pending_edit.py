@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, chain, islice
 from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
-from langchain_metaaligner.editing.context_window import shorten
+from langchain_metaaligner.editing.context_window import length_of, shorten
 from langchain_metaaligner.editing.conversation import Turn, read_context
-from langchain_metaaligner.editing.json_answer import JsonText, read_json
+from langchain_metaaligner.editing.json_answer import JsonText, may_be_json, read_json
 from langchain_metaaligner.editing.objectives import (
     Objective,
     Objectives,
@@ -22,12 +23,28 @@ from langchain_metaaligner.editing.objectives import (
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
 from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
 from langchain_metaaligner.engines import deadlines, thoughts
-from langchain_metaaligner.engines.base import Edit, Engine, Request, TokenAgreement
-from langchain_metaaligner.errors import AnswerTooLongError, EngineError
+from langchain_metaaligner.engines.base import (
+    Edit,
+    Engine,
+    Request,
+    TokenAgreement,
+    errors_of_ours,
+    too_late,
+)
+from langchain_metaaligner.engines.waits import Body, Ended, Wait
+from langchain_metaaligner.errors import AnswerTooLongError, EngineError, without_quotes
 from langchain_metaaligner.options import AlignerOptions
+
+# A text with more characters than this for each token of the window hardly ever fits, so only a
+# part of it is tried first.
+_STEP = 8
+_LEAST_STEP = 1 << 12
 
 Item = tuple[Any, Any, Objectives]
 """Context, answer and objectives of one edit."""
+
+_SHORT = 2048
+"""Characters with which no work takes longer than starting a thread for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,36 +79,6 @@ class Part:
             return restore
         write = self.value.writer().write
         return lambda piece: write(restore(piece))
-
-    def spoken(self, pieces: Generator[str, None, Edit]) -> Generator[str, None, Edit]:
-        """Leave a model's thoughts out of its stream.
-
-        Args:
-            pieces: The pieces of the engine's edit.
-
-        Yields:
-            The pieces of the answer.
-
-        Returns:
-            The engine's edit, as it is.
-
-        Raises:
-            EngineError: The answer had begun with thoughts that were not marked as such.
-        """
-        if not self.is_chat:
-            return (yield from pieces)
-        answer = thoughts.SpokenText(thoughts.opened(self.request.prompt))
-        while True:
-            try:
-                piece = answer.push(next(pieces))
-            except StopIteration as end:
-                edit: Edit = end.value
-                break
-            if piece:
-                yield piece
-        if edit.finish_reason != "length" and (rest := answer.finish()):
-            yield rest
-        return edit
 
     def text(self, edit: Edit, model: str) -> str:
         """The edited text of this part.
@@ -250,35 +237,135 @@ Prepared = PendingEdit | Alignment | Exception
 """An edit to make, the record of an answer without text, or the error of the preparation."""
 
 
+Model = tuple[Engine, PromptFamily]
+"""What makes edits, and the family of its prompts."""
+
+
 def edit_all(
-    engine: Engine,
-    family: PromptFamily,
+    items: Sequence[Item],
     options: AlignerOptions,
-    items: Iterable[Item],
     *,
-    started: float,
-) -> list[Alignment | Exception]:
+    ready: Model | None,
+    load: Callable[[], Model],
+) -> Body[Sequence[Alignment | Exception]]:
     """Edit answers with one call to the engine.
 
     Args:
-        engine: The engine that makes the edits.
-        family: The prompt family.
-        options: The aligner's options.
         items: Triples of context, answer and objectives.
-        started: Time of `time.monotonic()` when the work began, in seconds.
+        options: The aligner's options.
+        ready: The model, if it is known already.
+        load: Finds the model, which may take long.
 
     Returns:
         A record or an error for each item, in order.
     """
-    prepared = prepare_all(engine, family, options, items, started=started)
-    requests = [part.request for item in prepared for part in _parts_of(item)]
-    return finish_all(prepared, deadlines.edit(engine, requests) if requests else [])
+    started = time.monotonic()  # finding the model takes time, too
+
+    def prepared() -> tuple[Engine, list[Prepared]]:
+        engine, family = ready or load()
+        return engine, prepare_all(engine, family, options, items, started=started)
+
+    try:
+        if _is_quick(ready, items):
+            engine, given = prepared()
+        else:
+            engine, given = yield deadlines.aside(prepared, deadline_of(options, started))
+        requests = [part.request for item in given for part in _parts_of(item)]
+        edits: Sequence[Edit | Exception] = ()
+        if requests:
+            edits = yield Wait(
+                partial(deadlines.edit, engine, requests),
+                partial(deadlines.aedit, engine, requests),
+            )
+        made: Sequence[Alignment | Exception]
+        if any(len(request.draft) > _SHORT for request in requests):
+            made = yield deadlines.aside(partial(finish_all, given, edits), None)
+        else:
+            made = finish_all(given, edits)
+    except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
+        made = [error] * len(items)
+    return made
 
 
-async def aedit_all(engine: Engine, prepared: Sequence[Prepared]) -> list[Alignment | Exception]:
-    """Edit prepared answers without blocking the event loop; as `edit_all`."""
-    requests = [part.request for item in prepared for part in _parts_of(item)]
-    return finish_all(prepared, await deadlines.aedit(engine, requests) if requests else [])
+def stream_edit(
+    item: Item, options: AlignerOptions, *, ready: Model | None, load: Callable[[], Model]
+) -> Body[Alignment]:
+    """Edit one answer piece by piece.
+
+    Args:
+        item: As for `edit_all`.
+        options: As for `edit_all`.
+        ready: As for `edit_all`.
+        load: As for `edit_all`.
+
+    Returns:
+        The record.
+    """
+    started = time.monotonic()
+
+    def prepared() -> tuple[Engine, PendingEdit | Alignment]:
+        engine, family = ready or load()
+        return engine, prepare(engine, family, options, *item, started=started)
+
+    if _is_quick(ready, [item]):
+        engine, pending = prepared()
+    else:
+        engine, pending = yield deadlines.aside(prepared, deadline_of(options, started))
+    return (yield from stream_pending(pending, engine))
+
+
+def stream_pending(pending: PendingEdit | Alignment, engine: Engine) -> Body[Alignment]:
+    """Make a prepared edit piece by piece.
+
+    Args:
+        pending: The edit, or the record of an answer without one.
+        engine: The engine that makes the edit.
+
+    Returns:
+        The record.
+    """
+    if isinstance(pending, Alignment):
+        if pending.text:
+            yield pending.text
+        return pending
+    edits: list[Edit] = []
+    for part in pending.parts:
+        if part.before:
+            yield part.before
+        edits.append((yield from _pieces_of(part, engine)))
+    if pending.after:
+        yield pending.after
+    if len(pending.original) > _SHORT:
+        made: Alignment = yield deadlines.aside(partial(pending.finish, edits), None)
+        return made
+    return pending.finish(edits)
+
+
+def _pieces_of(part: Part, engine: Engine) -> Body[Edit]:
+    pieces = deadlines.Pieces(engine, part.request)
+    answer = thoughts.SpokenText(thoughts.opened(part.request.prompt)) if part.is_chat else None
+    is_plain = part.value is None and not part.prompt.undo and answer is None
+    wait = Wait(pieces.next, pieces.anext, repeated=is_plain, stop=pieces.aclose)
+    made: Edit
+    try:
+        if is_plain:
+            made = yield wait
+            return made
+        write = part.writer()
+        while not isinstance(piece := (yield wait), Ended):
+            if answer is not None:
+                piece = answer.push(piece)
+            if piece:
+                yield write(piece)
+        made = piece.value
+        if answer is not None and made.finish_reason != "length":
+            rest = answer.finish()
+            if rest.strip():
+                yield write(rest)
+        return made
+    except BaseException:
+        pieces.close()
+        raise
 
 
 def prepare_all(
@@ -303,8 +390,11 @@ def prepare_all(
         An edit, a record or an error for each item, in order.
     """
     prepared: list[Prepared] = []
+    deadline = deadline_of(options, started)
     for item in items:
         try:
+            if deadline is not None and time.monotonic() > deadline:
+                raise too_late()
             context, answer, objectives = item
             made = prepare(engine, family, options, context, answer, objectives, started=started)
             prepared.append(made)
@@ -374,31 +464,27 @@ def prepare(
         UnknownObjectiveError: An objective is unknown.
         InputTypeError: The context or the answer is of the wrong type.
         AnswerTooLongError: The answer does not fit into the window.
+        EngineError: The engine can't count tokens or apply its template.
+        EditTimeout: The time is over already.
     """
     text = answer if isinstance(answer, str) else answer_text(answer)
     if not text.strip():
         reason = reason_without_text(answer)
         return Alignment(original=text, text=text, status="skipped", reason=reason)
-    values = read_json(text)
+    values = read_json(text) if may_be_json(text) else None
     if values == []:
         return Alignment(original=text, text=text, status="skipped", reason="JSON without text")
     wanted = objectives if type(objectives) is Parsed else parse_objectives(objectives)
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
     )
-    deadline = None if options.timeout is None else started + options.timeout
+    deadline = deadline_of(options, started)
     write = _RequestWriter(engine, family, options, asked, wanted, deadline)
-    parts: tuple[Part, ...]
-    if values is None:
-        parts = (write.part(text),)
-    else:
-        starts = [0, *[value.end for value in values]]
-        parts = tuple(
-            write.part(value.text, before=text[start : value.start], value=value)
-            for start, value in zip(starts, values, strict=False)
-        )
+    parts = write.parts(text, values)
     for what, count in write.left_out.items():
         dropped[what] = dropped.get(what, 0) + count
+    if deadline is not None and time.monotonic() > deadline:
+        raise too_late()
     return PendingEdit(
         parts=parts,
         original=text,
@@ -409,6 +495,38 @@ def prepare(
         started=started,
         after=text[values[-1].end :] if values else "",
     )
+
+
+def deadline_of(options: AlignerOptions, started: float) -> float | None:
+    """The time at which an edit must be made, in seconds of `time.monotonic()`.
+
+    Args:
+        options: The aligner's options.
+        started: `time.monotonic()` at the start of the work, in seconds.
+    """
+    return None if options.timeout is None else started + options.timeout
+
+
+def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
+    """Whether edits are prepared sooner than a thread is started for it."""
+    with errors_of_ours():
+        if ready is None or ready[0].window is not None or ready[1].chat:
+            return False  # a tokenizer is loaded, or an engine asked
+    return not any(map(_is_long, items))
+
+
+def _is_long(item: Item) -> bool:
+    context, answer, _ = item
+    given = context if isinstance(context, list | tuple) else (context,)
+    size = 0
+    for one in (*given, answer):
+        text = one if isinstance(one, str) else getattr(one, "content", getattr(one, "text", None))
+        if not isinstance(text, str):  # of an unknown size
+            return True
+        size += len(text)
+        if size > _SHORT:
+            return True
+    return False
 
 
 class _RequestWriter:
@@ -432,6 +550,35 @@ class _RequestWriter:
         self._engine, self._family, self._options = engine, family, options
         self._asked, self._wanted, self._deadline = asked, wanted, deadline
 
+    def parts(self, text: str, values: Sequence[JsonText] | None) -> tuple[Part, ...]:
+        """Write the requests for an answer.
+
+        Args:
+            text: The text of the answer.
+            values: The texts in it that are edited one by one; `None` if it is edited as a whole.
+
+        Returns:
+            The parts, in order.
+
+        Raises:
+            AnswerTooLongError: A part does not fit into the window.
+            EngineError: The engine can't count tokens or apply its template.
+        """
+        try:
+            with errors_of_ours():
+                if values is None:
+                    return (self.part(text),)
+                starts = [0, *[value.end for value in values]]
+                return tuple(
+                    self.part(value.text, before=text[start : value.start], value=value)
+                    for start, value in zip(starts, values, strict=False)
+                )
+        except EngineError as error:
+            asked = self._asked
+            turns = (asked,) if isinstance(asked, str) else [turn.text for turn in asked]
+            error.args = (without_quotes(str(error), text, *turns),)
+            raise
+
     def part(self, text: str, *, before: str = "", value: JsonText | None = None) -> Part:
         """Write the request for one part of the answer.
 
@@ -447,8 +594,8 @@ class _RequestWriter:
             AnswerTooLongError: The part does not fit into the window.
         """
         room = _Room(self._engine, self._options.max_new_tokens, text)
-        prompt = self._prompt(self._asked, text)
-        if not room.fits(prompt):
+        prompt = self._prompt(self._asked, text) if room.may_fit(self._asked) else None
+        if prompt is None or not room.fits(prompt):
             shortened = room.shorten(
                 self._asked,
                 lambda one: self._prompt(one, text),
@@ -499,14 +646,32 @@ class _Room:
         self._max_new_tokens = max_new_tokens
         self._name = engine.name
         self._window, self._count = engine.window, engine.count_tokens
-        self._answer = 0 if self._window is None else self._count(answer)
+        self._answer, self._told, self._too_long = 0, "0", False
+        if self._window is not None:
+            self._measure(answer, self._window)
         # What an edit usually needs; a longer edit may use all that is left.
         self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
+
+    def _measure(self, answer: str, window: int) -> None:
+        answer = answer.encode(errors="replace").decode()  # half a surrogate pair is no token
+        length = self._step = max(_LEAST_STEP, _STEP * window)
+        # The beginning of an answer that is much too long tells as much as the whole.
+        while length < len(answer):
+            self._answer = self._count(answer[:length])
+            if self._answer > window:
+                self._told, self._too_long = f"more than {self._answer}", True
+                return
+            length *= 8
+        self._answer = self._count(answer)
+        self._told = str(self._answer)
+
+    def may_fit(self, asked: str | Sequence[Turn]) -> bool:
+        return self._window is None or length_of(asked) <= self._step
 
     def fits(self, prompt: Prompt) -> bool:
         if self._window is None:
             return True
-        return self._count(prompt.text) <= self._window - self._needed
+        return not self._too_long and self._count(prompt.text) <= self._window - self._needed
 
     def shorten(
         self,
@@ -515,9 +680,11 @@ class _Room:
         *,
         has_turns: bool,
     ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
+        if self._too_long:
+            return None
         if has_turns and isinstance(asked, str):
             asked = tuple(parse_conversation(asked) or ()) or asked
-        return shorten(asked, lambda one: self.fits(written(one)))
+        return shorten(asked, lambda one: self.fits(written(one)), step=self._step)
 
     def left_after(self, prompt: Prompt) -> int:
         if self._window is None:
@@ -526,7 +693,7 @@ class _Room:
 
     def too_small(self) -> str:
         return (
-            f"The answer of {self._answer} tokens, its edit of up to {self._needed} tokens and the"
+            f"The answer of {self._told} tokens, its edit of up to {self._needed} tokens and the"
             f" objectives don't fit into the window of {self._window} tokens of {self._name!r},"
             " even without any context. Use a checkpoint with a larger window, or choose with"
             " on_error= what to do with such answers."

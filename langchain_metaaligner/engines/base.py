@@ -7,13 +7,23 @@ import inspect
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
-from langchain_metaaligner.engines import threads
-from langchain_metaaligner.engines.readings import AS_SOME_DO, Readings
+from langchain_metaaligner.engines import processes, threads
+from langchain_metaaligner.engines.readings import AS_ANY, Readings
+from langchain_metaaligner.engines.waits import Ended
 from langchain_metaaligner.errors import (
     CheckpointError,
     EditTimeout,
@@ -24,6 +34,8 @@ from langchain_metaaligner.errors import (
 
 FinishReason = Literal["stop", "length"]
 T = TypeVar("T")
+
+_QUICK = 0.02  # seconds for which blocking an event loop does no harm
 
 DOCS = '"Your own engine" (docs/your_own_engine.md)'
 """The page about writing an engine, as error messages refer to it."""
@@ -144,7 +156,7 @@ class Engine(ABC):
     family_hint: str | None = None
     window: int | None = None
     control_tokens: Iterable[str] = ()
-    readings: Readings = AS_SOME_DO
+    readings: Readings = AS_ANY
     keeps_deadlines: bool = False
     prefills: bool = False
     reports_agreement: bool = False
@@ -171,7 +183,9 @@ class Engine(ABC):
         """
 
     async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
-        """Make all edits without blocking the event loop; by default in a new thread.
+        """Make all edits without blocking the event loop.
+
+        By default `edit` is called in one of at most 64 threads that the engine has.
 
         Args:
             requests: The edits to make.
@@ -187,7 +201,13 @@ class Engine(ABC):
             with errors_of_ours():  # a future can't pass on StopIteration or CancelledError
                 return self.edit(requests)
 
-        return await asyncio.wrap_future(threads.start(work, "metaaligner-edit"))
+        limits = [one.deadline for one in requests if one.deadline is not None]
+        try:
+            return await threads.aresult(
+                threads.calls_of(self).submit(work), min(limits, default=None)
+            )
+        except threads.Late:
+            raise too_late() from None
 
     def edit_each(self, requests: Sequence[Request]) -> Sequence[Edit | MetaAlignerError]:
         """Make edits so that the failure of one does not affect the others.
@@ -238,6 +258,20 @@ class Engine(ABC):
             `.close()` stops the work.
         """
         return _in_one_piece(self, request)
+
+    def astream(self, request: Request) -> AsyncIterator[str]:
+        """Make one edit and yield its text without blocking the event loop.
+
+        By default `stream` is read in threads, of which the engine has at most 64.
+
+        Args:
+            request: The edit to make.
+
+        Returns:
+            An asynchronous iterator over the pieces; `StopAsyncIteration` may carry the whole
+            `Edit`. `.aclose()` stops the work.
+        """
+        return _InThreads(self, request)
 
     def warm(
         self,
@@ -298,6 +332,61 @@ def _in_one_piece(engine: Engine, request: Request) -> Generator[str, None, Edit
     if made.text:
         yield made.text
     return made
+
+
+class _InThreads(AsyncIterator[str]):
+    """The pieces of a stream, each made in a thread.
+
+    Args:
+        engine: The engine.
+        request: The edit to make.
+    """
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._begin: Callable[[], Iterator[str]] | None = lambda: engine.stream(request)
+        self._deadline = request.deadline
+        self._threads = threads.calls_of(engine)
+        self._pieces: Iterator[str] = iter(())
+        # A generator can't be closed while another thread is running it.
+        self._turn = processes.Lock()
+
+    async def __anext__(self) -> str:
+        try:
+            step = await threads.aresult(self._threads.submit(self._next), self._deadline)
+        except threads.Late:
+            raise too_late() from None
+        except asyncio.CancelledError:
+            # The piece that is being made can't be stopped, but no other one is made.
+            threads.start(self._close, "metaaligner-close")
+            raise
+        if isinstance(step, Ended):
+            raise StopAsyncIteration(step.value)
+        return step
+
+    async def aclose(self) -> None:
+        """Close the stream; returns once it is closed."""
+        closing = threads.start(self._close, "metaaligner-close")
+        # An event loop that shuts down closes all open generators together, and an await here
+        # would get in the way of the generators around this one. A quick close needs no await.
+        wait([closing], _QUICK)
+        await threads.aresult(closing, None)
+
+    def _next(self) -> str | Ended[Any]:
+        with self._turn:
+            begin, self._begin = self._begin, None
+            try:
+                if begin is not None:
+                    self._pieces = iter(begin())
+                return next(self._pieces)
+            except StopIteration as end:
+                return Ended(end.value)
+
+    def _close(self) -> None:
+        with self._turn:
+            self._begin = None
+            pieces, self._pieces = self._pieces, iter(())
+            if (close := getattr(pieces, "close", None)) is not None:
+                close()
 
 
 def as_engine(engine: Any) -> Engine:
@@ -373,7 +462,7 @@ class _Adapted(Engine):
 # What is taken from a wrapped object. `warm` is missing because `_Adapted` defines it.
 _CONTRACT = {
     *(name for name in Engine.__annotations__ if not name.startswith("_")),
-    *("edit", "aedit", "edit_each", "aedit_each", "stream"),
+    *("edit", "aedit", "edit_each", "aedit_each", "stream", "astream"),
     *("load", "close", "count_tokens", "apply_chat_template"),
 }
 
@@ -457,11 +546,12 @@ class errors_of_ours:  # noqa: N801 - used like a function; a generator would sl
             raise ours from error
 
 
-def as_ours(error: BaseException) -> MetaAlignerError:
+def as_ours(error: BaseException, who: str = "The engine") -> MetaAlignerError:
     """Turn any error into an error of this package.
 
     Args:
-        error: What an engine raised.
+        error: What an engine raised, or a function of the user.
+        who: As for `failed`.
 
     Returns:
         The error itself if it is one of this package; else an `EngineError` that it caused.
@@ -472,26 +562,37 @@ def as_ours(error: BaseException) -> MetaAlignerError:
     """
     if isinstance(error, MetaAlignerError):
         return error
-    cancelled = isinstance(error, asyncio.CancelledError) and _is_being_cancelled()
-    if cancelled or isinstance(error, KeyboardInterrupt):
+    if is_interrupt(error):
         raise error
     # In a batch of LangChain, an error outside Exception would replace the results of all items.
-    ours = failed(error)
+    ours = failed(error, who)
     ours.__cause__ = error
     return ours
 
 
-def failed(error: BaseException) -> EngineError:
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error ends the caller's own work, and must not be caught.
+
+    Args:
+        error: Any error.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return _is_being_cancelled()
+    return isinstance(error, KeyboardInterrupt)
+
+
+def failed(error: BaseException, who: str = "The engine") -> EngineError:
     """Make the error for an engine that has failed.
 
     Args:
         error: What it raised.
+        who: Names what failed if it is not the engine, at the start of a sentence.
 
     Returns:
         The error to raise in its place.
     """
     return EngineError(
-        f"The engine failed: {type(error).__name__}: {error}. The answer was not edited. The"
+        f"{who} failed: {type(error).__name__}: {error}. The answer was not edited. The"
         " cause is shown above; on_error decides what happens to such answers.",
         retryable=may_pass(error),
     )

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping
+from functools import cached_property
+from itertools import chain
 
+_GUARD = "\n"  # combines with no character, and no character becomes one
+# The blocks with forms of ASCII characters, or with invisible ones.
+_BLOCKS = (
+    range(0x80, 0x3400),
+    range(0xF900, 0x10000),
+    range(0x1D400, 0x1D800),
+    range(0x1F100, 0x1FC00),
+    range(0xE0000, 0xE0080),
+)
 _REMEMBERED = 1 << 17  # characters; a text can hold ten times as many
 
 
@@ -64,14 +75,31 @@ class Readings:
         return reading
 
 
-def _as_some_do(char: str) -> str:
-    if char == "\u2581":  # how SentencePiece writes a space
-        return " "
-    if unicodedata.category(char) == "Cf":  # invisible, and dropped by many tokenizers
-        return ""
-    plain = unicodedata.normalize("NFKC", char)
-    return plain if plain.isascii() else char
+class _AnyReadings(Readings):
+    """The readings of an unknown tokenizer."""
+
+    def __getitem__(self, char: str) -> str:
+        return self._table.get(char, char)
+
+    def of(self, text: str) -> Mapping[str, str]:
+        if text.isascii():
+            return {}
+        return {char: self._table[char] for char in set(text) & self._read_otherwise}
+
+    @cached_property
+    def _read_otherwise(self) -> frozenset[str]:
+        return frozenset(self._table)
+
+    @cached_property
+    def _table(self) -> Mapping[str, str]:
+        chars = [*map(chr, chain(*_BLOCKS))]
+        plain = unicodedata.normalize("NFKC", _GUARD.join(chars)).split(_GUARD)
+        table = dict(zip(chars, plain, strict=True))
+        table = {char: read for char, read in table.items() if read.isascii() and read != char}
+        # Invisible characters are dropped by many tokenizers.
+        table |= {char: "" for char in chars if unicodedata.category(char) == "Cf"}
+        return table | {"\u2581": " "}  # how SentencePiece writes a space
 
 
-AS_SOME_DO = Readings(_as_some_do)
+AS_ANY = _AnyReadings()
 """For an unknown tokenizer: a character counts as another if some common tokenizer reads it so."""

@@ -69,7 +69,7 @@ class MessageWriter:
         self._id = reply.id
         self._before: list[Any] = []
         self._block: dict[str, Any] | None = None
-        self._thoughts = thoughts_beside(reply)
+        self._thoughts = thoughts_beside(reply) if reply.additional_kwargs else {}
         self._format = {
             key: value for key, value in reply.response_metadata.items() if key in _FORMAT
         }
@@ -80,7 +80,9 @@ class MessageWriter:
             self._block = {"type": "text", "index": _TEXT_INDEX}
             block = reply.content[at] if texts else None
             if _is_flat(block):
-                kept = {key: block[key] for key in ("type", "index") if key in block}
+                kept: dict[str, Any] = {
+                    key: block[key] for key in ("type", "index") if key in block
+                }
                 self._block = {"index": _TEXT_INDEX, **kept}
 
     @staticmethod

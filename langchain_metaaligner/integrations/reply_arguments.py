@@ -54,7 +54,7 @@ class ReplyArguments(AlignerArguments, total=False):
     allow_context: bool
     """Whether a call may replace the context by its config; if not, that is an error."""
 
-    config_keys: Mapping[Literal["objectives", "context"], str] | None
+    config_keys: Mapping[str, str] | None
     """Other names for the keys `objectives` and `context` in a call's config, where an
     application uses these names for something else."""
 

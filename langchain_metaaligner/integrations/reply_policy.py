@@ -7,7 +7,6 @@ import inspect
 import logging
 import operator
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Self, cast
@@ -34,6 +33,8 @@ from langchain_metaaligner.editing.reply_message import (
     with_text,
 )
 from langchain_metaaligner.editing.sparing_log import SparingLog
+from langchain_metaaligner.engines.base import as_ours, is_interrupt
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.errors import (
     CheckpointError,
     InputTypeError,
@@ -77,7 +78,7 @@ class SharedAligners:
     def __init__(self) -> None:
         self.log = SparingLog(logger)
         self._made: list[tuple[tuple[Any, ...], Aligner]] = []
-        self._making = threading.Lock()
+        self._making = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedAligners, ()
@@ -229,6 +230,20 @@ class FaceOptions(ReplyOptions):
         self.shared.close()
 
 
+class Terms(NamedTuple):
+    """What one call asks of a reply.
+
+    Attributes:
+        text: The text that is edited.
+        objectives: The objectives.
+        aligner: The aligner that makes the edit.
+    """
+
+    text: str
+    objectives: tuple[Objective, ...]
+    aligner: Aligner
+
+
 class ReplyPolicy(NamedTuple):
     """How the runnable, the middleware or the chat model handles replies.
 
@@ -244,19 +259,23 @@ class ReplyPolicy(NamedTuple):
         given: Aligner | None = self.options.aligner
         return self.options.shared.get(self.options) if given is None else given
 
-    def terms(self, asked: Objectives | None) -> tuple[tuple[Objective, ...], Aligner]:
-        """The objectives and the aligner of one call.
+    def terms(self, reply: Reply, asked: Objectives | None) -> Terms | None:
+        """What one call asks of a reply.
 
         Args:
+            reply: The reply.
             asked: As for `wanted`.
 
         Returns:
-            The objectives and the aligner.
+            The terms; `None` if the reply has no text, or is passed through because it calls tools.
 
         Raises:
             UnknownObjectiveError: As for `wanted`.
         """
-        return self.wanted(asked), self.aligner
+        text = self.text_of(reply)
+        if not text.strip() or (not isinstance(reply, str) and self.leaves_alone(reply)):
+            return None
+        return Terms(text, self.wanted(asked), self.aligner)
 
     def wanted(self, asked: Objectives | None) -> tuple[Objective, ...]:
         """The objectives of one call.
@@ -291,6 +310,9 @@ class ReplyPolicy(NamedTuple):
         Args:
             reply: The reply.
         """
+        content = reply if isinstance(reply, str) else reply.content
+        if isinstance(content, str) and content:
+            return content
         return answer_text(reply, refusals=self.options.edit_refusals)
 
     def without_text(self, reply: Reply, asked: Objectives | None) -> Alignment | None:
@@ -348,9 +370,15 @@ class ReplyPolicy(NamedTuple):
             The record of the skipped reply; `None` if the reply should be edited.
         """
         when: When | None = self.options.when
-        if when is None or when(reply, context):
+        if when is None:
             return None
-        return self.left_alone(reply, asked, "when")
+        try:
+            wanted = when(reply, context)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise as_ours(error, "The function given as when=") from error
+        return None if wanted else self.left_alone(reply, asked, "when")
 
     def left_alone(self, reply: Reply, asked: Objectives | None, reason: str) -> Alignment:
         """The record of a reply that is not edited.
@@ -397,6 +425,13 @@ class ReplyPolicy(NamedTuple):
                 record = made
         else:
             record = self._failure(reply, made, asked, begun=begun)
+        try:
+            final = self._final(reply, record)
+        except Exception as error:  # noqa: BLE001 - the error policy decides
+            made = error
+            record = self._failure(reply, error, asked, begun=begun)
+            # The reply can't be changed at all, so it can't carry its provenance either.
+            final = reply if record.status == "passed" else self._final(reply, record)
         if record.status != "skipped" and "opentelemetry" in sys.modules:
             # Without the module, no provider can have been set.
             telemetry.record(record)
@@ -408,6 +443,12 @@ class ReplyPolicy(NamedTuple):
             if begun:
                 mark_begun(error)
             raise error
+        return final
+
+    def _final(self, reply: Reply, record: Alignment) -> Reply:
+        """The reply for the consumer; after a failure that is raised, the reply as it came."""
+        if record.status == "failed":
+            return reply
         kept = record.status in ("passed", "shadow", "skipped")
         if isinstance(reply, str):
             return record.original if kept else record.text
@@ -512,7 +553,9 @@ class ReplyPolicy(NamedTuple):
     def _tell(self, record: Alignment) -> None:
         try:
             self.options.on_edit(record)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reply is unaffected
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             self.options.shared.log.tell(
                 f"on_edit {type(error).__name__}",
                 "on_edit raised an error; the reply is unaffected",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from langchain_metaaligner.engines.readings import Readings
@@ -44,8 +44,7 @@ TURN = mark("\n", r"\n[^\S\n]*+\n\s*+(?:(?:Human|Assistant)\s*+(:))?")
 # For a tokenizer that reads a line break as a space, or drops it.
 TURN_IN_LINE = mark(":", r"(?:Human|Assistant)\s*+(:)")
 CONTROL = mark("<", r"(<)(?=/?(?:s|unk|pad|bos|eos|mask)>|\|[^|<>\s]{1,64}\|>)")
-# No tokenizer takes half a surrogate pair.
-_LONE_SURROGATE = re.compile("([\ud800-\udfff])")
+_SURROGATES = frozenset(map(chr, range(0xD800, 0xE000)))
 
 # Each look-alike is a single character, so that undoing works on any piece of a stream.
 _LOOKALIKES: Mapping[str, str] = {"|": "¦❘∣", ":": "꞉ː", "<": "‹˂", "[": "⁅"}
@@ -54,7 +53,23 @@ _PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
 _LETTERS = range(0xA1, 0x110000)
 _LOST = "?"  # where no look-alike is left; this can't be undone
 _PATIENCE = 2048  # characters that the tokenizer drops or changes, until there is likely no other
+_HOSTILE = 4096  # marks; nobody writes so many, and to find them all would take long
 _MANY = 16  # characters from which one pass over a text is faster than one for each of them
+
+
+def finder(marks: Iterable[Mark], readings: Readings) -> Callable[[str], object]:
+    """Make the function that finds a character because of which a text may need escaping.
+
+    Args:
+        marks: The marks to escape.
+        readings: What the tokenizer reads each character as.
+
+    Returns:
+        A function that gives `None` for a text that `escape` would return unchanged, as it does
+        most texts. It takes one look at each character.
+    """
+    chars = {one.char for one in marks}.union(readings.of(""))
+    return re.compile(f"[\x80-\U0010ffff{''.join(map(re.escape, sorted(chars)))}]").search
 
 
 def escape(
@@ -73,6 +88,9 @@ def escape(
     escaped = [text for text, _ in texts]
     swaps = None
     for number, (text, marks) in enumerate(texts):
+        if not text.isascii() and _has_surrogates(text):
+            swaps = swaps or _Swaps(escaped, readings)
+            text = swaps.of_surrogates(text)  # noqa: PLW2901
         # The text around an escaped mark may form another mark.
         while places := _places(text, marks, readings):
             swaps = swaps or _Swaps(escaped, readings)
@@ -97,27 +115,23 @@ def restore(text: str, undo: Mapping[int, str]) -> str:
 
 
 def _places(text: str, marks: Sequence[Mark], readings: Readings) -> list[int]:
-    """Find the characters of a text to replace, in order."""
+    """Find the characters of a text to replace."""
     others = readings.of(text)
     read = _replaced(text, others) if others else text
-    at: set[int] = set()
+    places: list[int] = []
     for one in marks:
         if one.char in read:
-            at.update(found.start(1) for found in one.pattern.finditer(read))
-    at.discard(-1)
-    places = sorted(at)
-    if at and len(read) != len(text):
-        places = _in_original(places, text, others)
-    if not text.isascii() and _has_surrogates(text):
-        alone = (found.start() for found in _LONE_SURROGATE.finditer(text))
-        places = sorted({*places, *alone})
+            found = (match.start(1) for match in one.pattern.finditer(read))
+            places += itertools.islice(filter((-1).__lt__, found), _HOSTILE)
+    if places and len(read) != len(text):
+        places = _in_original(sorted(places), text, others)
     return places
 
 
 def _in_original(places: Sequence[int], text: str, others: Mapping[str, str]) -> list[int]:
     """Turn places in what a text is read as into places in the text."""
     uneven = "".join(re.escape(char) for char, reading in others.items() if len(reading) != 1)
-    found: dict[int, None] = {}
+    found = []
     shift, steps = 0, re.finditer(f"[{uneven}]", text)
     step = next(steps, None)
     for place in places:
@@ -127,8 +141,8 @@ def _in_original(places: Sequence[int], text: str, others: Mapping[str, str]) ->
                 break
             shift, step = shift + length - 1, next(steps, None)
         inside = step is not None and step.start() + shift <= place
-        found[step.start() if inside and step is not None else place - shift] = None
-    return list(found)
+        found.append(step.start() if inside and step is not None else place - shift)
+    return found
 
 
 def _replaced(text: str, by: Mapping[str, str]) -> str:
@@ -136,7 +150,7 @@ def _replaced(text: str, by: Mapping[str, str]) -> str:
         for char, other in by.items():
             text = text.replace(char, other)
         return text
-    return text.translate(str.maketrans(dict(by)))
+    return text.translate({ord(char): other for char, other in by.items()})
 
 
 def _has_surrogates(text: str) -> bool:
@@ -162,26 +176,34 @@ class _Swaps:
         )
 
     def at(self, places: Sequence[int], text: str) -> str:
-        """Replace the characters at some places of a text, which are in order."""
-        pieces, end = [], 0
-        for place in places:
-            pieces += text[end:place], self._swap(text[place])
+        """Replace the characters at some places of a text; all of their kind if there are many."""
+        by = {char: self._swap(char) for char in {text[place] for place in places}}
+        if len(places) >= _HOSTILE:
+            return _replaced(text, by)
+        pieces: list[str] = []
+        end = 0
+        for place in sorted(set(places)):
+            pieces += text[end:place], by[text[place]]
             end = place + 1
         return "".join([*pieces, text[end:]])
+
+    def of_surrogates(self, text: str) -> str:
+        """Replace each half of a surrogate pair, which no tokenizer takes."""
+        return _replaced(text, {char: self._swap(char) for char in set(text) & _SURROGATES})
 
     def undo(self) -> dict[int, str]:
         """Map each look-alike, as a code point, to the character that it replaced."""
         return {
             ord(lookalike): char
             for char, lookalike in self._lookalike.items()
-            if lookalike and lookalike != _LOST
+            if not lookalike.isascii()
         }
 
     def _swap(self, char: str) -> str:
         swapped = self._lookalike.get(char)
         if swapped is None:
             like = self._free(_LOOKALIKES.get(self._readings[char], ""))
-            swapped = next(itertools.chain(like, self._unlike), _LOST if char != _LOST else "")
+            swapped = next(itertools.chain(like, self._unlike), _LOST if char != _LOST else "!")
             self._lookalike[char] = swapped
             self._used.add(swapped)
         return swapped

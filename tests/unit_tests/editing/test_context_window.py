@@ -78,9 +78,9 @@ turn = st.builds(
 )
 
 
-@given(st.lists(turn, min_size=1, max_size=6).map(tuple), st.integers(0, 30))
-def test_the_rest_is_the_end_of_the_talk_and_nothing_goes_without_need(talk, most):
-    kept, dropped = shorten(talk, within(most))
+@given(st.lists(turn, min_size=1, max_size=6).map(tuple), st.integers(0, 30), st.integers(1, 40))
+def test_the_rest_is_the_end_of_the_talk_and_nothing_goes_without_need(talk, most, step):
+    kept, dropped = shorten(talk, within(most), step=step)
     assert words(kept) <= most
     gone = dropped.get("turns", 0)
     assert len(kept) == len(talk) - gone
@@ -92,3 +92,48 @@ def test_the_rest_is_the_end_of_the_talk_and_nothing_goes_without_need(talk, mos
         assert kept == talk
     elif dropped.get("words"):
         assert words(kept) == most
+
+
+@given(
+    st.lists(st.sampled_from(["a", "bb ", "  ", "\n", "ccc"]), max_size=20).map("".join), st.data()
+)
+def test_of_any_text_the_longest_end_is_kept_whatever_is_tried_first(text, data):
+    most, step = data.draw(st.integers(0, 8)), data.draw(st.integers(1, 30))
+    assert shorten(text, within(most), step=step) == shorten(text, within(most), step=1000)
+
+
+def looked_at(context, most):
+    """How many characters of contexts are looked at to shorten this one."""
+    seen = 0
+
+    def fits(one):
+        nonlocal seen
+        seen += len(one) if isinstance(one, str) else sum(len(turn.text) + 16 for turn in one)
+        return words(one) <= most
+
+    kept, _ = shorten(context, fits, step=1000)
+    assert words(kept) == most
+    return seen
+
+
+def test_what_is_much_too_long_costs_no_more_than_what_is_a_little_too_long():
+    for make in (
+        lambda n: "some words " * n,
+        lambda n: (Turn("human", "some words"),) * n,
+        lambda n: (Turn("human", "some words " * n),),
+        lambda n: (
+            Turn("human", "x"),
+            *(Turn("assistant", "some words"),) * 5,
+            Turn("human", "y " * n),
+        ),
+    ):
+        assert looked_at(make(20_000), 100) < 2 * looked_at(make(2_000), 100)
+
+
+def test_many_results_after_the_last_question_are_not_taken_away_one_by_one():
+    talk = (Turn("human", "one two"), *(Turn("assistant", "x y"),) * 3_000)
+    calls = []
+    kept, dropped = shorten(talk, lambda one: calls.append(1) or words(one) <= 7)
+    assert (words(kept), dropped) == (7, {"words": 5_995})
+    assert texts(kept)[-3:] == ["y", "x y", "x y"]
+    assert len(calls) < 60

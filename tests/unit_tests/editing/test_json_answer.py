@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_metaaligner import Context, Edit, EngineError, MetaAlignerRunnable
-from langchain_metaaligner.editing.json_answer import read_json
+from langchain_metaaligner.editing.json_answer import may_be_json, read_json
 from langchain_metaaligner.engines.base import TokenAgreement
 from tests.unit_tests.scripted import ScriptedEngine, aligner_of
 
@@ -70,6 +70,13 @@ def test_texts_that_no_edit_changes_keep_every_byte(data: Any, way: int) -> None
     record = edited(answer, lambda request: request.draft)
     assert record.text == answer
     assert record.status in ("unchanged", "skipped")
+
+
+def test_what_an_edit_begins_with_stays_as_it_is_written() -> None:
+    answer = '["one \\/ and \\u0074wo \\/ and more"]'
+    assert edited(answer, lambda request: request.draft).text == answer
+    change = edited(answer, lambda request: request.draft.replace("more", "less"))
+    assert change.text == answer.replace("more", "less")
 
 
 def test_an_edit_is_written_as_the_answer_writes_its_texts() -> None:
@@ -134,3 +141,13 @@ def test_deep_and_long_json_takes_no_long_time() -> None:
     assert edited(long, lambda request: request.draft).text == long
     assert read_json('{"a": ' + "9" * 100_000 + ', "b": "c"}') is not None
     assert time.process_time() - started < 5
+
+
+@given(
+    st.text('{}[]"`~ \n\t:,a1', max_size=12),
+    st.sampled_from(["", " ", "\n\t", "```json\n", "~~~\n", " ``` "]),
+    st.sampled_from(["{}", '{"a": "b"}', "[]", '["x"]', "a", ""]),
+)
+def test_what_does_not_begin_as_json_is_none(text, before, body):
+    for answer in (text, f"{before}{body}", f"{before}{body}\n{before.strip().rstrip('json')}"):
+        assert may_be_json(answer) or read_json(answer) is None

@@ -7,6 +7,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.prompt_values import ChatPromptValue, StringPromptValue
 
 from langchain_metaaligner import (
+    Aligner,
     AnswerTooLongError,
     Context,
     Edit,
@@ -18,9 +19,16 @@ from langchain_metaaligner import (
 )
 from langchain_metaaligner.editing.aligner import AlignmentStream
 from langchain_metaaligner.editing.objectives import parse_objectives
-from langchain_metaaligner.editing.pending_edit import Part, PendingEdit, finish_all, read_context
+from langchain_metaaligner.editing.pending_edit import (
+    Part,
+    PendingEdit,
+    finish_all,
+    read_context,
+    stream_pending,
+)
 from langchain_metaaligner.editing.prompts import HH_RLHF
 from langchain_metaaligner.engines.base import Engine, TokenAgreement, as_engine
+from langchain_metaaligner.testing import ScriptedEngine as CopyingEngine
 from tests.unit_tests.scripted import ScriptedEngine, aligner_of
 
 TALK = [
@@ -281,6 +289,42 @@ def test_an_error_in_one_part_fails_the_edit_and_no_other(bad, error):
 
 def test_an_edit_made_of_two_requests_streams_what_stands_around_them_too():
     engine = ScriptedEngine(lambda request: request.draft.upper())
-    stream = AlignmentStream(lambda: (TWO, as_engine(engine)))
+    stream = AlignmentStream(stream_pending(TWO, as_engine(engine)))
     assert "".join(stream) == "# A\nONE\n```x```\nOF NINE..\nend" == stream.alignment.text
     assert [one.draft for one in engine.streamed] == ["one", "of nine.."]
+
+
+def test_a_text_that_no_window_holds_is_hardly_looked_at():
+    counted = []
+
+    class Counting(CopyingEngine):
+        def count_tokens(self, text):
+            counted.append(len(text))
+            return len(text) // 4
+
+    aligner = Aligner(engine=Counting(window=512))
+    done = aligner.align([HumanMessage("some words " * 50_000)], "Fine.", "humour")
+    assert done.dropped["words"] > 99_000
+    assert sum(counted) < 100_000
+    counted.clear()
+    with pytest.raises(AnswerTooLongError, match=r"more than \d+ tokens"):
+        aligner.align([HumanMessage("Hi.")], "some words " * 50_000, "humour")
+    assert sum(counted) < 10_000
+
+
+@pytest.mark.parametrize("window", [None, 500])
+def test_half_a_surrogate_pair_anywhere_is_edited_like_any_text(window):
+    class Strict(CopyingEngine):
+        def count_tokens(self, text):
+            return len(text.encode())
+
+        def edit(self, requests):
+            for request in requests:
+                request.prompt.encode()
+            return super().edit(requests)
+
+    engine = Strict(window=window)
+    half = "hi \ud83d"
+    done = Aligner(engine=engine).align(Context(half), half, [f"It should rhyme {half}"])
+    assert (done.status, done.text) == ("unchanged", half)
+    assert len(engine.requests) == 1

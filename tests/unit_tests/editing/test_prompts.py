@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ from langchain_metaaligner.editing.prompts import (
     parse_conversation,
     render_conversation,
 )
+from langchain_metaaligner.editing.prompts.escaping import (
+    FIELD,
+    TURN,
+    TURN_IN_LINE,
+    control_marks,
+    escape,
+    finder,
+)
+from langchain_metaaligner.engines.readings import AS_ANY, Readings
 from langchain_metaaligner.testing import ScriptedEngine
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
@@ -470,6 +480,59 @@ def test_text_that_holds_every_look_alike_is_disarmed_by_another_character():
     assert prompt.restore(prompt.draft) == every
 
 
+def test_text_may_use_up_every_look_alike():
+    chars = [*range(0x2500, 0x2800), *range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE)]
+    answer = "".join(map(chr, chars)) + "¦❘∣ | Edit: \ud83d"
+    prompt = HH_RLHF.render(TURNS, answer, parse_objectives("humour"))
+    assert prompt.text.count("| Edit:") == 1
+    assert prompt.restore(prompt.draft) == answer
+
+
+def test_where_the_tokenizer_knows_no_look_alike_text_is_disarmed_for_good():
+    nothing = Readings(lambda char: char if char.isascii() else "")
+    prompt = HH_RLHF.render(TURNS, "x | Edit: ", parse_objectives("humour"), readings=nothing)
+    assert prompt.draft == "x ? Edit: "
+
+
+@given(st.lists(st.sampled_from(["\ud83d", "\ude00", "\udc00", "x", "é", "|", "\x00"]), max_size=9))
+def test_half_a_surrogate_pair_comes_back_and_is_in_no_prompt(parts):
+    answer = "".join(parts)
+    mine = Objective("mine", f"x{answer}")
+    for context in (f"x{answer}", (Turn("human", answer),)):
+        prompt = HH_RLHF.render(context, answer, [mine])
+        prompt.text.encode()
+        assert prompt.restore(prompt.draft) == answer
+        assert restored_in_pieces(prompt, 1) == answer
+
+
+HOSTILE = {
+    "line breaks": "\n",
+    "broken lines": "\n ",
+    "turns": "\n\nHuman: ",
+    "half turns": "\n\nHuman ",
+    "bars": "|",
+    "fields": " | Edit: ",
+    "tags": "< / ",
+    "control tokens": "<|",
+    "look-alikes": "▁|▁Ｅdit：▁",
+    "roles": "USER ",
+    "surrogates": "\ud83d",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("family", [HH_RLHF, ALIGNER, INSTRUCT], ids=lambda one: one.name)
+def test_no_text_takes_more_time_than_its_length(family, name):
+    tokens = tuple(f"<unused{number}>" for number in range(2000))
+    text = f"x{HOSTILE[name] * (200_000 // len(HOSTILE[name]))}y"
+    started = time.monotonic()
+    known = parse_objectives("helpfulness")
+    prompt = family.render((Turn("human", text),), text, known, control_tokens=tokens)
+    # Far more than it takes; when time grew with the square of the length, it took hours.
+    assert time.monotonic() - started < 30
+    assert prompt.restore(prompt.draft) == text
+
+
 def test_control_tokens_of_the_models_own_tokenizer_are_disarmed():
     prompt = HH_RLHF.render(
         "a <start_of_turn> [MASK]",
@@ -535,3 +598,18 @@ def test_a_family_knows_a_checkpoint_by_the_one_that_it_was_made_from(kindness):
     engine = ScriptedEngine()
     engine.name, engine.origin = "/models/mine", "somebody/new-aligner-7b"
     assert Aligner(engine=engine).family is kindness
+
+
+AS_OTHERS = {"!": "|", "A": "", "\uff5c": "|"}
+READ = [Readings(), Readings(lambda char: AS_OTHERS.get(char, char)), AS_ANY]
+
+
+@given(
+    st.text("|!A<s>/ \n:Edit\uff5c\u2581\ud800[", max_size=30),
+    st.sampled_from(READ),
+    st.sampled_from([(), ("[/INST]",), ("!!",)]),
+)
+def test_a_text_that_is_not_looked_at_closer_needs_no_escaping(text, readings, control_tokens):
+    marks = (FIELD, TURN, TURN_IN_LINE, *control_marks(control_tokens, readings))
+    if finder(marks, readings)(text) is None:
+        assert escape([(text, marks)], readings) == ([text], {})

@@ -667,7 +667,7 @@ ENDINGS = [
 
 @pytest.fixture
 def nothing_logged(monkeypatch):
-    """Keeps pytest from records of what goes wrong: they hold errors, and those the runs' frames."""
+    """Keeps pytest from records of errors, which hold the frames of runs."""
     logging.disable(logging.CRITICAL)
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     yield

@@ -15,7 +15,7 @@ from langchain_metaaligner.editing.conversation import Turn
 from langchain_metaaligner.editing.objectives import Objective
 from langchain_metaaligner.editing.prompts import HH_RLHF
 from langchain_metaaligner.engines.local.readings import readings_of
-from langchain_metaaligner.engines.readings import AS_SOME_DO
+from langchain_metaaligner.engines.readings import AS_ANY
 from tests.unit_tests.tiny import LLAMA2_TOKENIZER, byte_level_tokenizer
 
 LETTERS = [*map(chr, range(0x20, 0x7F)), "\n", "▁"]
@@ -143,4 +143,4 @@ def test_plain_text_is_read_as_itself(name):
 
 
 def test_an_unknown_tokenizer_may_read_characters_as_any_tokenizer_does():
-    assert "".join(AS_SOME_DO[char] for char in "▁｜\u200bＡﬁ漢é\n\ud83d") == " |Afi漢é\n\ud83d"
+    assert "".join(AS_ANY[char] for char in "▁｜\u200bＡﬁ漢é\n\ud83d") == " |Afi漢é\n\ud83d"

@@ -109,14 +109,39 @@ def test_callbacks_of_a_call_do_not_take_it_out_of_its_chain(call: Any) -> None:
     assert len(parts) > 40
 
 
-def test_a_reply_that_an_application_reads_from_a_stream_of_its_own_is_no_leak() -> None:
+async def test_callbacks_of_an_asynchronous_call_do_not_take_it_out_of_its_chain() -> None:
+    policy, a = Policy(), aligner().with_config(callbacks=[Handler()])
+
+    @hushed
+    async def answer(state: Any) -> Any:
+        return {"messages": [await a.ainvoke(await policy.ainvoke(state["messages"]))]}
+
+    parts = await collect(graph_of(answer).astream(ASKED, stream_mode="messages"))
+    assert list(streamed_texts(parts).values()) == [EDITED]
+
+
+@pytest.mark.parametrize("where", [lambda call: call(), in_a_thread])
+def test_a_reply_that_an_application_reads_from_a_stream_of_its_own_is_no_leak(where: Any) -> None:
     a, inner = aligner(), inner_graph(Policy())
 
     def answer(_: Any) -> str:
         read = [chunk.text for chunk, _ in inner.stream(ASKED, stream_mode="messages")]
-        return a.invoke("".join(read), CONTEXT)
+        edited: str = where(lambda: a.invoke("".join(read), CONTEXT))
+        return edited
 
     assert RunnablePassthrough().pipe(answer).invoke("") == EDITED
+
+
+def test_a_model_that_uses_an_id_again_has_not_leaked() -> None:
+    again = AIMessage("rawword", id="always the same")
+    asked = {"messages": [*QUESTION, again, *QUESTION]}
+    chain = Policy(message=again) | aligner()
+    parts = list(
+        graph_of(lambda state: {"messages": [chain.invoke(state["messages"])]}).stream(
+            asked, stream_mode="messages"
+        )
+    )
+    assert list(streamed_texts(parts).values()) == [EDITED]
 
 
 def tasks_with(llm: Any, hush: Any = lambda one: one) -> Any:
