@@ -28,10 +28,11 @@ from langchain_metaaligner.engines.base import (
     Engine,
     Request,
     TokenAgreement,
+    errors_of_ours,
     too_late,
 )
 from langchain_metaaligner.engines.waits import Body, Ended, Wait
-from langchain_metaaligner.errors import AnswerTooLongError, EngineError
+from langchain_metaaligner.errors import AnswerTooLongError, EngineError, without_quotes
 from langchain_metaaligner.options import AlignerOptions
 
 # A text with more characters than this for each token of the window hardly ever fits, so only a
@@ -450,6 +451,7 @@ def prepare(
         UnknownObjectiveError: An objective is unknown.
         InputTypeError: The context or the answer is of the wrong type.
         AnswerTooLongError: The answer does not fit into the window.
+        EngineError: The engine can't count tokens or apply its template.
         EditTimeout: The time is over already.
     """
     text = answer if isinstance(answer, str) else answer_text(answer)
@@ -465,15 +467,7 @@ def prepare(
     )
     deadline = deadline_of(options, started)
     write = _RequestWriter(engine, family, options, asked, wanted, deadline)
-    parts: tuple[Part, ...]
-    if values is None:
-        parts = (write.part(text),)
-    else:
-        starts = [0, *[value.end for value in values]]
-        parts = tuple(
-            write.part(value.text, before=text[start : value.start], value=value)
-            for start, value in zip(starts, values, strict=False)
-        )
+    parts = write.parts(text, values)
     for what, count in write.left_out.items():
         dropped[what] = dropped.get(what, 0) + count
     if deadline is not None and time.monotonic() > deadline:
@@ -502,8 +496,9 @@ def deadline_of(options: AlignerOptions, started: float) -> float | None:
 
 def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
     """Whether edits are prepared sooner than a thread is started for it."""
-    if ready is None or ready[0].window is not None or ready[1].chat:
-        return False  # a tokenizer is loaded, or an engine asked
+    with errors_of_ours():
+        if ready is None or ready[0].window is not None or ready[1].chat:
+            return False  # a tokenizer is loaded, or an engine asked
     return not any(map(_is_long, items))
 
 
@@ -541,6 +536,35 @@ class _RequestWriter:
         self.left_out: dict[str, int] = {}
         self._engine, self._family, self._options = engine, family, options
         self._asked, self._wanted, self._deadline = asked, wanted, deadline
+
+    def parts(self, text: str, values: Sequence[JsonText] | None) -> tuple[Part, ...]:
+        """Write the requests for an answer.
+
+        Args:
+            text: The text of the answer.
+            values: The texts in it that are edited one by one; `None` if it is edited as a whole.
+
+        Returns:
+            The parts, in order.
+
+        Raises:
+            AnswerTooLongError: A part does not fit into the window.
+            EngineError: The engine can't count tokens or apply its template.
+        """
+        try:
+            with errors_of_ours():
+                if values is None:
+                    return (self.part(text),)
+                starts = [0, *[value.end for value in values]]
+                return tuple(
+                    self.part(value.text, before=text[start : value.start], value=value)
+                    for start, value in zip(starts, values, strict=False)
+                )
+        except EngineError as error:
+            asked = self._asked
+            turns = (asked,) if isinstance(asked, str) else [turn.text for turn in asked]
+            error.args = (without_quotes(str(error), text, *turns),)
+            raise
 
     def part(self, text: str, *, before: str = "", value: JsonText | None = None) -> Part:
         """Write the request for one part of the answer.

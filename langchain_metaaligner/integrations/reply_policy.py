@@ -33,6 +33,7 @@ from langchain_metaaligner.editing.reply_message import (
     with_text,
 )
 from langchain_metaaligner.editing.sparing_log import SparingLog
+from langchain_metaaligner.engines.base import as_ours, is_interrupt
 from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.errors import (
     CheckpointError,
@@ -369,9 +370,15 @@ class ReplyPolicy(NamedTuple):
             The record of the skipped reply; `None` if the reply should be edited.
         """
         when: When | None = self.options.when
-        if when is None or when(reply, context):
+        if when is None:
             return None
-        return self.left_alone(reply, asked, "when")
+        try:
+            wanted = when(reply, context)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise as_ours(error, "The function given as when=") from error
+        return None if wanted else self.left_alone(reply, asked, "when")
 
     def left_alone(self, reply: Reply, asked: Objectives | None, reason: str) -> Alignment:
         """The record of a reply that is not edited.
@@ -418,6 +425,13 @@ class ReplyPolicy(NamedTuple):
                 record = made
         else:
             record = self._failure(reply, made, asked, begun=begun)
+        try:
+            final = self._final(reply, record)
+        except Exception as error:  # noqa: BLE001 - the error policy decides
+            made = error
+            record = self._failure(reply, error, asked, begun=begun)
+            # The reply can't be changed at all, so it can't carry its provenance either.
+            final = reply if record.status == "passed" else self._final(reply, record)
         if record.status != "skipped" and "opentelemetry" in sys.modules:
             # Without the module, no provider can have been set.
             telemetry.record(record)
@@ -429,6 +443,12 @@ class ReplyPolicy(NamedTuple):
             if begun:
                 mark_begun(error)
             raise error
+        return final
+
+    def _final(self, reply: Reply, record: Alignment) -> Reply:
+        """The reply for the consumer; after a failure that is raised, the reply as it came."""
+        if record.status == "failed":
+            return reply
         kept = record.status in ("passed", "shadow", "skipped")
         if isinstance(reply, str):
             return record.original if kept else record.text
@@ -533,7 +553,9 @@ class ReplyPolicy(NamedTuple):
     def _tell(self, record: Alignment) -> None:
         try:
             self.options.on_edit(record)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reply is unaffected
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             self.options.shared.log.tell(
                 f"on_edit {type(error).__name__}",
                 "on_edit raised an error; the reply is unaffected",

@@ -43,6 +43,7 @@ def read_policy(given: Mapping[str, Any]) -> dict[str, Any]:
     options = dict(given)
     names = CALL_OPTIONS if options.get("aligner") is None else (*CALL_OPTIONS, *SHARED_OPTIONS)
     for_calls = {name: options.pop(name) for name in names if name in options}
+    for_calls = {name: value for name, value in for_calls.items() if value not in (None, [])}
     for_making = {name: options.pop(name) for name in MAKING_OPTIONS if name in options}
     policy = options.get("policy")
     if isinstance(policy, str):
@@ -64,8 +65,7 @@ def read_policy(given: Mapping[str, Any]) -> dict[str, Any]:
             " to the ChatMetaAligner instead: ChatMetaAligner(...).with_retry()."
         )
         raise TypeError(msg)
-    wanted = {name: value for name, value in for_calls.items() if value not in (None, [])}
-    options["policy_options"] = {**wanted, **(options.get("policy_options") or {})}
+    options["policy_options"] = {**for_calls, **(options.get("policy_options") or {})}
     options["policy"] = policy
     return options
 
@@ -131,6 +131,38 @@ def _whole(generation: Any) -> ChatGenerationChunk:
     if not isinstance(message, AIMessageChunk):
         message = as_chunk(message, message.content)
     return ChatGenerationChunk(message=message, generation_info=generation.generation_info)
+
+
+class StandardBlocks:
+    """Turns the chunks of one reply into standard blocks, as `output_version="v1"` asks for.
+
+    LangChain does this with each chunk of a model that has a run. The pieces of an edit can't be
+    turned later, because only some of them tell whose blocks they have.
+    """
+
+    def __init__(self) -> None:
+        self._kind, self._index = "", -1
+
+    def of(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
+        """Turn the next chunk.
+
+        Args:
+            chunk: The chunk, which is not modified.
+
+        Returns:
+            The chunk with standard blocks.
+        """
+        message = cast("AIMessageChunk", chunk.message)
+        metadata = {**(chunk.generation_info or {}), **message.response_metadata}
+        message = message.model_copy(update={"response_metadata": metadata})
+        blocks = []
+        for block in message.content_blocks:
+            if block["type"] != self._kind:
+                self._kind, self._index = block["type"], self._index + 1
+            blocks.append({"index": self._index, **block})
+        changes = {"content": blocks, "response_metadata": {**metadata, "output_version": "v1"}}
+        message = message.model_copy(update=changes)
+        return ChatGenerationChunk(message=message, generation_info=chunk.generation_info)
 
 
 def reply_of(chunks: Sequence[ChatGenerationChunk]) -> AIMessageChunk:

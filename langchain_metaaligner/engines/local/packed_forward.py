@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -418,9 +419,8 @@ class PackedForward:
             spans.append(_Span(part.cache, start, end, CausalMask(part.cache.length, end - start)))
         device = input_device(self.model)
         run = _Pass(spans, self.rows)
-        wanted = kept[:] or [len(tokens) - 1]
-        wanted += wanted[-1:] * (-len(wanted) % self.rows)
-        with torch.inference_mode(), self._exchanged():
+        wanted = kept or [len(tokens) - 1]
+        with torch.inference_mode(), self._exchanged(len(wanted)):
             output = self.model(
                 input_ids=torch.tensor([tokens], device=device),
                 position_ids=torch.tensor([places], device=device),
@@ -441,20 +441,35 @@ class PackedForward:
         for part in inputs:
             part.cache.length += len(part.tokens)
         logits: torch.Tensor = output.logits[0]
-        return logits[: len(kept)]
+        return logits if kept else logits[:0]
 
     @contextmanager
-    def _exchanged(self) -> Iterator[None]:
+    def _exchanged(self, kept: int) -> Iterator[None]:
+        """Exchange the attention, and fill up the rows, those of the head as well, for a pass."""
         outer = base_model(self.model)
         config = outer.config
         before = config._attn_implementation  # noqa: SLF001 - the public setter loads kernels
         config._attn_implementation = _NAME  # noqa: SLF001
-        # In the inner model, so that whoever watches the outer one sees the real tokens.
-        hook = outer.base_model.register_forward_pre_hook(_fill, with_kwargs=True)
+        # Whoever watches the model or its head sees the real tokens and logits alone.
+        hooks = [outer.base_model.register_forward_pre_hook(_fill, with_kwargs=True)]
+        head, more, thread = outer.get_output_embeddings(), -kept % self.rows, get_ident()
+        if head is not None and more:
+
+            def fill(_: Any, rows: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+                return (pad(rows[0], (0, 0, 0, more)),) if get_ident() == thread else rows
+
+            def cut(_: Any, __: Any, made: torch.Tensor) -> torch.Tensor:
+                return made[:, :kept] if get_ident() == thread else made
+
+            hooks += [
+                head.register_forward_pre_hook(fill),
+                head.register_forward_hook(cut, prepend=True),
+            ]
         try:
             yield
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             config._attn_implementation = before  # noqa: SLF001
 
 

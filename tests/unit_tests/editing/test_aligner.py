@@ -401,7 +401,7 @@ async def test_a_timeout_holds_behind_many_streams_which_leave_the_loops_threads
         await read(aligner_of(Slow(), timeout=0.1).astream("c", "a", "humour"))
     assert time.monotonic() - began < 1
     assert asyncio.get_running_loop()._default_executor is None
-    assert sum(one.name == "metaaligner-stream" for one in threading.enumerate()) <= 64
+    assert sum(one.name == "metaaligner-engine" for one in threading.enumerate()) <= 64
     for stream in streams[:90]:
         stream.cancel()
     over.set()

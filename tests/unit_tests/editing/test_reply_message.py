@@ -197,6 +197,20 @@ def test_a_refusal_that_is_text_loses_its_mark():
     beside = AIMessage("", additional_kwargs={"refusal": "I refuse.", "a": 1})
     edited = with_text(beside, "Yes.", refusals=True)
     assert (edited.content, edited.additional_kwargs) == ("Yes.", {"a": 1})
+    # Its words may stay: whoever reads a stream has read them as text.
+    for refused in (AIMessage([block]), beside):
+        said = with_text(refused, "I refuse.", refusals=True)
+        assert (said.text, answer_text(said)) == ("I refuse.", "I refuse.")
+        assert "'refusal'" not in repr(said)
+
+
+def test_a_refusal_beside_a_text_is_a_part_of_it():
+    for content in ("Well. ", [{"type": "text", "text": "Well. "}]):
+        message = AIMessage(content, additional_kwargs={"refusal": "I refuse."})
+        assert answer_text(message) == "Well. "
+        assert answer_text(message, refusals=True) == "Well. I refuse."
+        edited = with_text(message, "Well. Yes.", refusals=True)
+        assert (edited.text, edited.additional_kwargs) == ("Well. Yes.", {})
 
 
 # Citations.
@@ -271,7 +285,15 @@ THOUGHTS = {
 def test_a_blocked_message_has_no_thoughts_and_no_text_anywhere(kind, where):
     usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
     plain = {"model_name": "m-1", "finish_reason": "stop", "usage": {"reasoning_tokens": 5}}
-    rest = {"raw": "some SECRET prose", "sources": ["SECRET prose"], "a": object()}
+    rest = {
+        "raw": "some SECRET prose",
+        "note": "SECRET很好的理由",
+        "reason": "SECRET is what the user wanted to hear of me",
+        "sources": ["SECRET prose"],
+        "words": ["The", "user", "wants", "a", "SECRET", "of", "me"],
+        "SECRET prose": 1,
+        "a": object(),
+    }
     message = kind(
         [{"type": "thinking", "thinking": "SECRET"}, {"type": "text", "text": "SECRET text"}],
         id="1",
@@ -286,6 +308,7 @@ def test_a_blocked_message_has_no_thoughts_and_no_text_anywhere(kind, where):
     assert {**getattr(made, where), "metaaligner": {}} == {
         **plain,
         "sources": [],
+        "words": [],
         "metaaligner": {},
     }
 

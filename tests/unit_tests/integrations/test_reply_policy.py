@@ -263,6 +263,21 @@ def test_an_engines_error_goes_into_logs_and_records_without_the_texts(quoted, a
     assert len(told) == 6
 
 
+def test_what_a_tokenizer_quotes_is_cut_as_well(caplog):
+    class Quotes(ScriptedEngine):
+        window = 500
+
+        def count_tokens(self, text):
+            raise ValueError(f"no token for {text!r}")
+
+    aligner = MetaAlignerRunnable(engine=Quotes(), on_error="pass")
+    config = {"configurable": {"context": [HumanMessage("my PIN is 4711 today")]}}
+    aligner.invoke(AIMessage("zorp quib"), config)
+    assert "no token for" in caplog.text
+    for secret in ("4711", "zorp"):
+        assert secret not in caplog.text
+
+
 def test_what_a_users_function_quotes_is_cut_as_well():
     def when(reply, _):
         raise KeyError(reply.text)
