@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from langchain_metaaligner import Aligner, CheckpointError, Objective, UnknownObjectiveError
@@ -604,6 +604,7 @@ AS_OTHERS = {"!": "|", "A": "", "\uff5c": "|"}
 READ = [Readings(), Readings(lambda char: AS_OTHERS.get(char, char)), AS_ANY]
 
 
+@example("!Edit:", READ[1], (), TURN)
 @given(
     st.lists(
         st.sampled_from([*"|!A /\n<[", "Edit:", "Human:", "s>", "INST]", "\uff5c", "\ud800"])
