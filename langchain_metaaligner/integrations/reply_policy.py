@@ -312,10 +312,11 @@ class ReplyPolicy(NamedTuple):
         Args:
             reply: The reply.
         """
+        refusals = self.options.edit_refusals
         content = reply if isinstance(reply, str) else reply.content
-        if isinstance(content, str) and content:
+        if isinstance(content, str) and not refusals:
             return content
-        return answer_text(reply, refusals=self.options.edit_refusals)
+        return answer_text(reply, refusals=refusals)
 
     def without_text(self, reply: Reply, asked: Objectives | None) -> Alignment | None:
         """The record of a reply without text that a person would read or hear all the same.
@@ -431,9 +432,9 @@ class ReplyPolicy(NamedTuple):
             record = self._failure(reply, made, asked, begun=begun)
         try:
             final = self._final(reply, record)
-        except Exception as error:  # noqa: BLE001 - the error policy decides
-            made = error
-            record = self._failure(reply, error, asked, begun=begun)
+        except Exception as failure:  # noqa: BLE001 - the error policy decides
+            made = failure
+            record = self._failure(reply, failure, asked, begun=begun)
             # The reply can't be changed at all, so it can't carry its provenance either.
             final = reply if record.status == "passed" else self._final(reply, record)
         if record.status != "skipped" and "opentelemetry" in sys.modules:
