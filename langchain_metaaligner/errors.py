@@ -115,9 +115,23 @@ def may_repeat(error: BaseException) -> bool:
     Returns:
         Whether nobody has read a part of it and, for an error of this package, it is `retryable`.
     """
+    if is_signal(error):
+        return False
     if isinstance(error, MetaAlignerError):
         return error.retryable and not error.begun
     return not getattr(error, "begun", False)
+
+
+def is_signal(error: BaseException) -> bool:
+    """Whether an exception is no failure, but steers a LangGraph graph.
+
+    Args:
+        error: The exception, of any class.
+
+    Returns:
+        Whether it is an interrupt, or a command to the graph around the one that raises it.
+    """
+    return any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__)
 
 
 def may_pass(error: BaseException) -> bool:

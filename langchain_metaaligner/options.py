@@ -416,9 +416,7 @@ class ReplyOptions(AlignerOptions):
     allow_context: Annotated[bool, Effect.TEXT] = True
     """Whether a call may replace the context by its config; if not, that is an error."""
 
-    config_keys: Annotated[
-        Any, Effect.NEITHER, Static("Mapping[str, str] | None")
-    ] = None
+    config_keys: Annotated[Any, Effect.NEITHER, Static("Mapping[str, str] | None")] = None
     """Other names for the keys `objectives` and `context` in a call's config, where an
     application uses these names for something else."""
 

@@ -40,6 +40,7 @@ from langchain_metaaligner.errors import (
     LeakError,
     MetaAlignerError,
     UnknownObjectiveError,
+    is_signal,
     mark_begun,
     without_quotes,
 )
@@ -373,6 +374,7 @@ class ReplyPolicy(NamedTuple):
         asked: Objectives | None,
         *,
         begun: bool = False,
+        unrelated: bool = False,
     ) -> Reply:
         """The final reply after its edit, or after the failure of the edit.
 
@@ -382,6 +384,7 @@ class ReplyPolicy(NamedTuple):
             asked: The objectives that the caller asked for, for the record of a failure.
             begun: Whether a consumer has read part of the edit. Then an error is always raised,
                 because that part can't be replaced any more.
+            unrelated: Whether the error is none of the edit's own, and so is always raised.
 
         Returns:
             The reply for the consumer, of the same class; a message carries its provenance.
@@ -395,8 +398,10 @@ class ReplyPolicy(NamedTuple):
                 if not made.text.strip() and made.reason is None:
                     return reply
                 record = made
+        elif is_signal(made):  # such as an interrupt in `when`
+            raise made
         else:
-            record = self._failure(reply, made, asked, begun=begun)
+            record = self._failure(reply, made, asked, always_raised=begun or unrelated)
         if record.status != "skipped" and "opentelemetry" in sys.modules:
             # Without the module, no provider can have been set.
             telemetry.record(record)
@@ -457,14 +462,14 @@ class ReplyPolicy(NamedTuple):
         return {"metaaligner_objectives": names, "metaaligner_model": self.aligner.model_name}
 
     def _failure(
-        self, reply: Reply, error: Exception, asked: Objectives | None, *, begun: bool
+        self, reply: Reply, error: Exception, asked: Objectives | None, *, always_raised: bool
     ) -> Alignment:
         status: Literal["passed", "blocked", "failed"]
         on_error = self.options.on_error
         text = original = self.text_of(reply)
         if not self.options.apply:
             status = "passed"
-        elif begun or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
+        elif always_raised or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
             status = "failed"
         elif on_error == "pass":
             status = "passed"
