@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableWithFallbacks as _Fallbacks
 from langchain_core.runnables.retry import RunnableRetry
 
 from langchain_metaaligner.errors import is_signal, mark_begun, may_repeat
-from langchain_metaaligner.options import masked
+from langchain_metaaligner.integrations.bindings import SecretiveBinding
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -85,17 +85,8 @@ class Repeatable(Runnable[Input, Output]):
             return _of_ours(super().with_config(config, **kwargs))
 
 
-class Binding(Repeatable[Input, Output], RunnableBinding[Input, Output]):
+class Binding(Repeatable[Input, Output], SecretiveBinding[Input, Output]):
     """A binding of a face; it is serialised as LangChain's own class."""
-
-    @classmethod
-    def lc_id(cls) -> list[str]:
-        """The id of LangChain's own class."""
-        return RunnableBinding.lc_id()
-
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            yield name, masked(value)
 
 
 class _Retry(Repeatable[Input, Output], RunnableRetry[Input, Output]):
