@@ -282,7 +282,9 @@ class ReplyPolicy(NamedTuple):
             if options.allow_objectives is not None:
                 check_allowed(wanted, (*own, *_pursued((), tuple(options.allow_objectives))))
         except UnknownObjectiveError as error:
-            msg = f"{error} {_WHOSE.format(name='objectives', key=options.call_keys.objectives)}"
+            key = options.call_keys.objectives
+            graph = f", or in a graph's context as {key}"
+            msg = f"{error} {_WHOSE.format(name='objectives', key=key, graph=graph)}"
             raise UnknownObjectiveError(msg) from None
         return wanted
 
@@ -318,7 +320,7 @@ class ReplyPolicy(NamedTuple):
         """
         if given is None:
             return
-        whose = _WHOSE.format(name="context", key=self.options.call_keys.context)
+        whose = _WHOSE.format(name="context", key=self.options.call_keys.context, graph="")
         if not self.options.allow_context:
             msg = (
                 "This aligner takes no context from a call, because it was made with"
@@ -546,9 +548,9 @@ def _pursued(
 
 
 _WHOSE = (
-    "A call gives its {name} to the aligner as {name}=, or in its config as configurable[{key!r}]."
-    " If the application uses this key for something else, let the aligner read another one:"
-    " config_keys={{{name!r}: ...}}."
+    "A call gives its {name} to the aligner as {name}=, or in its config as"
+    " configurable[{key!r}]{graph}. If the application uses this key for something else, let the"
+    " aligner read another one: config_keys={{{name!r}: ...}}."
 )
 
 
