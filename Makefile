@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := test
-.PHONY: help env demo cookbook test test-slow test-versions lint format docs picture coverage bench bench-gpu lock clean
+.PHONY: help env demo cookbook test test-slow test-versions soak lint format docs picture coverage bench bench-gpu lock clean
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
@@ -60,6 +60,9 @@ test-versions: ## what needs no torch, on the lowest and newest releases and on 
 	@tests/versions $(VERSIONS) 3.11 lowest $(ARGS)
 	@tests/versions $(VERSIONS) 3.12 newest $(ARGS)
 	@tests/versions $(VERSIONS) 3.13 newest $(ARGS)
+
+soak: $(ready) ## half an hour of forks, kills, cancelled tasks and closed loops (ARGS='--minutes 1')
+	@$(bin)/python -m tests.soak $(ARGS)
 
 lint: $(ready) ## style, docstrings, formatting, signatures, types, and who imports whom
 	@.ci/step 'style (ruff check)' $(bin)/ruff check

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, Self, Unpack, overload
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.editing.pending_edit import (
     Item,
-    Part,
+    Model,
     PendingEdit,
-    Prepared,
-    aedit_all,
     edit_all,
     prepare,
-    prepare_all,
+    stream_edit,
 )
 from langchain_metaaligner.editing.prompts import (
     FAMILIES,
@@ -29,9 +25,10 @@ from langchain_metaaligner.editing.prompts import (
     family_of,
     find_family,
 )
-from langchain_metaaligner.engines import deadlines
-from langchain_metaaligner.engines.base import Edit, Engine, as_engine
+from langchain_metaaligner.engines.base import Engine, as_engine
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.engines.registry import check_model, load_engine
+from langchain_metaaligner.engines.waits import Body, TextStream, arun, run
 from langchain_metaaligner.errors import CheckpointError
 from langchain_metaaligner.options import (
     AlignerOptions,
@@ -44,103 +41,19 @@ from langchain_metaaligner.pickles import reduce_at_root
 if TYPE_CHECKING:
     from langchain_metaaligner.editing.aligner_arguments import AlignerArguments
 
-# Seconds for which blocking an event loop does no harm.
-_QUICK = 0.02
+T = TypeVar("T")
+
 # Placeholder for an answer that is not known yet.
 _UNKNOWN = "\N{HORIZONTAL ELLIPSIS}"
 
 
-class AlignmentStream:
-    """The text of one edit, piece by piece, for `for` or `async for`.
+class AlignmentStream(TextStream[Alignment]):
+    """The text of one edit, piece by piece, for `for` or `async for`."""
 
-    Args:
-        begin: Prepares the edit and returns it with its engine; called for the first piece.
-
-    Attributes:
-        alignment: The record of the edit; `None` until the stream has ended without an error.
-    """
-
-    def __init__(self, begin: Callable[[], tuple[PendingEdit | Alignment, Engine]]) -> None:
-        self.alignment: Alignment | None = None
-        self._pieces = self._run(begin)
-        # A generator can't be closed while another thread is running it.
-        self._turn = threading.Lock()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        with self._turn:
-            return next(self._pieces)
-
-    def close(self) -> None:
-        """Stop the generation; returns once it has stopped."""
-        with self._turn:
-            self._pieces.close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        try:
-            piece = await asyncio.to_thread(self._next_or_none)
-        except asyncio.CancelledError:
-            # The step that is running ends by itself; closing keeps another from starting.
-            threading.Thread(target=self.close, daemon=True).start()
-            raise
-        if piece is None:
-            raise StopAsyncIteration
-        return piece
-
-    async def aclose(self) -> None:
-        """Stop the generation; returns once it has stopped."""
-        closing = threading.Thread(target=self.close, daemon=True)
-        closing.start()
-        # An event loop that shuts down closes all open generators together, and an await here
-        # would get in the way of the generators around this one. A quick close needs no await.
-        closing.join(_QUICK)
-        if closing.is_alive():
-            await asyncio.to_thread(closing.join)
-
-    def _next_or_none(self) -> str | None:
-        return next(self, None)
-
-    def _run(
-        self, begin: Callable[[], tuple[PendingEdit | Alignment, Engine]]
-    ) -> Generator[str, None, None]:
-        pending, engine = begin()
-        if isinstance(pending, Alignment):  # there is nothing to edit
-            if pending.text:
-                yield pending.text
-            self.alignment = pending
-            return
-        edits: list[Edit] = []
-        for part in pending.parts:
-            if part.before:
-                yield part.before
-            edits.append((yield from _pieces_of(part, engine)))
-        if pending.after:
-            yield pending.after
-        self.alignment = pending.finish(edits)
-
-
-def _pieces_of(part: Part, engine: Engine) -> Generator[str, None, Edit]:
-    # White space is held back until text follows: an edit of white space alone is an error.
-    blank: list[str] | None = []
-    write = part.writer()
-    with closing(deadlines.stream(engine, part.request)) as pieces:
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration as end:
-                made: Edit = end.value
-                return made
-            if blank is not None:
-                blank.append(piece)
-                if not piece.strip():
-                    continue
-                piece, blank = "".join(blank), None
-            yield write(piece)
+    @property
+    def alignment(self) -> Alignment | None:
+        """The record of the edit; `None` until the stream has ended without an error."""
+        return self.result
 
 
 class Aligner:
@@ -171,7 +84,7 @@ class Aligner:
         given: dict[str, Any] = {"model": model, **options}
         self.options = AlignerOptions(**given)
         self._family = None if self.options.family is None else find_family(self.options.family)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._engine: Engine | None = None
         if self.options.engine is None:
             self.model_name = check_model(self.options.model, load_options(self.options))
@@ -355,13 +268,7 @@ class Aligner:
         Raises:
             MetaAlignerError: The first error, as for `align`, unless `return_exceptions` is set.
         """
-        started = time.monotonic()
-        items = list(items)
-        made: Sequence[Alignment | Exception]
-        try:
-            made = edit_all(self._contract, self.family, self.options, items, started=started)
-        except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
-            made = [error] * len(items)
+        made = run(self._edit_all(items))
         return made if return_exceptions else _good(made)
 
     @overload
@@ -376,20 +283,7 @@ class Aligner:
         self, items: Iterable[Item], *, return_exceptions: bool = False
     ) -> Sequence[Alignment | Exception]:
         """Edit several answers without blocking the event loop; as `align_batch`."""
-        started = time.monotonic()
-        items = list(items)
-
-        def prepare() -> list[Prepared]:
-            return prepare_all(self._contract, self.family, self.options, items, started=started)
-
-        made: Sequence[Alignment | Exception]
-        try:
-            # Loading a tokenizer and counting tokens would block the event loop for too long.
-            blocks = self._engine is None or self._engine.window is not None
-            prepared = await asyncio.to_thread(prepare) if blocks else prepare()
-            made = await aedit_all(self._contract, prepared)
-        except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
-            made = [error] * len(items)
+        made = await arun(self._edit_all(items))
         return made if return_exceptions else _good(made)
 
     def stream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
@@ -408,7 +302,9 @@ class Aligner:
             MetaAlignerError: As for `align`, but raised by the iterator. After the first piece,
                 an error means that the text is incomplete.
         """
-        return AlignmentStream(lambda: (self._prepare(context, answer, objectives), self._contract))
+        item = context, answer, objectives
+        body = stream_edit(item, self.options, ready=self._ready, load=self._loaded)
+        return AlignmentStream(body)
 
     def astream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
         """Edit one answer piece by piece without blocking the event loop; as `stream`.
@@ -421,7 +317,7 @@ class Aligner:
     def _prepare(
         self, context: Any, answer: Any, objectives: Objectives
     ) -> PendingEdit | Alignment:
-        started = time.monotonic()  # finding engine and family takes time, too
+        started = time.monotonic()  # finding the model takes time, too
         return prepare(
             self._contract,
             self.family,
@@ -431,6 +327,17 @@ class Aligner:
             objectives,
             started=started,
         )
+
+    def _edit_all(self, items: Iterable[Item]) -> Body[Sequence[Alignment | Exception]]:
+        return edit_all([*items], self.options, ready=self._ready, load=self._loaded)
+
+    @property
+    def _ready(self) -> Model | None:
+        engine, family = self._engine, self._family
+        return None if engine is None or family is None else (engine, family)
+
+    def _loaded(self) -> Model:
+        return self._contract, self.family
 
 
 def _good(made: Sequence[Alignment | Exception]) -> list[Alignment]:

@@ -87,33 +87,29 @@ def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None)
         kind = _speaker(message)
         if message.type == "remove":
             continue
-        said = read_content(message)
+        text, returned = _text_of(message, kind)
         if kind == "tool":
             name = getattr(message, "name", None) or tool_names.get(
                 getattr(message, "tool_call_id", "") or ""
             )
-            text = joined(said, between="\n")
             tool_texts.append(f"[tool {name}] {text}" if name else f"[tool] {text}")
         elif kind == "system":
-            system_texts.append(joined(said, between="\n"))
+            system_texts.append(text)
         elif kind == "assistant":
             for call in getattr(message, "tool_calls", ()):
                 if call.get("id"):
                     tool_names[call["id"]] = call["name"]
-            text = joined(said, between="")
             if text.strip():
                 turns.append(Turn("assistant", "\n".join([*tool_texts, text])))
                 tool_texts.clear()
         else:
-            returned = [one.text for one in said if one.kind == "tool"]
-            asked = [one for one in said if one.kind != "tool"]
             tool_texts.extend(returned)
-            if returned and not asked:
+            if returned and not text:
                 continue
             if tool_texts:
                 turns.append(Turn("assistant", "\n".join(tool_texts)))
                 tool_texts.clear()
-            turns.append(Turn("human", joined(asked, between="\n")))
+            turns.append(Turn("human", text))
     if tool_texts:
         turns.append(Turn("assistant", "\n".join(tool_texts)))
     if system != "first_turn":
@@ -186,6 +182,18 @@ def _as_messages(messages: Iterable[Any]) -> Sequence[Any]:
             f" can convert to messages), but a value can't be converted: {type(error).__name__}."
         )
         raise InputTypeError(msg) from error
+
+
+def _text_of(message: BaseMessage, kind: str) -> tuple[str, list[str]]:
+    """What a message says, and, apart from it, what tools returned in a message of a human."""
+    content = message.content
+    if isinstance(content, str) and not message.additional_kwargs:
+        return content, []
+    said, returned = read_content(message), []
+    if kind == "human":
+        returned = [one.text for one in said if one.kind == "tool"]
+        said = [one for one in said if one.kind != "tool"]
+    return joined(said, between="" if kind == "assistant" else "\n"), returned
 
 
 def _speaker(message: BaseMessage) -> Literal["human", "assistant", "system", "tool"]:

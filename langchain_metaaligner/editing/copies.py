@@ -107,9 +107,13 @@ class Copies:
 
     def __init__(self, original: str, edited: str, texts: Sequence[Moves] = ()) -> None:
         self._original, self._edited = original, edited
-        self._texts = texts or (Moves(original, edited),)
+        self._given = texts
         self._whole = original.strip()
         self._known: dict[int, tuple[Any, Any]] = {}
+
+    @cached_property
+    def _texts(self) -> Sequence[Moves]:
+        return self._given or (Moves(self._original, self._edited),)
 
     @cached_property
     def _gone(self) -> tuple[frozenset[tuple[str, ...]], frozenset[tuple[str, ...]]]:

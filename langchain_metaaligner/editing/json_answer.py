@@ -14,6 +14,7 @@ _TOKENS = re.compile(
     r'(?>"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\s{}\[\],:]|[-+.\deE]|true|false|null)*+', re.DOTALL
 )
 _SPACE = re.compile(r"[ \t\r\n]*")
+_BEGINS = re.compile(r"[ \t\r\n]*+[{\[`~]")
 _FENCE = re.compile(r"(`{3,}|~{3,})[ \t]*[\w.+-]*[ \t]*\n?")
 _CHARACTER = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[^\\]",
@@ -91,6 +92,10 @@ class JsonWriter:
 
     def _encoded(self, text: str) -> str:
         return json.dumps(text, ensure_ascii=self._before.ascii)[1:-1]
+
+
+may_be_json = _BEGINS.match
+"""Whether a text begins as JSON or a code fence does, and is worth to be read."""
 
 
 def read_json(answer: str) -> list[JsonText] | None:

@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, chain, islice
 from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.context_window import length_of, shorten
 from langchain_metaaligner.editing.conversation import Turn, read_context
-from langchain_metaaligner.editing.json_answer import JsonText, read_json
+from langchain_metaaligner.editing.json_answer import JsonText, may_be_json, read_json
 from langchain_metaaligner.editing.objectives import (
     Objective,
     Objectives,
@@ -22,7 +23,14 @@ from langchain_metaaligner.editing.objectives import (
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
 from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
 from langchain_metaaligner.engines import deadlines
-from langchain_metaaligner.engines.base import Edit, Engine, Request, TokenAgreement
+from langchain_metaaligner.engines.base import (
+    Edit,
+    Engine,
+    Request,
+    TokenAgreement,
+    too_late,
+)
+from langchain_metaaligner.engines.waits import Body, Ended, Wait
 from langchain_metaaligner.errors import AnswerTooLongError, EngineError
 from langchain_metaaligner.options import AlignerOptions
 
@@ -33,6 +41,9 @@ _LEAST_STEP = 1 << 12
 
 Item = tuple[Any, Any, Objectives]
 """Context, answer and objectives of one edit."""
+
+_SHORT = 2048
+"""Characters with which no work takes longer than starting a thread for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,35 +231,127 @@ Prepared = PendingEdit | Alignment | Exception
 """An edit to make, the record of an answer without text, or the error of the preparation."""
 
 
+Model = tuple[Engine, PromptFamily]
+"""What makes edits, and the family of its prompts."""
+
+
 def edit_all(
-    engine: Engine,
-    family: PromptFamily,
+    items: Sequence[Item],
     options: AlignerOptions,
-    items: Iterable[Item],
     *,
-    started: float,
-) -> list[Alignment | Exception]:
+    ready: Model | None,
+    load: Callable[[], Model],
+) -> Body[Sequence[Alignment | Exception]]:
     """Edit answers with one call to the engine.
 
     Args:
-        engine: The engine that makes the edits.
-        family: The prompt family.
-        options: The aligner's options.
         items: Triples of context, answer and objectives.
-        started: Time of `time.monotonic()` when the work began, in seconds.
+        options: The aligner's options.
+        ready: The model, if it is known already.
+        load: Finds the model, which may take long.
 
     Returns:
         A record or an error for each item, in order.
     """
-    prepared = prepare_all(engine, family, options, items, started=started)
-    requests = [part.request for item in prepared for part in _parts_of(item)]
-    return finish_all(prepared, deadlines.edit(engine, requests) if requests else [])
+    started = time.monotonic()  # finding the model takes time, too
+
+    def prepared() -> tuple[Engine, list[Prepared]]:
+        engine, family = ready or load()
+        return engine, prepare_all(engine, family, options, items, started=started)
+
+    try:
+        if _is_quick(ready, items):
+            engine, given = prepared()
+        else:
+            engine, given = yield deadlines.aside(prepared, deadline_of(options, started))
+        requests = [part.request for item in given for part in _parts_of(item)]
+        edits: Sequence[Edit | Exception] = ()
+        if requests:
+            edits = yield Wait(
+                partial(deadlines.edit, engine, requests),
+                partial(deadlines.aedit, engine, requests),
+            )
+        made: Sequence[Alignment | Exception]
+        if any(len(request.draft) > _SHORT for request in requests):
+            made = yield deadlines.aside(partial(finish_all, given, edits), None)
+        else:
+            made = finish_all(given, edits)
+    except Exception as error:  # noqa: BLE001 - with no engine or family, it is each item's own
+        made = [error] * len(items)
+    return made
 
 
-async def aedit_all(engine: Engine, prepared: Sequence[Prepared]) -> list[Alignment | Exception]:
-    """Edit prepared answers without blocking the event loop; as `edit_all`."""
-    requests = [part.request for item in prepared for part in _parts_of(item)]
-    return finish_all(prepared, await deadlines.aedit(engine, requests) if requests else [])
+def stream_edit(
+    item: Item, options: AlignerOptions, *, ready: Model | None, load: Callable[[], Model]
+) -> Body[Alignment]:
+    """Edit one answer piece by piece.
+
+    Args:
+        item: As for `edit_all`.
+        options: As for `edit_all`.
+        ready: As for `edit_all`.
+        load: As for `edit_all`.
+
+    Returns:
+        The record.
+    """
+    started = time.monotonic()
+
+    def prepared() -> tuple[Engine, PendingEdit | Alignment]:
+        engine, family = ready or load()
+        return engine, prepare(engine, family, options, *item, started=started)
+
+    if _is_quick(ready, [item]):
+        engine, pending = prepared()
+    else:
+        engine, pending = yield deadlines.aside(prepared, deadline_of(options, started))
+    return (yield from stream_pending(pending, engine))
+
+
+def stream_pending(pending: PendingEdit | Alignment, engine: Engine) -> Body[Alignment]:
+    """Make a prepared edit piece by piece.
+
+    Args:
+        pending: The edit, or the record of an answer without one.
+        engine: The engine that makes the edit.
+
+    Returns:
+        The record.
+    """
+    if isinstance(pending, Alignment):
+        if pending.text:
+            yield pending.text
+        return pending
+    edits: list[Edit] = []
+    for part in pending.parts:
+        if part.before:
+            yield part.before
+        edits.append((yield from _pieces_of(part, engine)))
+    if pending.after:
+        yield pending.after
+    if len(pending.original) > _SHORT:
+        made: Alignment = yield deadlines.aside(partial(pending.finish, edits), None)
+        return made
+    return pending.finish(edits)
+
+
+def _pieces_of(part: Part, engine: Engine) -> Body[Edit]:
+    pieces = deadlines.Pieces(engine, part.request)
+    is_plain = part.value is None and not part.prompt.undo
+    wait = Wait(pieces.next, pieces.anext, repeated=is_plain, stop=pieces.aclose)
+    made: Edit
+    try:
+        if is_plain:
+            made = yield wait
+            return made
+        write = part.writer()
+        while not isinstance(piece := (yield wait), Ended):
+            yield write(piece)
+        made = piece.value
+        return made
+    except BaseException:
+        pieces.close()
+        raise
 
 
 def prepare_all(
@@ -273,8 +376,11 @@ def prepare_all(
         An edit, a record or an error for each item, in order.
     """
     prepared: list[Prepared] = []
+    deadline = deadline_of(options, started)
     for item in items:
         try:
+            if deadline is not None and time.monotonic() > deadline:
+                raise too_late()
             context, answer, objectives = item
             made = prepare(engine, family, options, context, answer, objectives, started=started)
             prepared.append(made)
@@ -344,19 +450,20 @@ def prepare(
         UnknownObjectiveError: An objective is unknown.
         InputTypeError: The context or the answer is of the wrong type.
         AnswerTooLongError: The answer does not fit into the window.
+        EditTimeout: The time is over already.
     """
     text = answer if isinstance(answer, str) else answer_text(answer)
     if not text.strip():
         reason = reason_without_text(answer)
         return Alignment(original=text, text=text, status="skipped", reason=reason)
-    values = read_json(text)
+    values = read_json(text) if may_be_json(text) else None
     if values == []:
         return Alignment(original=text, text=text, status="skipped", reason="JSON without text")
     wanted = objectives if type(objectives) is Parsed else parse_objectives(objectives)
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
     )
-    deadline = None if options.timeout is None else started + options.timeout
+    deadline = deadline_of(options, started)
     write = _RequestWriter(engine, family, options, asked, wanted, deadline)
     parts: tuple[Part, ...]
     if values is None:
@@ -369,6 +476,8 @@ def prepare(
         )
     for what, count in write.left_out.items():
         dropped[what] = dropped.get(what, 0) + count
+    if deadline is not None and time.monotonic() > deadline:
+        raise too_late()
     return PendingEdit(
         parts=parts,
         original=text,
@@ -379,6 +488,37 @@ def prepare(
         started=started,
         after=text[values[-1].end :] if values else "",
     )
+
+
+def deadline_of(options: AlignerOptions, started: float) -> float | None:
+    """The time at which an edit must be made, in seconds of `time.monotonic()`.
+
+    Args:
+        options: The aligner's options.
+        started: `time.monotonic()` at the start of the work, in seconds.
+    """
+    return None if options.timeout is None else started + options.timeout
+
+
+def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
+    """Whether edits are prepared sooner than a thread is started for it."""
+    if ready is None or ready[0].window is not None or ready[1].chat:
+        return False  # a tokenizer is loaded, or an engine asked
+    return not any(map(_is_long, items))
+
+
+def _is_long(item: Item) -> bool:
+    context, answer, _ = item
+    given = context if isinstance(context, list | tuple) else (context,)
+    size = 0
+    for one in (*given, answer):
+        text = one if isinstance(one, str) else getattr(one, "content", getattr(one, "text", None))
+        if not isinstance(text, str):  # of an unknown size
+            return True
+        size += len(text)
+        if size > _SHORT:
+            return True
+    return False
 
 
 class _RequestWriter:

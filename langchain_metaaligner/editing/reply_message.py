@@ -194,7 +194,12 @@ def with_text(
         if metadata:
             changes["response_metadata"] = {**message.response_metadata, **metadata}
         return message.model_copy(update=changes) if changes else message
-    content = message.content
+    content, beside = message.content, message.additional_kwargs
+    extra = getattr(message, "__pydantic_extra__", None)
+    if isinstance(content, str) and not (beside or extra or message.response_metadata):
+        # There is nothing that could repeat the text.
+        plain = {"content": text, "response_metadata": dict(metadata or {})}
+        return message.model_copy(update=plain)
     if isinstance(content, str):
         copies = Copies(old, text)
         changes["content"] = text
@@ -206,7 +211,7 @@ def with_text(
         changes["content"] = _with_shares(content, places, shares, copies)
         if not places:
             changes["content"].append({"type": "text", "text": text})
-    if beside := message.additional_kwargs:
+    if beside:
         # A recording is the reply as sound, which the provider also finds again by its id.
         silent = {key: value for key, value in beside.items() if key != "audio" or not value}
         changes["additional_kwargs"] = copies.left_of(silent)
@@ -216,7 +221,7 @@ def with_text(
             changes["additional_kwargs"].pop("refusal", None)
         left = _without_refusal(left)
     changes["response_metadata"] = {**left, **metadata} if metadata else left
-    if extra := getattr(message, "__pydantic_extra__", None):
+    if extra:
         changes.update(dict.fromkeys(extra.keys() - copies.left_of(extra).keys()))
     return message.model_copy(update=changes)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
+
+from langchain_metaaligner.engines.processes import Lock
 
 _SECONDS = 60.0
 _KINDS = 64  # enough for all statuses and errors of a face; a limit, because errors have any class
@@ -19,7 +20,7 @@ class SparingLog:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._lock = threading.Lock()
+        self._lock = Lock()
         # When a message of each kind was logged last, and how many were left out since then.
         self._kinds: dict[str, tuple[float, int]] = {}
 

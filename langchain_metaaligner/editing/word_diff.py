@@ -75,6 +75,8 @@ def _matches(
     if i1 == i2 or j1 == j2:
         return []
     one, other = before[i1:i2], after[j1:j2]
+    if one == other:
+        return [(i1, i2, j1)]
     if set(one).isdisjoint(other):
         return []
     work = _work_of(one, other)

@@ -7,13 +7,23 @@ import inspect
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
-from langchain_metaaligner.engines import threads
+from langchain_metaaligner.engines import processes, threads
 from langchain_metaaligner.engines.readings import AS_ANY, Readings
+from langchain_metaaligner.engines.waits import Ended
 from langchain_metaaligner.errors import (
     CheckpointError,
     EditTimeout,
@@ -24,6 +34,8 @@ from langchain_metaaligner.errors import (
 
 FinishReason = Literal["stop", "length"]
 T = TypeVar("T")
+
+_QUICK = 0.02  # seconds for which blocking an event loop does no harm
 
 DOCS = '"Your own engine" (docs/your_own_engine.md)'
 """The page about writing an engine, as error messages refer to it."""
@@ -239,6 +251,20 @@ class Engine(ABC):
         """
         return _in_one_piece(self, request)
 
+    def astream(self, request: Request) -> AsyncIterator[str]:
+        """Make one edit and yield its text without blocking the event loop.
+
+        By default `stream` is read in threads, a bounded number for the whole process.
+
+        Args:
+            request: The edit to make.
+
+        Returns:
+            An asynchronous iterator over the pieces; `StopAsyncIteration` may carry the whole
+            `Edit`. `.aclose()` stops the work.
+        """
+        return _InThreads(lambda: self.stream(request), request.deadline)
+
     def warm(
         self,
         prompt: str,
@@ -298,6 +324,60 @@ def _in_one_piece(engine: Engine, request: Request) -> Generator[str, None, Edit
     if made.text:
         yield made.text
     return made
+
+
+class _InThreads(AsyncIterator[str]):
+    """The pieces of a stream, each made in a thread.
+
+    Args:
+        begin: Starts the stream.
+        deadline: Time at which the wait for a piece ends, in seconds of `time.monotonic()`.
+    """
+
+    def __init__(self, begin: Callable[[], Iterator[str]], deadline: float | None) -> None:
+        self._begin: Callable[[], Iterator[str]] | None = begin
+        self._deadline = deadline
+        self._pieces: Iterator[str] = iter(())
+        # A generator can't be closed while another thread is running it.
+        self._turn = processes.Lock()
+
+    async def __anext__(self) -> str:
+        try:
+            step = await threads.aresult(threads.STREAMS.submit(self._next), self._deadline)
+        except threads.Late:
+            raise too_late() from None
+        except asyncio.CancelledError:
+            # The piece that is being made can't be stopped, but no other one is made.
+            threads.start(self._close, "metaaligner-close")
+            raise
+        if isinstance(step, Ended):
+            raise StopAsyncIteration(step.value)
+        return step
+
+    async def aclose(self) -> None:
+        """Close the stream; returns once it is closed."""
+        closing = threads.start(self._close, "metaaligner-close")
+        # An event loop that shuts down closes all open generators together, and an await here
+        # would get in the way of the generators around this one. A quick close needs no await.
+        wait([closing], _QUICK)
+        await threads.aresult(closing, None)
+
+    def _next(self) -> str | Ended[Any]:
+        with self._turn:
+            begin, self._begin = self._begin, None
+            try:
+                if begin is not None:
+                    self._pieces = iter(begin())
+                return next(self._pieces)
+            except StopIteration as end:
+                return Ended(end.value)
+
+    def _close(self) -> None:
+        with self._turn:
+            self._begin = None
+            pieces, self._pieces = self._pieces, iter(())
+            if (close := getattr(pieces, "close", None)) is not None:
+                close()
 
 
 def as_engine(engine: Any) -> Engine:
@@ -373,7 +453,7 @@ class _Adapted(Engine):
 # What is taken from a wrapped object. `warm` is missing because `_Adapted` defines it.
 _CONTRACT = {
     *(name for name in Engine.__annotations__ if not name.startswith("_")),
-    *("edit", "aedit", "edit_each", "aedit_each", "stream"),
+    *("edit", "aedit", "edit_each", "aedit_each", "stream", "astream"),
     *("load", "close", "count_tokens", "apply_chat_template"),
 }
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Generator, Iterable
+from typing import Any, Self
 
 from langchain_metaaligner.engines.base import Edit, Request
+from langchain_metaaligner.engines.processes import Lock
+from langchain_metaaligner.engines.waits import Body, Ended, Steps
 from langchain_metaaligner.errors import EditTimeout
-
-_GLANCE = 0.05  # seconds between two checks whether a caller is still waiting for a lock
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: nobody is waiting for it
@@ -24,13 +23,17 @@ class Cancellation:
     Args:
         requests: Requests that are worked on together; the earliest deadline applies to all.
         cancelled: An event that the caller sets when the result is no longer wanted.
+
+    Attributes:
+        deadline: Time at which the work must stop, in seconds of `time.monotonic()`; `None` for no
+            limit.
     """
 
     def __init__(
         self, requests: Iterable[Request] = (), cancelled: threading.Event | None = None
     ) -> None:
         deadlines = [r.deadline for r in requests if r.deadline is not None]
-        self._deadline = min(deadlines, default=None)
+        self.deadline = min(deadlines, default=None)
         self._cancelled = cancelled or threading.Event()
 
     @classmethod
@@ -79,7 +82,7 @@ class Cancellation:
         Returns:
             Seconds; `None` if there is no deadline.
         """
-        return None if self._deadline is None else self._deadline - time.monotonic()
+        return None if self.deadline is None else self.deadline - time.monotonic()
 
     def too_late(self, doing: str) -> EditTimeout:
         """Make the error for a deadline that has passed.
@@ -95,39 +98,20 @@ class Cancellation:
             " shorten the answer. A second try may be faster once the model is loaded and idle."
         )
 
-    @contextmanager
-    def holding(self, lock: threading.Lock, doing: str) -> Iterator[None]:
-        """Hold a lock; waiting for it ends at the deadline and when the work is cancelled.
-
-        Args:
-            lock: The lock.
-            doing: What is happening during the wait, for the message.
-
-        Raises:
-            EditTimeout: The deadline has passed.
-            Cancelled: The caller no longer wants the result.
-        """
-        self.check(doing)
-        while not lock.acquire(timeout=_GLANCE):
-            self.check(doing)
-        try:
-            yield
-        finally:
-            lock.release()
-
 
 class EditStream(Generator[str, None, Edit]):
-    """The pieces of one edit, as a generator that any thread may close.
+    """The pieces of one edit, for `for` or `async for`; any thread may close it.
 
     Args:
-        pieces: A generator that yields the pieces and returns the edit.
-        cancellation: The cancellation that `pieces` checks between passes.
+        body: Yields the pieces and what they wait for, and returns the edit.
+        cancellation: The cancellation that `body` checks between passes.
     """
 
-    def __init__(self, pieces: Generator[str, None, Edit], cancellation: Cancellation) -> None:
-        self._pieces = pieces
+    def __init__(self, body: Body[Edit], cancellation: Cancellation) -> None:
+        self._body = body
+        self._steps = Steps(body)
         self._cancellation = cancellation
-        self._busy = threading.Lock()
+        self._busy = Lock()
 
     def send(self, value: None) -> str:
         """Make the next piece.
@@ -140,9 +124,12 @@ class EditStream(Generator[str, None, Edit]):
         """
         with self._busy:
             try:
-                return self._pieces.send(value)
+                step = self._steps.advance()
             except Cancelled:
                 raise StopIteration from None  # another thread has closed the stream
+        if isinstance(step, Ended):
+            raise StopIteration(step.value)
+        return step
 
     def throw(self, *error: Any) -> str:
         """Raise an error inside the generator, which ends the edit.
@@ -154,10 +141,27 @@ class EditStream(Generator[str, None, Edit]):
             Nothing: the error is always raised again.
         """
         with self._busy:
-            return self._pieces.throw(*error)
+            self._body.throw(*error)
+        raise StopIteration
 
     def close(self) -> None:
         """Stop the work within one forward pass, and wait until it has stopped."""
         self._cancellation.cancel()
         with self._busy:
-            self._pieces.close()
+            self._body.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        try:
+            step = await self._steps.aadvance(self._busy)
+        except Cancelled:
+            raise StopAsyncIteration from None  # another task has closed the stream
+        if isinstance(step, Ended):
+            raise StopAsyncIteration(step.value)
+        return step
+
+    async def aclose(self) -> None:
+        """Stop the work within one forward pass, without waiting for it."""
+        self.close()

@@ -6,10 +6,12 @@ import asyncio
 import math
 import queue
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar, get_args
 
@@ -28,6 +30,7 @@ from langchain_metaaligner.engines.base import (
     is_late,
     too_late,
 )
+from langchain_metaaligner.engines.waits import Ended, Wait
 from langchain_metaaligner.errors import EngineError, MetaAlignerError, without_quotes
 
 T = TypeVar("T")
@@ -71,7 +74,8 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
         request: The edit to make.
 
     Yields:
-        The pieces of the edited text, none of them empty.
+        The pieces of the edited text, none of them empty; white space is held back until text
+        follows.
 
     Returns:
         The whole edit.
@@ -81,39 +85,177 @@ def stream(engine: Engine, request: Request) -> Generator[str, None, Edit]:
             still be running in its thread.
         EngineError: The engine failed.
     """
-    texts: list[str] = []
-    pieces: Iterator[str] = iter(())
-    left = False
+    pieces = Pieces(engine, request)
     try:
-        if request.deadline is None or engine.keeps_deadlines:
-            pieces = iter(engine.stream(request))
-        else:
-            pieces = _PiecesInTime(lambda: engine.stream(request), request.deadline)
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration as end:
-                made = Edit("".join(texts)) if end.value is None else end.value
-                return _checked(made, request)
-            if not isinstance(piece, str):
-                message = f"The engine streamed a {type(piece).__name__}; expected a str."
-                raise EngineError(message)
-            if request.deadline is not None and is_late(request):
-                raise too_late()
-            if piece:
-                texts.append(piece)
-                left = True  # until the consumer asks for another piece
-                yield piece
-                left = False
-    except BaseException as error:
-        if left:
-            raise
-        ours = _quoting_nothing(as_ours(error), [request])
-        if ours is error:
-            raise
-        raise ours from error
+        while not isinstance(piece := pieces.next(), Ended):
+            yield piece
+        return piece.value
     finally:
-        _close(pieces)
+        pieces.close()
+
+
+def aside(work: Callable[[], T], deadline: float | None) -> Wait[T]:
+    """Wait for work of this package that would hold up an event loop, or the deadline.
+
+    Args:
+        work: The function to call.
+        deadline: Time at which the wait ends, in seconds of `time.monotonic()`.
+
+    Returns:
+        The wait; it ends with `EditTimeout` at the deadline.
+    """
+
+    def now() -> T:
+        if deadline is None:
+            return work()
+        try:
+            return threads.result(threads.PREPARATION.submit(work), deadline)
+        except threads.Late:
+            raise too_late() from None
+
+    async def soon() -> T:
+        try:
+            return await threads.aresult(threads.PREPARATION.submit(work), deadline)
+        except threads.Late:
+            raise too_late() from None
+
+    return Wait(now, soon)
+
+
+@dataclass(eq=False)
+class Pieces:
+    """The pieces of one edit, in time and checked, for a thread or for a task.
+
+    Args:
+        engine: The engine.
+        request: The edit to make.
+    """
+
+    _engine: Engine
+    _request: Request
+    _texts: list[str] = field(default_factory=list, init=False)
+    _source: Any = field(default=None, init=False)
+    _begun: bool = field(default=False, init=False)
+    _awaited: bool = field(default=False, init=False)
+
+    def next(self) -> str | Ended[Edit]:
+        """Make the next piece.
+
+        Returns:
+            The piece, or the whole edit at the end. No piece is empty, and white space is held
+            back until text follows, because an edit of white space alone is an error.
+
+        Raises:
+            EditTimeout: The request's deadline has passed.
+            EngineError: The engine failed.
+        """
+        try:
+            if self._source is None:
+                self._source = self._begin()
+            while True:
+                try:
+                    piece = next(self._source)
+                except StopIteration as end:
+                    return self._whole(end.value)
+                if text := self._text_of(piece):
+                    return text
+        except BaseException as error:
+            ours = _quoting_nothing(as_ours(error), [self._request])
+            if ours is error:
+                raise
+            raise ours from error
+
+    async def anext(self) -> str | Ended[Edit]:
+        """Make the next piece without blocking the event loop; as `next`."""
+        self._awaited = True
+        try:
+            with errors_of_ours():
+                if self._source is None:
+                    self._source = self._abegin()
+                while True:
+                    try:
+                        piece = await self._in_time(self._source)
+                    except StopAsyncIteration as end:
+                        return self._whole(end.args[0] if end.args else None)
+                    if text := self._text_of(piece):
+                        return text
+        except MetaAlignerError as error:
+            _quoting_nothing(error, [self._request])
+            with suppress(MetaAlignerError):  # the first error is the one to report
+                await self.aclose()
+            raise
+
+    def close(self) -> None:
+        """Stop the engine; returns once it has stopped.
+
+        A stream that a task reads can't be waited for here. It stops by itself when it is dropped.
+        """
+        source, self._source = self._source, _Nothing()
+        if not self._awaited:
+            _close(source)
+
+    async def aclose(self) -> None:
+        """Stop the engine without blocking the event loop; as `close`."""
+        source, self._source = self._source, _Nothing()
+        close = getattr(source, "aclose", None)  # only generators are sure to have it
+        if close is not None:
+            with errors_of_ours():
+                await close()
+
+    def _begin(self) -> Iterator[str]:
+        deadline = self._request.deadline
+        if deadline is None or self._engine.keeps_deadlines:
+            return iter(self._engine.stream(self._request))
+        return _PiecesInTime(lambda: self._engine.stream(self._request), deadline)
+
+    def _abegin(self) -> AsyncIterator[str]:
+        deadline, own = self._request.deadline, type(self._engine).astream is not Engine.astream
+        if deadline is None or self._engine.keeps_deadlines or own:
+            return aiter(self._engine.astream(self._request))
+        # A thread of its own, because an engine that hangs would take one from others for ever.
+        return _PiecesInTime(lambda: self._engine.stream(self._request), deadline)
+
+    async def _in_time(self, source: AsyncIterator[str]) -> Any:
+        deadline = self._request.deadline
+        if deadline is None or self._engine.keeps_deadlines:
+            return await anext(source)
+        left = asyncio.timeout(deadline - time.monotonic())
+        try:
+            async with left:
+                return await anext(source)
+        except TimeoutError:
+            if left.expired():
+                raise too_late() from None
+            raise
+
+    def _text_of(self, piece: Any) -> str:
+        """What a consumer gets for a piece, if anything."""
+        if not isinstance(piece, str):
+            message = f"The engine streamed a {type(piece).__name__}; expected a str."
+            raise EngineError(message)
+        if self._request.deadline is not None and is_late(self._request):
+            raise too_late()
+        self._texts.append(piece)
+        if self._begun:
+            return piece
+        if not piece.strip():
+            return ""
+        self._begun = True
+        return "".join(self._texts)
+
+    def _whole(self, made: Any) -> Ended[Edit]:
+        self.close()
+        return Ended(_checked(Edit("".join(self._texts)) if made is None else made, self._request))
+
+
+class _Nothing(Iterator[str], AsyncIterator[str]):
+    """A stream without pieces."""
+
+    def __next__(self) -> str:
+        raise StopIteration
+
+    async def __anext__(self) -> str:
+        raise StopAsyncIteration
 
 
 def _quoting_nothing(error: MetaAlignerError, requests: Sequence[Request]) -> MetaAlignerError:
@@ -135,7 +277,7 @@ def _close(pieces: Any) -> None:
         raise ours from (None if ours is error else error)
 
 
-class _PiecesInTime(Iterator[str]):
+class _PiecesInTime(Iterator[str], AsyncIterator[str]):
     """The pieces of a stream that keeps no deadline, made in a thread that can be abandoned.
 
     Args:
@@ -144,14 +286,26 @@ class _PiecesInTime(Iterator[str]):
     """
 
     def __init__(self, begin: Callable[[], Iterator[str]], deadline: float) -> None:
-        self._begin, self._deadline = begin, deadline
-        self._wanted: queue.SimpleQueue[Future[str] | None] = queue.SimpleQueue()
-        self._ended = threads.start(self._work, "metaaligner-stream")
+        self._deadline = deadline
+        self._wanted: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
+        self._ended = threads.start(partial(_make, begin, self._wanted), "metaaligner-stream")
+        weakref.finalize(self, self._wanted.put, None)
 
     def __next__(self) -> str:
-        made: Future[str] = Future()
-        self._wanted.put(made)
-        return _wait(made, self._deadline)
+        made = _wait(self._want(), self._deadline)
+        if isinstance(made, Ended):
+            raise StopIteration(made.value)
+        return made
+
+    async def __anext__(self) -> str:
+        try:
+            made = await threads.aresult(self._want(), None)
+        except asyncio.CancelledError:
+            self._wanted.put(None)
+            raise
+        if isinstance(made, Ended):
+            raise StopAsyncIteration(made.value)
+        return made
 
     def close(self) -> None:
         """Close the engine's stream; if it is still busy at the deadline, don't wait for it."""
@@ -160,16 +314,36 @@ class _PiecesInTime(Iterator[str]):
         with suppress(Exception):
             _wait(self._ended, self._deadline)
 
-    def _work(self) -> None:
-        pieces: Iterator[str] | None = None
-        while (made := self._wanted.get()) is not None:
-            try:
-                if pieces is None:
-                    pieces = iter(self._begin())
-                made.set_result(next(pieces))
-            except BaseException as error:  # noqa: BLE001 - raised again by `_wait`
-                made.set_exception(error)
-        _close(pieces)
+    async def aclose(self) -> None:
+        """Close the engine's stream without blocking the event loop; as `close`."""
+        self._wanted.put(None)
+        with suppress(Exception):
+            await threads.aresult(self._ended, self._deadline)
+
+    def _want(self) -> Future[str | Ended[Any]]:
+        made: Future[str | Ended[Any]] = Future()
+        made.set_running_or_notify_cancel()
+        self._wanted.put(made)
+        return made
+
+
+_Wanted = Future[str | Ended[Any]] | None
+"""A piece to make; `None` closes the stream."""
+
+
+def _make(begin: Callable[[], Iterator[str]], wanted: queue.SimpleQueue[_Wanted]) -> None:
+    """Make the pieces of a stream, one for each that is wanted, and close it."""
+    pieces: Iterator[str] | None = None
+    while (made := wanted.get()) is not None:
+        try:
+            if pieces is None:
+                pieces = iter(begin())
+            made.set_result(next(pieces))
+        except StopIteration as end:
+            made.set_result(Ended(end.value))
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller
+            made.set_exception(error)
+    _close(pieces)
 
 
 def _in_time(engine: Engine, requests: Sequence[Request], work: Callable[[], T]) -> T:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
-from langchain_metaaligner.engines.local.decoder import costs_for
+from langchain_metaaligner.engines.local.decoder import bad_number, costs_for
 from langchain_metaaligner.engines.local.drafting import Drafter
-from langchain_metaaligner.engines.local.forward import Forward, ForwardInput
+from langchain_metaaligner.engines.local.forward import Forward, ForwardInput, horizon_of
 from langchain_metaaligner.engines.local.packed_forward import choose_forward
 
 _known: WeakKeyDictionary[Any, Forward] = WeakKeyDictionary()
@@ -46,6 +47,13 @@ class _Sequence:
 
     def unseen(self) -> list[int]:
         return [*self.prompt, *self.made][self.cache.length :]
+
+    def room(self, forward: Forward) -> int:
+        """Return the maximum length of a draft."""
+        if not forward.drafts:
+            return 0
+        horizon = horizon_of(forward)
+        return 1 << 30 if horizon is None else horizon - len(self.prompt) - len(self.made)
 
 
 def edit_draft_decoding(
@@ -84,6 +92,7 @@ def edit_draft_decoding(
         `[sequences, tokens]`: each prompt with its output, padded on the right.
 
     Raises:
+        EngineError: The model's scores are NaN or infinite.
         ValueError: Beam search or returned scores were requested, which can't be drafted, or the
             number of drafts does not fit the number of sequences.
     """
@@ -101,7 +110,7 @@ def edit_draft_decoding(
     while left:
         parts, drafts = [], []
         for row in left:
-            draft = row.drafter.propose(row.made, 1 << 30) if forward.drafts else []
+            draft = row.drafter.propose(row.made, row.room(forward))
             parts.append(ForwardInput(row.cache, row.unseen() + draft, len(draft) + 1))
             drafts.append(draft)
         logits = forward.run(parts)
@@ -115,6 +124,7 @@ def edit_draft_decoding(
                 logits_processor,
                 stopping_criteria,
                 sample=generation_config.do_sample,
+                dtype=logits.dtype,
             )
             row.cache.length -= len(draft) - accepted
             row.drafter.learn(accepted)
@@ -131,6 +141,7 @@ def _go_on(
     criteria: Iterable[Any],
     *,
     sample: bool,
+    dtype: torch.dtype,
 ) -> int:
     """Choose one token after another while the draft predicts them.
 
@@ -141,14 +152,21 @@ def _go_on(
         processors: `generate`'s logits processors.
         criteria: `generate`'s stopping criteria.
         sample: Whether to sample; else the likeliest token is chosen.
+        dtype: The format in which the model computes.
 
     Returns:
         How many tokens of the draft were chosen.
+
+    Raises:
+        EngineError: The scores are NaN or infinite.
     """
     for place in range(len(logits)):
         scores = logits[place : place + 1].clone()
         for processor in processors:
             scores = processor(row.ids, scores)
+        highest = float(scores.max())
+        if not isfinite(highest):
+            raise bad_number(highest, dtype)
         if sample:
             chosen = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1)
         else:

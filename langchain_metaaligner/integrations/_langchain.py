@@ -29,11 +29,11 @@ from langchain_core.runnables.config import (
     set_config_context,
     var_child_runnable_config,
 )
-from langchain_core.runnables.configurable import DynamicRunnable
+from langchain_core.runnables.retry import RunnableRetry
 from langchain_core.tracers.context import register_configure_hook
 
 __all__ = [
-    "DynamicRunnable",
+    "RunnableRetry",
     "child_config",
     "config_inside",
     "get_async_callback_manager_for_config",

@@ -45,6 +45,7 @@ _PLAIN_TYPES = ("text/plain", "text/markdown")
 _SCHEMA_KEYS = frozenset(
     "$ref $defs properties items anyOf oneOf allOf enum const additionalProperties".split()
 )
+_NESTED = (dict, BaseModel)
 _DEPTH = 6
 
 
@@ -75,7 +76,11 @@ def wants_data(
     """
     fields = _fields(model)
     layers = (fields, params, call)
-    if not any(_may_say(name, one) for layer in layers for name, one in layer.items()):
+    if not any(
+        one and (name in _NAMES or (isinstance(one, _NESTED) and _may_hold(name, one)))
+        for layer in layers
+        for name, one in layer.items()
+    ):
         return False
     asked = _mapping(call.get(_BY_LANGCHAIN))
     if asked and _mapping(asked.get("kwargs")).get("method") != _BY_TOOL:
@@ -93,13 +98,12 @@ def wants_data(
     return any(_is_wish(name, one) for name, one in _options(sent, _DEPTH))
 
 
-def _may_say(name: str, given: Any) -> bool:
-    """Whether an option, or one inside it, can be a wish for data; most are neither."""
-    if not given:
-        return False
-    if isinstance(given, dict):
-        return name == _BY_LANGCHAIN or (name not in _ELSEWHERE and given.get("type") != "secret")
-    return name in _NAMES or (isinstance(given, BaseModel) and name not in _ELSEWHERE)
+def _may_hold(name: str, given: Any) -> bool:
+    """Whether a mapping can hold a wish for data; most can't."""
+    if name == _BY_LANGCHAIN:
+        return True
+    secret = isinstance(given, dict) and given.get("type") == "secret"
+    return not secret and name not in _ELSEWHERE
 
 
 def _fields(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -146,7 +150,7 @@ def _options(sent: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
             continue
         if name in _NAMES:
             yield name, one
-        elif depth and (isinstance(one, dict | BaseModel)):
+        elif depth and (isinstance(one, _NESTED)):
             inner = _mapping(one)
             yield from _options(_fields(inner) if "lc" in inner else inner, depth - 1)
 

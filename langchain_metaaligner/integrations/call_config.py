@@ -13,7 +13,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 
 from langchain_metaaligner.editing.conversation import Context
 from langchain_metaaligner.editing.objectives import Objectives
-from langchain_metaaligner.integrations._langchain import child_config, config_inside, graph_context
+from langchain_metaaligner.integrations._langchain import config_inside, graph_context
 
 
 class ConfigKeys(NamedTuple):
@@ -162,30 +162,6 @@ def _may_be_message(one: Any) -> bool:
     if isinstance(one, Mapping):
         return "content" in one or "kwargs" in one
     return isinstance(one, BaseMessage | str | list | tuple)
-
-
-def attached(config: RunnableConfig) -> RunnableConfig:
-    """Keep a call inside the run around it, where its config has callbacks of its own.
-
-    LangChain would start a run outside of all others. There would be no context, and no consumer
-    to be told of a leak.
-
-    Args:
-        config: The call's config.
-
-    Returns:
-        The config, with its own callbacks added to those of the run around it.
-    """
-    own = config.get("callbacks")
-    if own is None or (isinstance(own, BaseCallbackManager) and own.parent_run_id is not None):
-        return config
-    around = (child_config.get() or {}).get("callbacks")
-    if not isinstance(around, BaseCallbackManager):
-        return config
-    callbacks = around.copy()
-    for handler in own.handlers if isinstance(own, BaseCallbackManager) else own:
-        callbacks.add_handler(handler, inherit=True)
-    return {**config, "callbacks": callbacks}
 
 
 @contextmanager

@@ -12,10 +12,10 @@ loop that was closed.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 from uuid import UUID
 from weakref import WeakSet
 
@@ -23,6 +23,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import LC_ID_PREFIX, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.integrations._langchain import (
     handlers_around,
     has_streamed,
@@ -54,6 +55,7 @@ class ModelRun:
         parent_run_id: The id of the run around it.
         messages: The messages that the model was sent.
         tags: The run's tags.
+        wants_data: Whether the model was asked for structured data, which is not edited.
         graph_namespace: The run's checkpoint namespace in a LangGraph graph; empty outside of
             graphs.
         heard_by: In a graph, the handlers of the run that the model was called in.
@@ -65,7 +67,6 @@ class ModelRun:
 
     __slots__ = (
         "__weakref__",
-        "_sent",
         "graph_namespace",
         "heard_by",
         "may_be_seen",
@@ -75,6 +76,7 @@ class ModelRun:
         "reply_text",
         "run_id",
         "tags",
+        "wants_data",
     )
 
     def __init__(
@@ -84,38 +86,35 @@ class ModelRun:
         messages: Sequence[BaseMessage],
         tags: Sequence[str] | None,
         metadata: Mapping[str, Any] | None,
-        sent: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]],
+        *,
+        wants_data: bool,
     ) -> None:
         self.run_id, self.parent_run_id = run_id, parent_run_id
         self.messages = messages
         self.tags = tags or ()
+        self.wants_data = wants_data
         self.graph_namespace = str((metadata or {}).get("langgraph_checkpoint_ns") or "")
         self.heard_by = handlers_around() if self.graph_namespace else ()
         self.reply_id: str | None = None
         self.reply_text: str | None = None
         self.may_be_seen = False
-        self._sent = sent
 
-    def gives_data_to(self, run_manager: Any) -> bool:
-        """Whether a step gets the data that this model was asked for, and nothing else.
+    def is_just_before(self, run_manager: Any) -> bool:
+        """Whether a step gets what this model returns, with no other step between.
 
         Args:
-            run_manager: The step's run. With a step between, what arrives may be no data any more.
+            run_manager: The step's run.
         """
         steps = _step_of(self.tags), _step_of(run_manager.tags)
-        return (
-            self.parent_run_id == run_manager.parent_run_id
-            and 0 < steps[0] == steps[1] - 1
-            and wants_data(*self._sent)
-        )
+        return self.parent_run_id == run_manager.parent_run_id and 0 < steps[0] == steps[1] - 1
 
-    def gave_data(self, text: str) -> bool:
-        """Whether a text is the whole reply of a model that was asked for structured data.
+    def replied(self, text: str) -> bool:
+        """Whether a text is the whole reply, and not what a step has taken out of it.
 
         Args:
-            text: The text. What a step has taken out of the data is no data any more.
+            text: The text.
         """
-        return text.strip() == (self.reply_text or "").strip() and wants_data(*self._sent)
+        return text.strip() == (self.reply_text or "").strip()
 
     def made_id(self, message_id: str) -> bool:
         """Whether this run made the message with the given id."""
@@ -135,6 +134,7 @@ class _Run:
         self.editing: bool = parent is not None and parent.editing
 
 
+@dataclass(eq=False, repr=False)
 class RunTree(BaseCallbackHandler):
     """What the models below one outermost run were asked.
 
@@ -142,8 +142,12 @@ class RunTree(BaseCallbackHandler):
     256 runs that have ended, for tasks that outlive them.
     """
 
-    run_inline = True
+    _runs: dict[UUID, _Run] = field(default_factory=dict)
+    _ended: OrderedDict[UUID, _Run] = field(default_factory=OrderedDict)
+    _models: dict[UUID, tuple[ModelRun, _Run]] = field(default_factory=dict)
+
     # Plain attributes, not properties: LangChain reads them at every event of every run.
+    run_inline = True
     raise_error = False
     ignore_llm = False
     ignore_chat_model = False
@@ -152,11 +156,6 @@ class RunTree(BaseCallbackHandler):
     ignore_retriever = True
     ignore_retry = True
     ignore_custom_event = True
-
-    def __init__(self) -> None:
-        self._runs: dict[UUID, _Run] = {}
-        self._ended: OrderedDict[UUID, _Run] = OrderedDict()
-        self._models: dict[UUID, tuple[ModelRun, _Run]] = {}
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> RunTree:
         return self
@@ -238,8 +237,8 @@ class RunTree(BaseCallbackHandler):
             # The messages of an edit's own run are not a conversation.
             return
         asked = messages[0] if messages else []
-        sent = (serialized or {}, invocation_params or {}, options or {})
-        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, sent))
+        data = wants_data(serialized or {}, invocation_params or {}, options or {})
+        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, wants_data=data))
 
     def on_llm_start(
         self,
@@ -258,8 +257,8 @@ class RunTree(BaseCallbackHandler):
         if parent_run_id is None:
             return
         asked = [HumanMessage(prompts[0] if prompts else "")]
-        sent = (serialized or {}, invocation_params or {}, options or {})
-        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, sent))
+        data = wants_data(serialized or {}, invocation_params or {}, options or {})
+        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, wants_data=data))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record the model's reply."""
@@ -347,15 +346,18 @@ def _drop_first(kept: dict[UUID, Any]) -> None:
     kept.pop(next(iter(kept), UUID(int=0)), None)
 
 
+CAPTURING: Final = frozenset([RunTree])
+"""The types of the handlers with which nobody but the capture gets a run's events."""
+
+
 class Capture:
     """The trees of all runs in the process."""
 
+    get: Final = RunTree
+    """Makes a tree. LangChain calls it twice for every run, and gives it to outermost runs only."""
+
     def __init__(self) -> None:
         self._trees: WeakSet[RunTree] = WeakSet()
-
-    def get(self) -> RunTree:
-        """A new tree, for LangChain to give to an outermost run."""
-        return RunTree()
 
     def watch(self, tree: RunTree) -> None:
         """Count a tree in `kept`, as long as it lives."""
@@ -452,17 +454,8 @@ def _alike(models: Sequence[ModelRun]) -> Sequence[ModelRun]:
     return models
 
 
-def listened_to(handlers: Iterable[Any]) -> bool:
-    """Whether anybody but the capture gets the events of a run.
-
-    Args:
-        handlers: The run's handlers.
-    """
-    return any(type(handler) is not RunTree for handler in handlers)
-
-
 capture = Capture()
-_installing = threading.Lock()
+_installing = Lock()
 _installed = False
 
 

@@ -50,6 +50,7 @@ from langchain_metaaligner.integrations.retries import Repeatable
 from langchain_metaaligner.integrations.upstream_model import (
     CALL_OPTIONS,
     MAKING_OPTIONS,
+    StandardBlocks,
     achunks_of,
     asks_for_data,
     chunks_of,
@@ -587,10 +588,14 @@ class _Call:
             mode: The calls, for a synchronous or an asynchronous driver.
         """
         heard: list[ChatGenerationChunk] = []
+        standard = "v1" in (self._model.output_version, self._model.policy.output_version)
+        blocks = StandardBlocks() if standard else None
         chunks = chunks_of(self._model.policy, self._messages, self._stop, self._kwargs)
         try:
             with self._prefetch(streams=True) as prefetch, self._hush():
                 while (chunk := (yield partial(mode.next_input, chunks))) is not END:
+                    if blocks is not None:
+                        chunk = blocks.of(chunk)
                     heard.append(chunk)
                     prefetch.add(chunk.message)
                     if self._live:  # otherwise the tokens are hushed and must not be sent

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +38,7 @@ from langchain_core.runnables import (
     ensure_config,
 )
 
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.integrations._langchain import (
     after_composing,
     child_config,
@@ -53,7 +53,7 @@ from langchain_metaaligner.integrations._langchain import (
     with_tool_config,
 )
 from langchain_metaaligner.integrations.bindings import SecretiveBinding
-from langchain_metaaligner.integrations.capture import EDIT
+from langchain_metaaligner.integrations.capture import CAPTURING, EDIT
 from langchain_metaaligner.integrations.retries import Binding
 
 NOSTREAM = "nostream"
@@ -135,6 +135,9 @@ def _quiet(target: Any, kind: type[_Quiet], *tags: str) -> Any:
 def _showing_edits(config: RunnableConfig) -> RunnableConfig:
     inherited = config if config.get("callbacks") is not None else child_config.get() or {}
     callbacks = inherited.get("callbacks")
+    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else ()
+    if CAPTURING.issuperset(map(type, handlers)):
+        return config
     quiet = showing_only(EDIT, callbacks)
     return config if quiet is callbacks else {**config, "callbacks": quiet}
 
@@ -263,7 +266,7 @@ def _with_tags(config: Any, *tags: str) -> RunnableConfig:
     return cast("RunnableConfig", {**config, "tags": new})
 
 
-_installing = threading.Lock()
+_installing = Lock()
 _installed = False
 
 

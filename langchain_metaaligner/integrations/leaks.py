@@ -19,20 +19,18 @@ def check_leak(
     model_run: ModelRun,
     reply_id: str | None = None,
 ) -> None:
-    """Refuse to edit a reply that a LangGraph consumer has seen.
+    """Refuse to edit a reply of a model in a graph that a LangGraph consumer has seen.
 
     Args:
         handlers: The handlers of the aligner's run.
         metadata: The metadata of the aligner's run. It says where in the graph the aligner is, and
             nothing else rests on it.
-        model_run: The model run that made the reply.
+        model_run: The model run in a graph that made the reply.
         reply_id: The reply's id, if it has one. A step in between may have given it another one.
 
     Raises:
         LeakError: A consumer of `stream_mode="messages"` has seen the unedited reply.
     """
-    if not model_run.graph_namespace:
-        return
     handlers = list(handlers)
     here, there = str(metadata.get("langgraph_checkpoint_ns") or ""), model_run.graph_namespace
     elsewhere = not (here.startswith(there) or there.startswith(here))

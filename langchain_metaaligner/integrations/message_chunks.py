@@ -69,7 +69,7 @@ class MessageWriter:
         self._id = reply.id
         self._before: list[Any] = []
         self._block: dict[str, Any] | None = None
-        self._thoughts = thoughts_beside(reply)
+        self._thoughts = thoughts_beside(reply) if reply.additional_kwargs else {}
         self._format = {
             key: value for key, value in reply.response_metadata.items() if key in _FORMAT
         }

@@ -19,7 +19,7 @@ from langchain_metaaligner.integrations.call_config import (
     given_context,
     overheard_by,
 )
-from langchain_metaaligner.integrations.capture import capture, install, listened_to
+from langchain_metaaligner.integrations.capture import CAPTURING, capture, install
 from langchain_metaaligner.integrations.edit_run import EditRun
 from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP, hushed_inside
 from langchain_metaaligner.integrations.leaks import check_leak
@@ -244,10 +244,11 @@ class _Turn:
         model_runs = capture.find(handlers, parent_run_id, reply_id=reply.id, reply_text=text)
         # Another middleware may have answered instead of a model.
         if model_runs and reply.id and model_runs[-1].made_id(reply.id):
-            if model_runs[-1].gave_data(text):
+            if model_runs[-1].wants_data and model_runs[-1].replied(text):
                 edit.made = self._policy.left_alone(reply, self._asked, "data")
                 return
-            if self._options.apply and self._options.on_leak == "raise":
+            raises = self._options.apply and self._options.on_leak == "raise"
+            if raises and model_runs[-1].graph_namespace:
                 metadata = self._config.get("metadata") or {}
                 check_leak(handlers, metadata, model_runs[-1], reply.id)
         context, wanted = self._context(), self._policy.wanted(self._asked)
@@ -255,7 +256,7 @@ class _Turn:
             edit.made = skipped
             return
         edit.item = (context, text, wanted)
-        if self._options.apply and listened_to(handlers):
+        if self._options.apply and not CAPTURING.issuperset(map(type, handlers)):
             edit.run = EditRun(
                 self._edit_config(), reply=reply, objectives=wanted, aligner=self._policy.aligner
             )

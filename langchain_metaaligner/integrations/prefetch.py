@@ -14,11 +14,16 @@ from langchain_core.messages import AIMessageChunk
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.editing.reply_message import answer_text
+from langchain_metaaligner.engines.processes import Lock
+from langchain_metaaligner.engines.threads import Pool
 
 logger = logging.getLogger(__name__)
 
 # Characters, about 30 tokens: with smaller steps, starting a pass costs more than computing it.
 _STEP = 128
+
+# Prefilling is of use only if it is ahead of the edits, and then a few threads are enough.
+_POOL = Pool("metaaligner-prefetch", 16)
 
 _TOOL_CALLS = ("tool_call", "tool_call_chunk", "invalid_tool_call", "tool-call-delta")
 
@@ -147,40 +152,43 @@ class Overhearing(BaseCallbackHandler):
 
 
 class _Worker:
-    """The thread that prefills."""
+    """Prefills in a thread of the pool, which it leaves while there is nothing to prefill."""
 
     def __init__(self, aligner: Aligner, context: Any, objectives: Objectives) -> None:
         self._what = aligner, context, objectives
         self._answer = ""
-        self._changed = threading.Condition()
+        self._done = ""
+        self._changed = Lock()
         self._cancelled = threading.Event()
-        threading.Thread(target=self._work, name="metaaligner-prefetch", daemon=True).start()
+        self._busy = True
+        self._working = _POOL.submit(self._work)
 
     def grow(self, answer: str) -> None:
         with self._changed:
             self._answer = answer
-            self._changed.notify()
+            if self._busy or not _is_worth(answer, self._done):
+                return
+            self._busy = True
+        self._working = _POOL.submit(self._work)
 
     def stop(self) -> None:
         self._cancelled.set()
-        with self._changed:
-            self._changed.notify()
+        self._working.cancel()
 
     def _work(self) -> None:
         aligner, context, objectives = self._what
-        answer = ""  # start with the context alone, which is already known
-        while True:
-            if self._cancelled.is_set():
-                return
+        answer = self._done  # at first empty: the context alone, which is already known
+        while not self._cancelled.is_set():
             try:
                 aligner.warm(context, objectives, answer, cancelled=self._cancelled)
             except BaseException as error:  # noqa: BLE001 - the edit itself reports the error
                 logger.debug("Prefilling stopped after an error: %r", error)
                 return
             with self._changed:
-                while not self._cancelled.is_set() and not _is_worth(self._answer, answer):
-                    self._changed.wait()
-                answer = self._answer
+                self._done, answer = answer, self._answer
+                if not _is_worth(answer, self._done):
+                    self._busy = False
+                    return
 
 
 def is_piece(reply: Any) -> bool:

@@ -39,7 +39,7 @@ from langchain_metaaligner.integrations._langchain import (
     streams,
 )
 from langchain_metaaligner.integrations.call_config import asked_objectives, given_context
-from langchain_metaaligner.integrations.capture import ModelRun, capture, listened_to
+from langchain_metaaligner.integrations.capture import CAPTURING, ModelRun, capture
 from langchain_metaaligner.integrations.edit_run import EditRun
 from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.message_chunks import (
@@ -420,13 +420,13 @@ class ReplyEdit:
         except BaseException:
             yield partial(mode.close, pieces)
             raise
-        if pieces.alignment is None:
+        if pieces.result is None:
             msg = (
                 "The edit's stream ended without a record of the edit. This is a fault in"
                 " langchain-metaaligner; please report it."
             )
             raise RuntimeError(msg)
-        return pieces.alignment
+        return pieces.result
 
     def _sent(self, piece: str, writer: TextWriter | MessageWriter | None) -> Flow[None]:
         if self.run is not None:
@@ -602,7 +602,7 @@ def _is_data(piece: Any, call: Call) -> bool:
     found = capture.find(
         manager.handlers, manager.parent_run_id, reply_id=piece.id, reply_text=piece.text
     )
-    return len(found) == 1 and found[0].gives_data_to(manager)
+    return len(found) == 1 and found[0].wants_data and found[0].is_just_before(manager)
 
 
 def _prefetch(options: FaceOptions, call: Call) -> Prefetch | None:
@@ -655,16 +655,14 @@ def _read(
     edit, in_state = ReplyEdit(policy, reply, asked), before is not None
     try:
         message = None if isinstance(reply, str) else reply
-        text = policy.text_of(reply)
-        if not text.strip():
+        terms = policy.terms(reply, asked)
+        if terms is None:
             if whole:
                 edit.made = policy.without_text(reply, asked)
             return edit, in_state
-        if message is not None and policy.leaves_alone(message):
-            return edit, in_state
         if context is not None:
             policy.check_context(context)
-        wanted, edit.aligner = policy.terms(asked)
+        text, wanted, edit.aligner = terms
         model_runs = capture.find(
             run_manager.handlers,
             run_manager.parent_run_id,
@@ -672,8 +670,8 @@ def _read(
             reply_text=text,
             editing=run_manager.run_id,
         )
-        model_run = model_runs[-1] if model_runs else None
-        if data or (model_run is not None and model_run.gave_data(text)):
+        asked_for_data = bool(model_runs) and model_runs[-1].wants_data
+        if data or (asked_for_data and model_runs[-1].replied(text)):
             edit.made = policy.left_alone(reply, asked, "data")
             return edit, in_state
         if options.apply and options.on_leak == "raise":
@@ -701,7 +699,8 @@ def _check_leak(run: Any, model_runs: Sequence[ModelRun], reply_id: str | None, 
         model_runs = () if unattached is None else (unattached,)
         handlers = () if unattached is None else unattached.heard_by
     for model_run in model_runs:
-        check_leak(handlers, run.metadata, model_run, reply_id)
+        if model_run.graph_namespace:
+            check_leak(handlers, run.metadata, model_run, reply_id)
 
 
 def _show(edit: ReplyEdit, call: Call) -> None:
@@ -710,7 +709,7 @@ def _show(edit: ReplyEdit, call: Call) -> None:
     # In shadow mode, the policy's own tokens are streamed and the edit is not shown.
     if edit.item is None or not edit.policy.options.apply:
         return
-    if not listened_to(handlers):
+    if CAPTURING.issuperset(map(type, handlers)):
         return
     reply = edit.reply
     aligner = edit.aligner or edit.policy.aligner

@@ -7,7 +7,6 @@ import inspect
 import logging
 import operator
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Self, cast
@@ -34,6 +33,7 @@ from langchain_metaaligner.editing.reply_message import (
     with_text,
 )
 from langchain_metaaligner.editing.sparing_log import SparingLog
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.errors import (
     CheckpointError,
     InputTypeError,
@@ -78,7 +78,7 @@ class SharedAligners:
     def __init__(self) -> None:
         self.log = SparingLog(logger)
         self._made: list[tuple[tuple[Any, ...], Aligner]] = []
-        self._making = threading.Lock()
+        self._making = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedAligners, ()
@@ -230,6 +230,20 @@ class FaceOptions(ReplyOptions):
         self.shared.close()
 
 
+class Terms(NamedTuple):
+    """What one call asks of a reply.
+
+    Attributes:
+        text: The text that is edited.
+        objectives: The objectives.
+        aligner: The aligner that makes the edit.
+    """
+
+    text: str
+    objectives: tuple[Objective, ...]
+    aligner: Aligner
+
+
 class ReplyPolicy(NamedTuple):
     """How the runnable, the middleware or the chat model handles replies.
 
@@ -245,19 +259,23 @@ class ReplyPolicy(NamedTuple):
         given: Aligner | None = self.options.aligner
         return self.options.shared.get(self.options) if given is None else given
 
-    def terms(self, asked: Objectives | None) -> tuple[tuple[Objective, ...], Aligner]:
-        """The objectives and the aligner of one call.
+    def terms(self, reply: Reply, asked: Objectives | None) -> Terms | None:
+        """What one call asks of a reply.
 
         Args:
+            reply: The reply.
             asked: As for `wanted`.
 
         Returns:
-            The objectives and the aligner.
+            The terms; `None` if the reply has no text, or is passed through because it calls tools.
 
         Raises:
             UnknownObjectiveError: As for `wanted`.
         """
-        return self.wanted(asked), self.aligner
+        text = self.text_of(reply)
+        if not text.strip() or (not isinstance(reply, str) and self.leaves_alone(reply)):
+            return None
+        return Terms(text, self.wanted(asked), self.aligner)
 
     def wanted(self, asked: Objectives | None) -> tuple[Objective, ...]:
         """The objectives of one call.
@@ -294,6 +312,9 @@ class ReplyPolicy(NamedTuple):
         Args:
             reply: The reply.
         """
+        content = reply if isinstance(reply, str) else reply.content
+        if isinstance(content, str) and content:
+            return content
         return answer_text(reply, refusals=self.options.edit_refusals)
 
     def without_text(self, reply: Reply, asked: Objectives | None) -> Alignment | None:

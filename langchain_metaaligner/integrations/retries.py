@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables import RunnableWithFallbacks as _Fallbacks
-from langchain_core.runnables.retry import RunnableRetry
 
 from langchain_metaaligner.errors import is_signal, mark_begun, may_repeat
+from langchain_metaaligner.integrations._langchain import RunnableRetry
 from langchain_metaaligner.integrations.bindings import SecretiveBinding
 
 Input = TypeVar("Input")

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
+from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import (
     ConfigurableField,
@@ -21,17 +22,17 @@ from pydantic import ConfigDict
 
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.integrations._langchain import (
+    child_config,
     get_callback_manager_for_config,
     get_config_list,
     set_config_context,
 )
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
-    attached,
     listed,
     with_listed,
 )
-from langchain_metaaligner.integrations.capture import install, listened_to
+from langchain_metaaligner.integrations.capture import CAPTURING, install
 from langchain_metaaligner.integrations.hushing import hush_pipes
 from langchain_metaaligner.integrations.reply_edit import (
     Async,
@@ -184,13 +185,13 @@ class MetaAlignerRunnable(
             MetaAlignerError: If `on_error` says so; see `Aligner.align` for the kinds.
         """
         _read_arguments(kwargs)
-        config = attached(ensure_config(config))
+        config = _attached(ensure_config(config))
         if config.get("configurable"):
             (config,) = with_listed([config], self.call_keys)
         # Does what `_call_with_config` does, but does not inspect signatures, and adds trace
         # metadata only if there are handlers. That halves the overhead of this step.
         manager = get_callback_manager_for_config(config)
-        if listened_to(manager.handlers):
+        if not CAPTURING.issuperset(map(type, manager.handlers)):
             manager.add_metadata(self._policy.trace_metadata(self._asked(config, kwargs)))
         run_manager = manager.on_chain_start(
             None,
@@ -339,7 +340,7 @@ class MetaAlignerRunnable(
     def _traced(self, config: RunnableConfig | None, kwargs: Mapping[str, Any]) -> RunnableConfig:
         if config is None or "metadata" not in config:
             config = ensure_config(config)
-        config = attached(config)
+        config = _attached(config)
         if config.get("configurable"):
             (config,) = with_listed([config], self.call_keys)
         told = self._policy.trace_metadata(self._asked(config, kwargs))
@@ -398,6 +399,30 @@ def _read_arguments(given: dict[str, Any]) -> None:
         raise TypeError(msg)
     if "objectives" in given:
         given["objectives"] = listed(given["objectives"])
+
+
+def _attached(config: RunnableConfig) -> RunnableConfig:
+    """Keep a call inside the run around it, where its config has callbacks of its own.
+
+    LangChain would start a run outside of all others. There would be no context, and no consumer
+    to be told of a leak.
+
+    Args:
+        config: The call's config.
+
+    Returns:
+        The config, with its own callbacks added to those of the run around it.
+    """
+    own = config.get("callbacks")
+    if own is None or (isinstance(own, BaseCallbackManager) and own.parent_run_id is not None):
+        return config
+    around = (child_config.get() or {}).get("callbacks")
+    if not isinstance(around, BaseCallbackManager):
+        return config
+    callbacks = around.copy()
+    for handler in own.handlers if isinstance(own, BaseCallbackManager) else own:
+        callbacks.add_handler(handler, inherit=True)
+    return {**config, "callbacks": callbacks}
 
 
 def _put_in_place() -> None:

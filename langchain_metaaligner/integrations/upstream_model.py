@@ -133,6 +133,38 @@ def _whole(generation: Any) -> ChatGenerationChunk:
     return ChatGenerationChunk(message=message, generation_info=generation.generation_info)
 
 
+class StandardBlocks:
+    """Turns the chunks of one reply into standard blocks, as `output_version="v1"` asks for.
+
+    LangChain does this with each chunk of a model that has a run. The pieces of an edit can't be
+    turned later, because only some of them tell whose blocks they have.
+    """
+
+    def __init__(self) -> None:
+        self._kind, self._index = "", -1
+
+    def of(self, chunk: ChatGenerationChunk) -> ChatGenerationChunk:
+        """Turn the next chunk.
+
+        Args:
+            chunk: The chunk, which is not modified.
+
+        Returns:
+            The chunk with standard blocks.
+        """
+        message = cast("AIMessageChunk", chunk.message)
+        metadata = {**(chunk.generation_info or {}), **message.response_metadata}
+        message = message.model_copy(update={"response_metadata": metadata})
+        blocks = []
+        for block in message.content_blocks:
+            if block["type"] != self._kind:
+                self._kind, self._index = block["type"], self._index + 1
+            blocks.append({"index": self._index, **block})
+        changes = {"content": blocks, "response_metadata": {**metadata, "output_version": "v1"}}
+        message = message.model_copy(update=changes)
+        return ChatGenerationChunk(message=message, generation_info=chunk.generation_info)
+
+
 def reply_of(chunks: Sequence[ChatGenerationChunk]) -> AIMessageChunk:
     """Merge chunks into the whole reply, with the metadata that LangChain adds.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from langchain_metaaligner.engines.base import Edit, Engine, Request
+from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.errors import EditTimeout
 
 Reply = str | Edit | BaseException
@@ -52,7 +52,7 @@ class ScriptedEngine(Engine):
         self._reply = reply
         self._delay = delay
         self._piece = piece
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.name = name
         self.window = window
         self.requests: list[Request] = []
@@ -62,7 +62,7 @@ class ScriptedEngine(Engine):
         return {name: value for name, value in vars(self).items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update(state, _lock=Lock())
 
     def count_tokens(self, text: str) -> int:
         """Count the words of a text.

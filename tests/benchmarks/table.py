@@ -28,7 +28,9 @@ from tests.benchmarks.labels import (
 )
 
 RESULTS = Path(__file__).with_name("results")
-CPU, LOSSLESS, GPU = (RESULTS / f"{name}.json" for name in ("cpu", "lossless", "gpu"))
+CPU, LOSSLESS, SAME, GPU = (
+    RESULTS / f"{name}.json" for name in ("cpu", "lossless", "same_edit", "gpu")
+)
 
 _MISSING = "No figures yet: `make bench` measures them and writes them here."
 _BY_DEFAULT = ("options of calls", "options of engines", "memory", "best case", "chats")
@@ -42,7 +44,7 @@ def table() -> str:
     """All figures, for docs/performance.md."""
     if not CPU.is_file():
         return _MISSING
-    parts = [cpu_table(json.loads(CPU.read_text(encoding="utf-8"))), _gpu(), _lossless()]
+    parts = [cpu_table(json.loads(CPU.read_text(encoding="utf-8"))), _gpu(), _lossless(), _same()]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -258,41 +260,32 @@ def _gpu() -> str:
     return "\n".join(lines)
 
 
-# Fewer edits of which none differs say little: a tenth of them might.
-_EDITS_THAT_TELL = 30
-
-
 def _lossless() -> str:
     if not LOSSLESS.is_file():
         return ""
+    held = json.loads(LOSSLESS.read_text(encoding="utf-8"))["float32"]
+    counts = {name: held["differ"][name] for name in ("single", "batched", "threads")}
+    text = ", ".join(f"{name} {count}" for name, count in counts.items())
+    gap = f"; largest gap of logits there {held['largest gap']:.1g}" if any(counts.values()) else ""
+    return (
+        "Free edits in float32 that differ from `generate`, token by token, of"
+        f" {held['rows']}: {text}{gap}."
+    )
+
+
+def _same() -> str:
+    """Say how many edits depend on more than their request."""
+    if not SAME.is_file():
+        return ""
     said = []
-    for dtype, held in json.loads(LOSSLESS.read_text(encoding="utf-8")).items():
-        differ, rows = held["differ"], held["rows"]
-        if dtype == "float32":
-            counts = {name: differ[name] for name in ("single", "batched", "threads")}
-            text = ", ".join(f"{name} {count}" for name, count in counts.items())
-            gap = (
-                f"; largest gap of logits there {held['largest gap']:.1g}"
-                if any(counts.values())
-                else ""
-            )
-            said.append(
-                f"Free edits in float32 that differ from `generate`, token by token, of {rows}:"
-                f" {text}{gap}."
-            )
-        elif (edited := rows - held["left unchanged"]) < _EDITS_THAT_TELL:
-            said.append(
-                f"In {dtype} rounding can change an edit; {rows} replies were compared, too few of"
-                f" them edited ({edited}) for a share."
-            )
-        else:
-            names = {
-                "single as plain": "drafts",
-                "batched as single": "packing",
-                "kept as single": "kept prefixes",
-            }
-            shares = (f"{names[one]} {differ[one] / rows:.1%}" for one in names)
-            said.append(f"In {dtype}, of {rows}, edits changed by {', by '.join(shares)}.")
+    for dtype, held in json.loads(SAME.read_text(encoding="utf-8")).items():
+        differ = ", ".join(f"{way} {count}" for way, count in held["differ"].items())
+        rows, unchanged = held["conversations"], held["left unchanged"]
+        said.append(
+            f"Free edits in {dtype} that differ, token by token, from the same request's edit"
+            f" alone and cold, of {rows} held-out conversations ({rows - unchanged} of them"
+            f" edited): {differ}."
+        )
     return " ".join(said)
 
 

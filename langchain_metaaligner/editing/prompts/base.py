@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from langchain_metaaligner.editing.conversation import Turn
@@ -15,6 +15,7 @@ from langchain_metaaligner.editing.prompts.escaping import (
     Mark,
     control_marks,
     escape,
+    finder,
     restore,
 )
 from langchain_metaaligner.engines.readings import AS_ANY, Readings
@@ -176,15 +177,19 @@ class PromptFamily:
             UnknownObjectiveError: The family's template doesn't support one of the objectives.
         """
         aspects = _aspects(self, tuple(objectives), readings)
-        structure, of_turns = _structure(self, tuple(control_tokens), readings)
+        structure, of_turns, find = _structure(self, tuple(control_tokens), readings)
         if isinstance(context, str):
             # Text is used as it is, so its turn markers are real; those inside a turn are not.
             texts = [(context, structure)]
         else:
             texts = [(turn.text, of_turns) for turn in context]
         texts += [(answer, of_turns), (aspects, of_turns)]
-        escaped, undo = escape(texts, readings)
-        *said, draft, aspects = escaped
+        undo: Mapping[int, str] = {}
+        if any(find(text) for text, _ in texts):
+            escaped, undo = escape(texts, readings)
+            *said, answer, aspects = escaped
+        else:
+            said = [text for text, _ in texts[:-2]]
         if isinstance(context, str):
             question = said[0]
         else:
@@ -196,7 +201,7 @@ class PromptFamily:
             "".join(fields[piece] if i % 2 else piece for i, piece in enumerate(part))
             for part in _around_answer(self.template)
         )
-        return Prompt(f"{before}{draft}{after}", draft, undo, len(before))
+        return Prompt(f"{before}{answer}{after}", answer, undo, len(before))
 
     def render_turns(self, turns: Sequence[Turn]) -> str:
         """Render turns as the family's context, without escaping.
@@ -272,10 +277,11 @@ def _joined(family: PromptFamily, objectives: tuple[Objective, ...], readings: R
 @functools.lru_cache(maxsize=32)
 def _structure(
     family: PromptFamily, control_tokens: tuple[str, ...], readings: Readings
-) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
-    """The marks to escape in a context given as text, and those to escape everywhere else."""
+) -> tuple[tuple[Mark, ...], tuple[Mark, ...], Callable[[str], object]]:
+    """The marks to escape in a context given as text and in all other texts, and their finder."""
     marks = (*family.structure, *control_marks(control_tokens, readings))
-    return marks, (*marks, TURN if readings["\n"] == "\n" else TURN_IN_LINE)
+    of_turns = (*marks, TURN if readings["\n"] == "\n" else TURN_IN_LINE)
+    return marks, of_turns, finder(of_turns, readings)
 
 
 @functools.lru_cache(maxsize=16)

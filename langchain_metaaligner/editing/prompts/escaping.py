@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from langchain_metaaligner.engines.readings import Readings
@@ -55,6 +55,21 @@ _LOST = "?"  # where no look-alike is left; this can't be undone
 _PATIENCE = 2048  # characters that the tokenizer drops or changes, until there is likely no other
 _HOSTILE = 4096  # marks; nobody writes so many, and to find them all would take long
 _MANY = 16  # characters from which one pass over a text is faster than one for each of them
+
+
+def finder(marks: Iterable[Mark], readings: Readings) -> Callable[[str], object]:
+    """Make the function that finds a character because of which a text may need escaping.
+
+    Args:
+        marks: The marks to escape.
+        readings: What the tokenizer reads each character as.
+
+    Returns:
+        A function that gives `None` for a text that `escape` would return unchanged, as it does
+        most texts. It takes one look at each character.
+    """
+    chars = {one.char for one in marks}.union(readings.of(""))
+    return re.compile(f"[\x80-\U0010ffff{''.join(map(re.escape, sorted(chars)))}]").search
 
 
 def escape(

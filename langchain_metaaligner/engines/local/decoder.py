@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, isnan
 from typing import Any
 
 import torch
 
 from langchain_metaaligner.engines.local.drafting import ACCELERATOR, CPU, Costs
-from langchain_metaaligner.engines.local.forward import Forward, ForwardInput, input_device
+from langchain_metaaligner.engines.local.forward import (
+    Forward,
+    ForwardInput,
+    horizon_of,
+    input_device,
+)
 from langchain_metaaligner.engines.local.packed_forward import choose_forward
 from langchain_metaaligner.engines.local.sequence import EditSequence
+from langchain_metaaligner.errors import EngineError
 
 _NO_LIMIT = 1 << 30
 
@@ -66,13 +74,15 @@ class Decoder:
                 sequence.cache.length = length
             raise
         # `max` and not `argmax`, which takes four times as long in bfloat16 on a CPU.
-        choices = logits.max(dim=-1).indices.tolist()
+        best = logits.max(dim=-1)
+        choices, highest = best.indices.tolist(), best.values.tolist()
         start = 0
-        for sequence, part, draft in zip(sequences, inputs, drafts, strict=True):
+        for sequence, part, draft, seen in zip(sequences, inputs, drafts, before, strict=True):
             sequence.passes += 1
             if part.keep:
                 end = start + part.keep
-                _take(sequence, draft, logits[start:end], choices[start:end])
+                rows = _Rows(logits[start:end], choices[start:end], highest[start:end], seen)
+                _take(sequence, draft, rows)
                 start = end
             elif not sequence.unseen:
                 sequence.finish("length")
@@ -100,21 +110,46 @@ class Decoder:
             room = len(sequence.drafter.draft)
             if 1 < len(tokens) > budget - room:  # the next pass drafts the answer
                 return tokens[:-1], [], False
+        horizon = horizon_of(self.forward)
+        if horizon is not None:
+            room = min(room, horizon - sequence.cache.length - len(tokens))
         shared = shared and not sequence.asks_all
         return tokens, sequence.drafter.propose(sequence.output.ids, room, shared=shared), True
 
 
-def _take(
-    sequence: EditSequence, draft: list[int], logits: torch.Tensor, choices: list[int]
-) -> None:
-    """Append the tokens that a pass has produced to their sequence.
+@dataclass(slots=True)
+class _Rows:
+    """What a pass says about the tokens after the last token of an output and its draft.
+
+    Attributes:
+        logits: `[1 + drafted_tokens, vocabulary]`.
+        choices: The likeliest token of each row.
+        highest: The logit of that token; NaN if the row has any.
+        seen: Number of tokens in the sequence's cache before the pass.
+    """
+
+    logits: torch.Tensor
+    choices: list[int]
+    highest: list[float]
+    seen: int
+
+
+def _take(sequence: EditSequence, draft: list[int], rows: _Rows) -> None:
+    """Append the tokens that a pass has produced to their sequence, or fail it.
 
     Args:
         sequence: The sequence.
         draft: The tokens that were drafted.
-        logits: `[1 + drafted_tokens, vocabulary]`.
-        choices: The likeliest token of each row of the logits.
+        rows: What the pass has produced.
     """
+    if not all(map(isfinite, rows.highest)):
+        if not draft:
+            sequence.fail(bad_number(rows.highest[0], rows.logits.dtype))
+        # A drafted token that gives NaN spoils those before it too, since NaN can't be masked.
+        sequence.cache.length = rows.seen
+        sequence.forget_draft()
+        return
+    logits = rows.logits
     if sequence.drafter.together:
         sequence.score(logits)
         agreement = None if sequence.keep_above is None else sequence.agreement
@@ -125,12 +160,31 @@ def _take(
         chosen = _sample(logits, draft, sequence.temperature)
     else:
         same = 0
-        while same < len(draft) and draft[same] == choices[same]:
+        while same < len(draft) and draft[same] == rows.choices[same]:
             same += 1
-        chosen = [*draft[:same], choices[same]]
+        chosen = [*draft[:same], rows.choices[same]]
     sequence.cache.length -= len(draft) - (len(chosen) - 1)
     sequence.drafter.learn(len(chosen) - 1)
     sequence.push(chosen)
+
+
+def bad_number(number: float, dtype: torch.dtype) -> EngineError:
+    """Make the error for logits that say nothing.
+
+    Args:
+        number: The largest logit: NaN or infinite.
+        dtype: The format of the logits.
+
+    Returns:
+        The error.
+    """
+    name, kind = "NaN" if isnan(number) else "inf", str(dtype).removeprefix("torch.")
+    message = (
+        f"The model computed {name} where finite numbers were expected (logits in {kind}), so there"
+        " is no edit. Check that the checkpoint is complete; if it is, load it in a format with a"
+        " wider range: dtype='bfloat16' instead of 'float16', or dtype='float32'."
+    )
+    return EngineError(message)
 
 
 def costs_for(model: Any) -> Costs:

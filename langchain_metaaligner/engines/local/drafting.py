@@ -194,6 +194,10 @@ class Drafter:
             if not self._guessed:
                 self._need = min(_MOST, self._need + 1)
 
+    def stop(self) -> None:
+        """Make no more drafts."""
+        self._spellings, self._draft, self._parted = [], [], True
+
     def _affordable(self, size: int) -> int:
         found = self._apart and not self._guessed
         credit = self._credit + (_LENT if found else 0.0)

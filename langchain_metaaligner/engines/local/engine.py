@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +12,7 @@ from typing import Any, Self
 import torch
 
 from langchain_metaaligner import checkpoints
+from langchain_metaaligner.engines import threads
 from langchain_metaaligner.engines.base import Edit, Engine, Request
 from langchain_metaaligner.engines.cancellation import Cancellation, Cancelled, EditStream
 from langchain_metaaligner.engines.local.decoder import costs_for
@@ -25,10 +23,13 @@ from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, S
 from langchain_metaaligner.engines.local.sequence import EditSequence
 from langchain_metaaligner.engines.local.tokenizer import OutputText, PromptTokenizer
 from langchain_metaaligner.engines.readings import Readings
+from langchain_metaaligner.engines.waits import Body, Wait, arun, run
 from langchain_metaaligner.errors import EngineError, MetaAlignerError, first_line, may_pass
 from langchain_metaaligner.options import load_key, normal_name, parse_load_options
 
 _UNSURE = 4  # tokens at the end of a growing text that may change when more text follows
+_TOKENISING = "its text was being tokenised"
+_SHORT = 2048  # characters that are tokenised sooner than a thread would begin with them
 
 
 _shared: Leases[LoadedModel] = Leases()
@@ -113,6 +114,17 @@ class LocalEngine(Engine):
     def model(self) -> Any:
         """The transformers model; reading it loads the weights."""
         return self._loaded.model()
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether an edit depends on its request alone; reading it loads the weights.
+
+        If so, it is the same token by token whatever else the model is doing, which beginnings of
+        prompts are kept, and whatever was drafted. It depends on the kernels of this processor.
+        """
+        loaded = self._loaded
+        loaded.model()
+        return loaded.repeatable
 
     @property
     def window(self) -> int:  # type: ignore[override]
@@ -228,10 +240,12 @@ class LocalEngine(Engine):
             EngineError: A prompt doesn't fit into the window, or the model failed.
             OverloadedError: Too many edits are waiting already.
         """
-        return _all(self._each(requests, Cancellation(requests)))
+        return _all(run(self._each(requests, Cancellation(requests))))
 
     async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
-        """Make all edits in a thread; cancelling stops the model within one forward pass.
+        """Make all edits without a thread for each caller.
+
+        Cancelling stops the model within one forward pass.
 
         Args:
             requests: The edits to make.
@@ -245,7 +259,7 @@ class LocalEngine(Engine):
             EngineError: A prompt doesn't fit into the window, or the model failed.
             OverloadedError: Too many edits are waiting already.
         """
-        return _all(await self._aeach(requests, Cancellation(requests)))
+        return _all(await arun(self._each(requests, Cancellation(requests))))
 
     def edit_each(self, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
         """Make edits so that the failure of one does not affect the others.
@@ -260,11 +274,11 @@ class LocalEngine(Engine):
             CheckpointError: The weights can't be loaded.
             OverloadedError: Too many edits are waiting already.
         """
-        return self._each(requests, Cancellation.longest(requests))
+        return run(self._each(requests, Cancellation.longest(requests)))
 
     async def aedit_each(self, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
-        """Make edits in a thread; like `edit_each`."""
-        return await self._aeach(requests, Cancellation.longest(requests))
+        """Make edits without a thread for each caller; like `edit_each`."""
+        return await arun(self._each(requests, Cancellation.longest(requests)))
 
     def stream(self, request: Request) -> EditStream:
         """Make one edit and yield its text as it is generated.
@@ -276,11 +290,16 @@ class LocalEngine(Engine):
             request: The edit to make.
 
         Returns:
-            A generator. Its pieces joined are the edit's text, and it returns the `Edit`. Its
-            `close()` may be called from any thread, even while a piece is being made.
+            A generator, which is an asynchronous iterator too. Its pieces joined are the edit's
+            text, and it returns the `Edit`. Its `close()` may be called from any thread, even while
+            a piece is being made.
         """
         cancellation = Cancellation([request])
         return EditStream(self._stream(request, cancellation), cancellation)
+
+    def astream(self, request: Request) -> EditStream:
+        """Make one edit and yield its text as it is generated, without a thread; as `stream`."""
+        return self.stream(request)
 
     def warm(
         self,
@@ -317,51 +336,55 @@ class LocalEngine(Engine):
             if sequence.error is not None:
                 raise sequence.error
 
-    async def _aeach(
-        self, requests: Sequence[Request], cancellation: Cancellation
-    ) -> list[Edit | MetaAlignerError]:
-        work = partial(contextvars.copy_context().run, self._each, requests, cancellation)
-        try:
-            # The thread keeps the deadline too, but all threads may be busy until then.
-            async with asyncio.timeout(cancellation.left()):
-                return await asyncio.get_running_loop().run_in_executor(self._loaded.workers, work)
-        except TimeoutError:
-            cancellation.cancel()
-            error = cancellation.too_late("the caller was waiting for the edit")
-            raise error from None
-        except asyncio.CancelledError:
-            cancellation.cancel()
-            raise
-
     def _each(
         self, requests: Sequence[Request], cancellation: Cancellation
-    ) -> list[Edit | MetaAlignerError]:
+    ) -> Body[list[Edit | MetaAlignerError]]:
         if not requests:
             return []
         loaded = self._loaded
         cancellation.check("it was waiting to start")
         with _as_engine_errors(loaded.name):
-            scheduler = loaded.scheduler(cancellation)
-            made = [self._sequence_or_error(request) for request in requests]
-            scheduler.run(
+            scheduler = yield loaded.wait(cancellation)
+            made = yield self._sequences(requests, cancellation)
+            yield scheduler.wait(
                 [sequence for sequence in made if isinstance(sequence, EditSequence)], cancellation
             )
         return [_edit_or_error(loaded.name, sequence) for sequence in made]
 
-    def _stream(self, request: Request, cancellation: Cancellation) -> Generator[str, None, Edit]:
+    def _stream(self, request: Request, cancellation: Cancellation) -> Body[Edit]:
         loaded = self._loaded
         cancellation.check("it was waiting to start")
         with _as_engine_errors(loaded.name):
-            scheduler = loaded.scheduler(cancellation)
-            sequence = self._sequence(request)
+            scheduler = yield loaded.wait(cancellation)
+            (made,) = yield self._sequences([request], cancellation)
+            if isinstance(made, MetaAlignerError):
+                raise made
+            sequence: EditSequence = made
             while not sequence.ended:
-                scheduler.run([sequence], cancellation, _has_piece)
+                yield scheduler.wait([sequence], cancellation, _has_piece)
                 if sequence.error is not None:
                     raise sequence.error
                 piece, sequence.piece = sequence.piece, ""
                 if piece:
                     yield piece
             return sequence.edit()
+
+    def _sequences(
+        self, requests: Sequence[Request], cancellation: Cancellation
+    ) -> Wait[list[EditSequence | MetaAlignerError]]:
+        def make() -> list[EditSequence | MetaAlignerError]:
+            return [self._sequence_or_error(request) for request in requests]
+
+        async def make_soon() -> list[EditSequence | MetaAlignerError]:
+            if sum(len(request.prompt) for request in requests) <= _SHORT:
+                return make()
+            try:
+                making = threads.PREPARATION.submit(make)
+                return await threads.aresult(making, cancellation.deadline)
+            except threads.Late:
+                raise cancellation.too_late(_TOKENISING) from None
+
+        return Wait(make, make_soon)
 
     def _sequence_or_error(self, request: Request) -> EditSequence | MetaAlignerError:
         try:

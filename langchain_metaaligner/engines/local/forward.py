@@ -54,6 +54,16 @@ class Forward(Protocol):
         ...
 
 
+def horizon_of(forward: Forward) -> int | None:
+    """Return the length up to which sequences may be drafted; `None` if there is no limit.
+
+    A model whose positions depend on the length computes other numbers beyond it, so that a draft
+    that is too long would change the tokens before its end.
+    """
+    found: int | None = getattr(forward, "horizon", None)
+    return found
+
+
 def input_device(model: Any) -> torch.device:
     """Return the device for token ids; the CPU if the embeddings are offloaded."""
     device: torch.device = model.get_input_embeddings().weight.device

@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, Protocol, TypeVar
 
+from langchain_metaaligner.engines import processes
+
 
 class _Closable(Protocol):
     def close(self) -> None: ...
@@ -45,9 +47,13 @@ class Leases(Generic[T]):
     """Counts the owners of each shared object."""
 
     def __init__(self) -> None:
+        self._entries: dict[Hashable, _Entry[T]] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """Make the lock anew, which another thread may have held when the process forked."""
         # Reentrant: garbage collection may return a lease in the thread that holds the lock.
         self._lock = threading.RLock()
-        self._entries: dict[Hashable, _Entry[T]] = {}
 
     def lease(self, key: Hashable, make: Callable[[], T]) -> Lease[T]:
         """Make the caller one more owner.
@@ -59,6 +65,7 @@ class Leases(Generic[T]):
         Returns:
             The caller's share.
         """
+        processes.renew_in_children(self)
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:

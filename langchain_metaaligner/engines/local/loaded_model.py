@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import torch
 
 from langchain_metaaligner import checkpoints
-from langchain_metaaligner.engines import threads
+from langchain_metaaligner.engines import processes, threads
 from langchain_metaaligner.engines.cancellation import Cancellation
 from langchain_metaaligner.engines.local.cpu_kernels import compile_feed_forward, prepack
 from langchain_metaaligner.engines.local.decoder import Decoder
 from langchain_metaaligner.engines.local.forward import input_device
 from langchain_metaaligner.engines.local.placement import check_devices, warn_of_strays
 from langchain_metaaligner.engines.local.prefix_cache import PrefixCache
+from langchain_metaaligner.engines.local.repeatability import make_repeatable
 from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, Scheduler
 from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 from langchain_metaaligner.engines.local.weights import Source, find_source
+from langchain_metaaligner.engines.waits import Body, Wait, arun, run
 from langchain_metaaligner.errors import EngineError
 from langchain_metaaligner.options import LoadOptions
 
@@ -33,13 +34,14 @@ CLOSED = (
     "This engine was closed. Get a new one from load_engine, and call close() only when you no"
     " longer need the engine."
 )
-_WORKERS = 64
+_LOADING = "the model was being loaded"
+_GLANCE = 0.05  # seconds between two checks whether a caller is still waiting for the weights
 _PREFIXES_ON_CPU = 128 << 20
 _PREFIXES_ON_ACCELERATORS = 1 << 30
 # While transformers loads a model it replaces functions of its own, `tie_weights` among them, and
 # torch's default type, for the whole process. Two that load at once would restore each other's
-# replacements, and weights would not be tied any more.
-_ONE_AT_A_TIME = threading.Lock()
+# replacements, and weights would not be tied any more. A fork in between would keep them for ever.
+_ONE_AT_A_TIME = processes.Gate()
 
 
 class LoadedModel:
@@ -52,13 +54,16 @@ class LoadedModel:
 
     Attributes:
         name: The hub id, the folder, or `embedded`.
+        repeatable: Whether an edit depends on its request alone; known once the weights are loaded.
     """
 
     def __init__(self, name: str, options: LoadOptions, limits: Limits | None = None) -> None:
         self.name = name
+        self.repeatable = False
         self._options = options
         self._limits = limits
-        self._loading = threading.Lock()
+        self._reading = processes.Lock()
+        self._starting = processes.Lock()
         self._source: Source | None = None
         self._config_dict: Mapping[str, Any] | None = None
         self._config: Any = None
@@ -66,12 +71,18 @@ class LoadedModel:
         self._model: Any = None
         self._scheduler: Scheduler | None = None
         self._closed = False
+        self.renew()
+        processes.renew_in_children(self)
+
+    def renew(self) -> None:
+        """Forget a load that is running, whose thread does not live on in a forked process."""
+        self._loading: Future[Any] | None = None
 
     @property
     def config(self) -> Any:
         """The configuration; reading it does not load the weights."""
         if self._config is None:
-            with self._loading:
+            with self._reading:
                 self._read_config()
         return self._config
 
@@ -80,7 +91,7 @@ class LoadedModel:
         """The content of `config.json`."""
         said = self._config_dict
         if said is None:
-            with self._loading:
+            with self._reading:
                 self._read_config()
                 said = self._config_dict
         return said or {}
@@ -90,7 +101,7 @@ class LoadedModel:
         """The tokenizer; reading it does not load the weights."""
         tokenizer = self._tokenizer
         if tokenizer is None:
-            with self._loading:
+            with self._reading:
                 tokenizer = self._read_tokenizer()
         return tokenizer
 
@@ -98,27 +109,18 @@ class LoadedModel:
         """Load the model if that has not been done yet.
 
         Args:
-            cancellation: Ends the wait while another thread loads the model.
+            cancellation: Ends the wait for the weights, but not the load, which others may share.
 
         Returns:
             The transformers model.
         """
-        model = self._model
-        if model is None:
-            cancellation = cancellation or Cancellation()
-            with cancellation.holding(self._loading, "the model was being loaded"):
-                model = self._model
-                if model is None:
-                    # When this thread ends, OpenMP frees the helper threads that it made for it.
-                    model = threads.start(self._read_model, "metaaligner-load").result()
-            cancellation.check("the model was being loaded")
-        return model
+        return run(self._model_in_time(cancellation or Cancellation()))
 
     def scheduler(self, cancellation: Cancellation | None = None) -> Scheduler:
         """Load the model if that has not been done yet, and return its scheduler.
 
         Args:
-            cancellation: Ends the wait while another thread loads the model.
+            cancellation: Ends the wait for the weights, but not the load, which others may share.
 
         Returns:
             The scheduler that all engines with this model share.
@@ -126,22 +128,55 @@ class LoadedModel:
         Raises:
             EngineError: The model was closed.
         """
-        self.model(cancellation)
+        return run(self._scheduler_in_time(cancellation or Cancellation()))
+
+    def wait(self, cancellation: Cancellation) -> Wait[Scheduler]:
+        """Wait for the scheduler, in a thread or in a task; as `scheduler`.
+
+        Args:
+            cancellation: Ends the wait for the weights.
+
+        Returns:
+            The wait.
+        """
+        return Wait(
+            lambda: run(self._scheduler_in_time(cancellation)),
+            lambda: arun(self._scheduler_in_time(cancellation)),
+        )
+
+    def _scheduler_in_time(self, cancellation: Cancellation) -> Body[Scheduler]:
+        if self._scheduler is None:
+            yield from self._model_in_time(cancellation)
         scheduler = self._scheduler
         if scheduler is None:  # closed in the meantime
             raise EngineError(CLOSED)
         return scheduler
+
+    def _model_in_time(self, cancellation: Cancellation) -> Body[Any]:
+        model = self._model
+        if model is None:
+            cancellation.check(_LOADING)
+            loading = self._load()
+            model = yield Wait(
+                partial(_now, loading, cancellation), partial(_soon, loading, cancellation)
+            )
+            cancellation.check(_LOADING)
+        return model
+
+    def _load(self) -> Future[Any]:
+        with self._starting:
+            loading = self._loading
+            if loading is None or (loading.done() and self._model is None):
+                # When this thread ends, OpenMP frees the helper threads that it made for it.
+                loading = threads.start(self._read_model, "metaaligner-load", stops=True)
+                self._loading = loading
+            return loading
 
     @property
     def stats(self) -> EngineStats:
         """Current figures; all zero before the weights are loaded."""
         scheduler = self._scheduler
         return EngineStats() if scheduler is None else scheduler.stats
-
-    @cached_property
-    def workers(self) -> ThreadPoolExecutor:
-        """Threads that wait for edits, so that event loops need not."""
-        return ThreadPoolExecutor(_WORKERS, thread_name_prefix="metaaligner")
 
     def close(self) -> None:
         """Release everything; edits that are still running keep the weights until they end."""
@@ -150,8 +185,7 @@ class LoadedModel:
         if scheduler is not None:
             scheduler.close()
         self._model = self._scheduler = self._tokenizer = self._config = self._source = None
-        if "workers" in self.__dict__:
-            self.workers.shutdown(wait=False)
+        self._loading = None  # it holds the model too
         if torch.cuda.is_available():  # pragma: no cover
             torch.cuda.empty_cache()  # not run here: needs a GPU
 
@@ -174,21 +208,22 @@ class LoadedModel:
         return tokenizer
 
     def _read_model(self) -> Any:
-        source = self._read_config()
-        self._read_tokenizer()
+        with self._reading:
+            source = self._read_config()
+            self._read_tokenizer()
         check_devices(self.name, self._options.device_map)
         if self.name == checkpoints.EMBEDDED:
             logger.warning(checkpoints.embedded_notice())
         start = time.monotonic()
         with _ONE_AT_A_TIME:
             model = source.model(self._config)
-        logger.info("Loaded %s in %.1f s.", self.name, time.monotonic() - start)
-        warn_of_strays(self.name, model)
-        model.eval()
-        if self._options.torch_compile:
-            compile_feed_forward(model, self._options.torch_compile)
-        else:
-            prepack(model, self._options.prepack_weights)
+            logger.info("Loaded %s in %.1f s.", self.name, time.monotonic() - start)
+            warn_of_strays(self.name, model)
+            model.eval()
+            if self._options.torch_compile:
+                compile_feed_forward(model, self._options.torch_compile)
+            else:
+                prepack(model, self._options.prepack_weights)
         if self._closed:  # closed while loading: nothing would free the weights later
             raise EngineError(CLOSED)
         self._scheduler = self._new_scheduler(model)
@@ -206,4 +241,23 @@ class LoadedModel:
         most = self._options.prefix_cache_bytes
         if most is None:
             most = _PREFIXES_ON_CPU if on_cpu else _PREFIXES_ON_ACCELERATORS
-        return Scheduler(Decoder(model), PrefixCache(most), limits)
+        decoder = Decoder(model)
+        # Compiled kernels depend on the number of rows, and trying that would compile them all.
+        if not self._options.torch_compile:
+            self.repeatable = make_repeatable(self.name, decoder.forward)
+        return Scheduler(decoder, PrefixCache(most), limits)
+
+
+def _now(loading: Future[Any], cancellation: Cancellation) -> Any:
+    while not loading.done():
+        left = cancellation.left()
+        wait([loading], _GLANCE if left is None else min(_GLANCE, left))
+        cancellation.check(_LOADING)
+    return loading.result()
+
+
+async def _soon(loading: Future[Any], cancellation: Cancellation) -> Any:
+    try:
+        return await threads.aresult(loading, cancellation.deadline)
+    except threads.Late:
+        raise cancellation.too_late(_LOADING) from None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from threading import get_ident
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from langchain_metaaligner.engines.local.forward import (
     Forward,
@@ -17,14 +19,19 @@ from langchain_metaaligner.engines.local.forward import (
     base_model,
     input_device,
 )
-from langchain_metaaligner.engines.local.sequential_forward import SequentialForward
+from langchain_metaaligner.engines.local.sequential_forward import (
+    SequentialForward,
+    changing_rotary,
+)
 from langchain_metaaligner.errors import EngineError
 
-# On a CPU in bfloat16, torch's fused attention takes 1.5 to 2.2 times as long as two matrix
-# products with a softmax between them, made in blocks so that the scores fit into the CPU's
-# cache. For few tokens both take the same time, and in float32 fused attention is faster.
-_BLOCK = 128
-_FEW = 32
+# On a CPU, attention is computed for blocks of new tokens that begin at multiples of this place in
+# their sequence, over all keys up to the block's end. So a token's result depends on its place
+# alone, and not on how many tokens a pass happens to begin with or to bring.
+_BLOCK = 64
+# On a CPU, many matrix kernels treat the last 1 to 3 rows of a product differently, so there are
+# never any.
+_ROWS = 4
 
 
 class CausalMask:
@@ -39,41 +46,59 @@ class CausalMask:
 
     def __init__(self, seen: int, new: int) -> None:
         self.seen, self.new = seen, new
-        self._made_for: tuple[int, int, torch.device] | None = None
+        self._made_for: tuple[int, torch.device] | None = None
         self._blocks: list[tuple[int, int, torch.Tensor]] = []
 
-    def blocks(
-        self, size: int, groups: int, like: torch.Tensor
-    ) -> list[tuple[int, int, torch.Tensor]]:
+    def blocks(self, groups: int, like: torch.Tensor) -> list[tuple[int, int, torch.Tensor]]:
         """Make the biases to add to attention scores, for blocks of new tokens.
 
         Args:
-            size: Maximum number of new tokens in a block.
             groups: Number of query heads for each key head.
             like: A tensor with the wanted dtype and device.
 
         Returns:
             For each block: the index of its first new token, the index after its last one, and the
-            bias, `[groups * block_tokens, tokens]`, for all tokens of the sequence up to the
-            block's last. It is 0, or minus infinity for tokens that must not be attended to.
+            bias, `[rows, keys]`. It has `groups * block_tokens` rows and up to 3 more without a
+            meaning, for all keys up to the end of the block's place in the sequence. It is 0, or
+            minus infinity for keys that must not be attended to.
         """
-        wanted = size, groups, like.device
+        wanted = groups, like.device
         if self._made_for != wanted:
-            starts = range(0, self.new, size)
-            ends = [min(self.new, start + size) for start in starts]
+            end = self.seen + self.new
+            first = self.seen - self.seen % _BLOCK
             self._blocks = [
-                (start, end, self._bias(start, end, groups, like))
-                for start, end in zip(starts, ends, strict=True)
+                self._block(place, min(end, place + _BLOCK), groups, like)
+                for place in range(first, end, _BLOCK)
             ]
             self._made_for = wanted
         return self._blocks
 
-    def _bias(self, start: int, end: int, groups: int, like: torch.Tensor) -> torch.Tensor:
-        """Make the bias of one block, `[groups * (end - start), seen + end]`."""
-        places = torch.arange(self.seen + end, device=like.device)
-        hidden = places > places[self.seen + start :, None]
-        bias = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
-        return bias.masked_fill_(hidden, -torch.inf).repeat(groups, 1)
+    def whole(self, groups: int, like: torch.Tensor) -> torch.Tensor:
+        """Make the bias for all new tokens, `[groups * new_tokens, tokens]`; as in `blocks`."""
+        wanted = groups, like.device
+        if self._made_for != wanted:
+            bias = like.new_full((self.new, self.seen + self.new), -torch.inf)
+            bias = bias.triu_(self.seen + 1).repeat(groups, 1)
+            self._blocks = [(0, self.new, bias)]
+            self._made_for = wanted
+        return self._blocks[0][2]
+
+    def _block(
+        self, place: int, end: int, groups: int, like: torch.Tensor
+    ) -> tuple[int, int, torch.Tensor]:
+        """Make the block from a place, a multiple of its size, to before `end`."""
+        start = max(place, self.seen)
+        count = groups * (end - start)
+        bias = like.new_zeros((-(-count // _ROWS) * _ROWS, place + _BLOCK))
+        own = bias[:count, place:].view(groups, end - start, _BLOCK)
+        own[:] = _triangle(like.dtype, like.device)[start - place : end - place]
+        return start - self.seen, end - self.seen, bias
+
+
+@cache
+def _triangle(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Make the bias of a block for its own keys, `[block, block]`."""
+    return torch.full((_BLOCK, _BLOCK), -torch.inf, dtype=dtype, device=device).triu_(1)
 
 
 def attend(
@@ -82,13 +107,59 @@ def attend(
     values: torch.Tensor,
     mask: CausalMask,
     scale: float | None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the attention of a sequence's new tokens over the sequence.
 
     Args:
         query: `[1, heads, new_tokens, head_dim]`.
-        keys: `[key_heads, tokens, head_dim]`.
-        values: `[key_heads, tokens, head_dim]`.
+        keys: `[key_heads, room, head_dim]`, with room for whole blocks and zeros after the tokens.
+        values: `[key_heads, room, head_dim]`.
+        mask: The sequence's mask.
+        scale: Factor for the scores; `None` is `head_dim ** -0.5`.
+        out: Where to write the result, if it should not be a new tensor.
+
+    Returns:
+        `[1, new_tokens, heads, head_dim]`.
+    """
+    if query.device.type != "cpu":  # pragma: no cover
+        made = attend_at_once(query, keys, values, mask, scale)  # not run here: needs a GPU
+        return made if out is None else out.copy_(made)
+    _, heads, new, size = query.shape
+    kept = keys.shape[0]
+    groups = heads // kept
+    # Query heads that share keys are treated as more queries of one head, without a copy.
+    packed = query.view(kept, groups, new, size)
+    if out is None:
+        out = query.new_empty((1, new, heads, values.shape[-1]))
+    made = out.view(new, kept, groups, -1)
+    for start, end, bias in mask.blocks(groups, query):
+        rows, last = bias.shape
+        count = groups * (end - start)
+        part = packed[:, :, start:end].reshape(1, kept, count, size)
+        if rows > count:
+            part = pad(part, (0, 0, 0, rows - count))
+        mixed = scaled_dot_product_attention(
+            part, keys[None, :, :last], values[None, :, :last], attn_mask=bias, scale=scale
+        )
+        mixed = mixed[0, :, :count].view(kept, groups, end - start, -1)
+        made[start:end] = mixed.permute(2, 0, 1, 3)
+    return out
+
+
+def attend_at_once(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: CausalMask,
+    scale: float | None,
+) -> torch.Tensor:
+    """Compute the same as `attend` with one kernel call, as is best on an accelerator.
+
+    Args:
+        query: `[1, heads, new_tokens, head_dim]`.
+        keys: `[key_heads, room, head_dim]`.
+        values: `[key_heads, room, head_dim]`.
         mask: The sequence's mask.
         scale: Factor for the scores; `None` is `head_dim ** -0.5`.
 
@@ -97,44 +168,20 @@ def attend(
     """
     heads, new, size = query.shape[1:]
     groups = heads // keys.shape[0]
-    if query.dtype is torch.bfloat16 and query.device.type == "cpu" and new >= _FEW:
-        made = _in_blocks(query, keys, values, mask, size**-0.5 if scale is None else scale)
-    elif new == keys.shape[1] > 1:
-        keys, values = (
-            one.repeat_interleave(groups, 0) if groups > 1 else one for one in (keys, values)
-        )
-        made = scaled_dot_product_attention(
-            query, keys[None], values[None], is_causal=True, scale=scale
-        )
-    else:
-        # Query heads that share keys are treated as more queries of one head, without a copy.
-        packed = query.reshape(1, keys.shape[0], groups * new, size)
-        bias = mask.blocks(new, groups, query)[0][2] if new > 1 else None
-        made = scaled_dot_product_attention(
-            packed, keys[None], values[None], attn_mask=bias, scale=scale
-        ).reshape(1, heads, new, values.shape[-1])
-    return made.transpose(1, 2)
-
-
-def _in_blocks(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: CausalMask, scale: float
-) -> torch.Tensor:
-    """Compute attention in blocks of new tokens; shapes as for `attend`.
-
-    Returns:
-        `[1, heads, new_tokens, head_dim]`.
-    """
-    heads, new, size = query.shape[1:]
-    groups = heads // keys.shape[0]
-    packed = query.reshape(keys.shape[0], groups, new, size)
-    made = query.new_empty((keys.shape[0], groups, new, values.shape[-1]))
-    for start, end, bias in mask.blocks(_BLOCK, groups, query):
-        last = mask.seen + end
-        part = packed[:, :, start:end].reshape(keys.shape[0], -1, size)
-        scores = torch.baddbmm(bias[None], part, keys[:, :last].transpose(1, 2), alpha=scale)
-        mixed = torch.bmm(scores.softmax(-1), values[:, :last])
-        made[:, :, start:end] = mixed.view(keys.shape[0], groups, end - start, -1)
-    return made.view(1, heads, new, -1)
+    keys, values = keys[None, :, : mask.seen + new], values[None, :, : mask.seen + new]
+    if new > 1 and not mask.seen:
+        if groups > 1:
+            keys, values = (one.repeat_interleave(groups, 1) for one in (keys, values))
+        made = scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scale)
+        return made.transpose(1, 2)
+    made = scaled_dot_product_attention(
+        query.reshape(1, keys.shape[1], groups * new, size),
+        keys,
+        values,
+        attn_mask=mask.whole(groups, query) if new > 1 else None,
+        scale=scale,
+    )
+    return made.reshape(1, heads, new, -1).transpose(1, 2)
 
 
 _SPARE = 64  # tokens of additional room when a buffer grows
@@ -157,6 +204,7 @@ class KeyValueCache:
         self.length = 0
         self._room = room
         self._layers: Layers = {}
+        self._ends: dict[int, int] = {}  # where what was written into each layer's buffers ends
 
     def update(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[Any, Any]:
         """Write keys and values after those of the first `length` tokens.
@@ -169,7 +217,8 @@ class KeyValueCache:
             values: `[key_heads, new_tokens, head_dim]`.
 
         Returns:
-            Keys and values of all tokens, each `[key_heads, length + new_tokens, head_dim]`.
+            The buffers of keys and values, each `[key_heads, room, head_dim]`, with room for whole
+            blocks. After all tokens they hold zeros.
         """
         end = self.length + keys.shape[1]
         held = self._layers.get(layer)
@@ -177,14 +226,20 @@ class KeyValueCache:
             held = self._layers[layer] = self._grown(held, keys, values, end)
         held[0][:, self.length : end] = keys
         held[1][:, self.length : end] = values
-        return held[0][:, :end], held[1][:, :end]
+        written = self._ends.get(layer, 0)
+        if written > end:  # dropped tokens: even hidden ones do harm if they are not finite
+            held[0][:, end:written] = 0
+            held[1][:, end:written] = 0
+        self._ends[layer] = end
+        return held
 
     def _grown(
         self, held: tuple[Any, Any] | None, keys: torch.Tensor, values: torch.Tensor, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Make larger buffers with the old content, each `[key_heads, room, head_dim]`."""
         room = max(self._room, end + max(_SPARE, end // 4))
-        grown = tuple(new.new_empty((new.shape[0], room, new.shape[2])) for new in (keys, values))
+        room += -room % _BLOCK
+        grown = tuple(new.new_zeros((new.shape[0], room, new.shape[2])) for new in (keys, values))
         if held is not None:
             for old, new in zip(held, grown, strict=True):
                 new[:, : self.length] = old[:, : self.length]
@@ -234,9 +289,15 @@ class _Span:
 class _Pass:
     """The part of a forward pass that each layer's attention needs."""
 
-    def __init__(self, spans: Sequence[_Span]) -> None:
+    def __init__(self, spans: Sequence[_Span], rows: int) -> None:
         self.spans = spans
         self.layers = 0
+        self._end = spans[-1].end
+        self._more = -self._end % rows
+
+    def fill(self, ids: torch.Tensor) -> torch.Tensor:
+        """Append tokens without a meaning, or their places, to those of the pass, `[1, tokens]`."""
+        return pad(ids, (0, self._more)) if self._more else ids
 
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: Any
@@ -245,7 +306,8 @@ class _Pass:
 
         Args:
             module: The attention module of a layer.
-            query: `[1, heads, new_tokens, head_dim]`, with the new tokens of all sequences.
+            query: `[1, heads, new_tokens, head_dim]`, with the new tokens of all sequences, and
+                after them any number without a meaning.
             key: `[1, key_heads, new_tokens, head_dim]`.
             value: `[1, key_heads, new_tokens, head_dim]`.
             scale: As for `attend`.
@@ -254,12 +316,15 @@ class _Pass:
             `[1, new_tokens, heads, head_dim]`.
         """
         self.layers += 1
-        made = []
+        _, heads, rows, _ = query.shape
+        made = query.new_empty((1, rows, heads, value.shape[-1]))
         for span in self.spans:
             new = slice(span.start, span.end)
             held = span.cache.update(module.layer_idx, key[0, :, new], value[0, :, new])
-            made.append(attend(query[:, :, new], *held, span.mask, scale))
-        return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+            attend(query[:, :, new], *held, span.mask, scale, made[:, new])
+        if rows > self._end:
+            made[:, self._end :] = 0
+        return made
 
 
 def _packed_attention(
@@ -288,6 +353,16 @@ def _packed_attention(
     return metaaligner_pass.attend(module, query, key, value, scaling), None
 
 
+def _fill(
+    _: Any, args: tuple[Any, ...], given: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Give a pass of this package as many rows as its kernels need; a hook of torch."""
+    run = given.get("metaaligner_pass")
+    if run is not None and given.get("input_ids") is not None:
+        given |= {name: run.fill(given[name]) for name in ("input_ids", "position_ids")}
+    return args, given
+
+
 class PackedForward:
     """Makes passes in which the new tokens of all sequences are concatenated, without padding.
 
@@ -296,6 +371,11 @@ class PackedForward:
 
     Args:
         model: A causal model of transformers that `choose_forward` has found suitable.
+
+    Attributes:
+        rows: The number of tokens in a pass is made a multiple of this, with tokens of no meaning,
+            where the model's matrix kernels round differently for other numbers of rows.
+        model: The model.
     """
 
     drafts = True
@@ -307,7 +387,8 @@ class PackedForward:
 
         AttentionInterface.register(_NAME, _packed_attention)
         AttentionMaskInterface.register(_NAME, sdpa_mask)
-        self._model = model
+        self.rows = 1 if input_device(model).type != "cpu" else _ROWS
+        self.model = model
         self._no_mask = torch.empty(1, 1, 0, 0)  # transformers passes on 4D masks unchanged
 
     def new_cache(self, room: int) -> KeyValueCache:
@@ -336,11 +417,11 @@ class PackedForward:
             places += range(part.cache.length, part.cache.length + end - start)
             kept += range(end - part.keep, end)
             spans.append(_Span(part.cache, start, end, CausalMask(part.cache.length, end - start)))
-        device = input_device(self._model)
-        run = _Pass(spans)
+        device = input_device(self.model)
+        run = _Pass(spans, self.rows)
         wanted = kept or [len(tokens) - 1]
-        with torch.inference_mode(), self._exchanged():
-            output = self._model(
+        with torch.inference_mode(), self._exchanged(len(wanted)):
+            output = self.model(
                 input_ids=torch.tensor([tokens], device=device),
                 position_ids=torch.tensor([places], device=device),
                 attention_mask=self._no_mask,
@@ -353,7 +434,7 @@ class PackedForward:
             )
         if not run.layers:
             message = (
-                f"{type(self._model).__name__} did not use the attention that it was given. Use a"
+                f"{type(self.model).__name__} did not use the attention that it was given. Use a"
                 " model with LLaMA's architecture."
             )
             raise EngineError(message)
@@ -363,13 +444,32 @@ class PackedForward:
         return logits if kept else logits[:0]
 
     @contextmanager
-    def _exchanged(self) -> Iterator[None]:
-        config = base_model(self._model).config
+    def _exchanged(self, kept: int) -> Iterator[None]:
+        """Exchange the attention, and fill up the rows, those of the head as well, for a pass."""
+        outer = base_model(self.model)
+        config = outer.config
         before = config._attn_implementation  # noqa: SLF001 - the public setter loads kernels
         config._attn_implementation = _NAME  # noqa: SLF001
+        # Whoever watches the model or its head sees the real tokens and logits alone.
+        hooks = [outer.base_model.register_forward_pre_hook(_fill, with_kwargs=True)]
+        head, more, thread = outer.get_output_embeddings(), -kept % self.rows, get_ident()
+        if head is not None and more:
+
+            def fill(_: Any, rows: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+                return (pad(rows[0], (0, 0, 0, more)),) if get_ident() == thread else rows
+
+            def cut(_: Any, rows: tuple[torch.Tensor], made: torch.Tensor) -> torch.Tensor:
+                return made[:, :kept] if get_ident() == thread else made
+
+            hooks += [
+                head.register_forward_pre_hook(fill),
+                head.register_forward_hook(cut, prepend=True),
+            ]
         try:
             yield
         finally:
+            for hook in hooks:
+                hook.remove()
             config._attn_implementation = before  # noqa: SLF001
 
 
@@ -402,6 +502,7 @@ def _can_pack(model: Any) -> bool:
         and kinds == {"full_attention"}
         and not getattr(config, "sliding_window", None)
         and not getattr(config, "attn_logit_softcapping", None)
+        and not changing_rotary(model)
         and arguments(inner) >= {"position_ids", "logits_to_keep", "kwargs"}
     )
 

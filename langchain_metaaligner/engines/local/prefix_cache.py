@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from langchain_metaaligner.engines import processes
 
 Layers = dict[int, tuple[Any, Any]]
 """Keys and values of each layer, each `[key_heads, tokens, head_dim]`."""
@@ -25,7 +26,7 @@ class PrefixCache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._lock = threading.Lock()
+        self._lock = processes.Lock()
         self._root = _Stretch((), {}, None)
         self._bytes = 0
         self._clock = 0

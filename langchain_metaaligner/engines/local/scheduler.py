@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import zip_longest
 
+from langchain_metaaligner.engines import processes
 from langchain_metaaligner.engines.cancellation import Cancellation
 from langchain_metaaligner.engines.local.decoder import Decoder
 from langchain_metaaligner.engines.local.prefix_cache import PrefixCache
 from langchain_metaaligner.engines.local.sequence import EditSequence, SequenceState
-from langchain_metaaligner.errors import EditTimeout, OverloadedError
+from langchain_metaaligner.engines.threads import Signal
+from langchain_metaaligner.engines.waits import Wait
+from langchain_metaaligner.errors import EditTimeout, EngineError, OverloadedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +74,28 @@ class _Call:
     sequences: Sequence[EditSequence]
     cancellation: Cancellation
     done: Callable[[EditSequence], bool]
-    ready: threading.Event = field(default_factory=threading.Event)
+    ready: threading.Event | Signal
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody wants any more of it."""
+        forsaken = isinstance(self.ready, Signal) and self.ready.forsaken
+        return forsaken or self.cancellation.over
 
     def wanted(self) -> list[EditSequence]:
         """Sequences that are neither done, cancelled nor past their deadline."""
-        if self.cancellation.over:
+        if self.over:
             return []
         return [sequence for sequence in self.left() if not sequence.cancellation.over]
 
     def left(self) -> list[EditSequence]:
         return [one for one in self.sequences if not one.ended and not self.done(one)]
+
+    def time(self) -> float | None:
+        """Seconds until the next deadline; `None` if there is none."""
+        limits = [one.cancellation.left() for one in self.left()]
+        limits.append(self.cancellation.left())
+        return min((one for one in limits if one is not None), default=None)
 
 
 class Scheduler:
@@ -105,12 +121,19 @@ class Scheduler:
 
     def __init__(self, decoder: Decoder, prefixes: PrefixCache, limits: Limits) -> None:
         self.decoder, self.prefixes, self._limits = decoder, prefixes, limits
+        self._passes = 0
+        self._closed = self._ending = False
+        # Libraries hold locks during a pass, which nobody would release in a forked process.
+        self._gate = processes.Gate()
+        self.renew()
+        processes.renew_in_children(self)
+
+    def renew(self) -> None:
+        """Start without callers and without a thread."""
         self._calls: deque[_Call] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._running: Sequence[EditSequence] = ()
-        self._passes = 0
-        self._closed = False
 
     @property
     def keeps_prefixes(self) -> bool:
@@ -151,23 +174,68 @@ class Scheduler:
             EditTimeout: The deadline of the whole call has passed.
             OverloadedError: Too many requests are waiting already.
         """
-        call = _Call(sequences, cancellation, done)
-        with self._changed:
-            self._admit()
-            self._calls.append(call)
+        ready = threading.Event()
+        call = self._join(_Call(sequences, cancellation, done, ready))
         try:
             while self._is_wanted(call):
                 with self._changed:
                     self._wake()
-                call.ready.wait(self._limits.glance)
+                ready.wait(self._limits.glance)
         finally:
             with self._changed:
-                self._calls.remove(call)
+                self._drop(call)
                 while any(one in self._running for one in sequences):  # a pass still uses them
                     self._changed.wait()
             for one in sequences:
                 if one.state is SequenceState.FAILED:
                     one.cache = None
+
+    async def arun(
+        self,
+        sequences: Sequence[EditSequence],
+        cancellation: Cancellation,
+        done: Callable[[EditSequence], bool] = _has_ended,
+    ) -> None:
+        """Wait until sequences are done, without a thread; as `run`.
+
+        A task that is cancelled leaves at once; a pass that is running goes on to its end.
+        """
+        ready = Signal()
+        call = self._join(_Call(sequences, cancellation, done, ready))
+        try:
+            while self._is_wanted(call):
+                with self._changed:
+                    self._wake()
+                await ready.wait(call.time())
+        finally:
+            with self._changed:
+                self._drop(call)
+
+    def wait(
+        self,
+        sequences: Sequence[EditSequence],
+        cancellation: Cancellation,
+        done: Callable[[EditSequence], bool] = _has_ended,
+    ) -> Wait[None]:
+        """What `run` and `arun` wait for."""
+        return Wait(
+            lambda: self.run(sequences, cancellation, done),
+            lambda: self.arun(sequences, cancellation, done),
+        )
+
+    def end(self) -> None:
+        """Make no more passes."""
+        with self._changed:
+            self._ending = True
+            for call in self._calls:
+                call.cancellation.cancel()
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait for the pass that is running."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def close(self) -> None:
         """Let the thread end as soon as no caller is waiting."""
@@ -178,6 +246,26 @@ class Scheduler:
         # An engine may be garbage-collected in any thread, even in the scheduler's own.
         if thread is not None and thread is not threading.current_thread():
             thread.join(self._limits.glance)
+
+    def _join(self, call: _Call) -> _Call:
+        with self._changed:
+            if self._ending:
+                message = "The process is ending, so the answer was not edited."
+                raise EngineError(message)
+            self._admit()
+            self._calls.append(call)
+        return call
+
+    def _drop(self, call: _Call) -> None:
+        """Forget a call; called by its caller and by the thread, whoever is first."""
+        with suppress(ValueError):
+            self._calls.remove(call)
+
+    def _tidy(self) -> None:
+        """Wake the callers who have nothing left to wait for, and forget their calls."""
+        for call in [one for one in self._calls if one.over or not one.left()]:
+            call.ready.set()
+            self._drop(call)
 
     def _admit(self) -> None:
         waiting = sum(
@@ -204,31 +292,31 @@ class Scheduler:
         return any(not sequence.ended for sequence in left)
 
     def _wake(self) -> None:
-        if self._thread is None or not self._thread.is_alive():  # no thread survives a fork
-            self._thread = threading.Thread(
-                target=self._work, name="metaaligner-model", daemon=True
-            )
-            self._thread.start()
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="metaaligner-model", daemon=True)
+            thread.start()
+            self._thread = thread
+            processes.end_with_process(self)
         self._changed.notify_all()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._running = self._choose()
+                self._tidy()
+                self._running = () if self._ending else self._choose()
                 if not self._running:
-                    if self._closed or not self._changed.wait(self._limits.idle):
+                    if self._closed or self._ending or not self._changed.wait(self._limits.idle):
                         self._thread = None
                         return
                     continue
             try:
-                self._pass(self._running)
+                with self._gate:
+                    self._pass(self._running)
             finally:
                 with self._changed:
                     self._running = ()
                     self._passes += 1
-                    for call in self._calls:
-                        if not call.left():
-                            call.ready.set()
+                    self._tidy()
                     self._changed.notify_all()
 
     def _pass(self, sequences: Sequence[EditSequence]) -> None:

@@ -240,6 +240,11 @@ class EditSequence:
         if len(self.scores) == made:
             self.scores += _log_probabilities(logits, spelt[made : made + len(logits)])
 
+    def forget_draft(self) -> None:
+        """Go on without drafts, and report no agreement."""
+        self.drafter.stop()
+        self.scores = []
+
     def push(self, tokens: Sequence[int]) -> None:
         """Append tokens that were chosen, up to the end of the edit.
 

@@ -333,6 +333,111 @@ def test_a_timeout_ends_the_waiting_for_an_engine_that_knows_no_deadlines():
     assert engine.stream_closed.wait(30)
 
 
+def by(way, aligner):
+    """One edit by a face of the aligner, to its end."""
+
+    async def tasks():
+        if way == "astream":
+            return [piece async for piece in aligner.astream("c", "a", "humour")]
+        return await getattr(aligner, way)(*given)
+
+    given = ([("c", "a", "humour")],) if way.endswith("batch") else ("c", "a", "humour")
+    if way.startswith("a") and way not in ("align", "align_batch"):
+        return asyncio.run(tasks())
+    made = getattr(aligner, way)(*given)
+    return list(made) if way == "stream" else made
+
+
+WAYS = ["align", "align_batch", "stream", "aalign", "aalign_batch", "astream"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("hangs", ["count_tokens", "apply_chat_template", "family_hint"])
+def test_a_timeout_ends_a_preparation_that_takes_too_long(way, hangs):
+    over = threading.Event()
+
+    class Slow(ScriptedEngine):
+        keeps_deadlines = True
+        window = 500 if hangs == "count_tokens" else None
+
+        @property
+        def family_hint(self):
+            return over.wait(30) and "IMHI" if hangs == "family_hint" else None
+
+        def count_tokens(self, text):
+            return over.wait(30) and len(text)
+
+        def apply_chat_template(self, messages):
+            return over.wait(30) and "prompt"
+
+    family = {"family": "instruct"} if hangs == "apply_chat_template" else {}
+    engine = Slow()
+    began = time.monotonic()
+    with pytest.raises(EditTimeout, match="timeout="):
+        by(way, aligner_of(engine, timeout=0.05, **family))
+    assert time.monotonic() - began < 5
+    assert not engine.requests
+    over.set()
+
+
+async def test_a_timeout_holds_behind_many_streams_which_leave_the_loops_threads_alone():
+    over = threading.Event()
+
+    class Slow(ScriptedEngine):
+        keeps_deadlines = True
+
+        def stream(self, request):
+            assert over.wait(30)
+            yield "edit"
+
+    async def read(stream):
+        return [piece async for piece in stream]
+
+    slow = aligner_of(Slow())
+    streams = [asyncio.create_task(read(slow.astream("c", "a", "humour"))) for _ in range(100)]
+    await asyncio.sleep(0.05)
+    began = time.monotonic()
+    with pytest.raises(EditTimeout):
+        await read(aligner_of(Slow(), timeout=0.1).astream("c", "a", "humour"))
+    assert time.monotonic() - began < 1
+    assert asyncio.get_running_loop()._default_executor is None
+    assert sum(one.name == "metaaligner-stream" for one in threading.enumerate()) <= 64
+    for stream in streams[:90]:
+        stream.cancel()
+    over.set()
+    await asyncio.gather(*streams[:90], return_exceptions=True)
+    assert await asyncio.gather(*streams[90:]) == [["edit"]] * 10
+
+
+@pytest.mark.parametrize("limit", [None, 30])
+async def test_an_engines_own_async_stream_is_read_in_the_loop(limit):
+    class Async(ScriptedEngine):
+        async def astream(self, request):
+            try:
+                yield threading.current_thread().name
+                yield " an edit"
+            finally:
+                self.closed = True
+
+    engine = Async()
+    stream = aligner_of(engine, timeout=limit).astream("c", "a", "humour")
+    assert await anext(stream) == threading.current_thread().name
+    await stream.aclose()
+    assert engine.closed
+    assert [piece async for piece in stream] == []
+    assert stream.alignment is None
+
+
+async def test_a_timeout_ends_an_async_stream_that_knows_no_deadlines():
+    class Stuck(ScriptedEngine):
+        async def astream(self, request):
+            await asyncio.sleep(30)
+            yield "late"
+
+    with pytest.raises(EditTimeout):
+        await anext(aligner_of(Stuck(), timeout=0.05).astream("c", "a", "humour"))
+
+
 def test_a_timeout_becomes_the_requests_deadline():
     engine = ScriptedEngine()
     engine.keeps_deadlines = True

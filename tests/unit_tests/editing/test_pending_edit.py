@@ -19,7 +19,13 @@ from langchain_metaaligner import (
 )
 from langchain_metaaligner.editing.aligner import AlignmentStream
 from langchain_metaaligner.editing.objectives import parse_objectives
-from langchain_metaaligner.editing.pending_edit import Part, PendingEdit, finish_all, read_context
+from langchain_metaaligner.editing.pending_edit import (
+    Part,
+    PendingEdit,
+    finish_all,
+    read_context,
+    stream_pending,
+)
 from langchain_metaaligner.editing.prompts import HH_RLHF
 from langchain_metaaligner.engines.base import Engine, TokenAgreement, as_engine
 from langchain_metaaligner.testing import ScriptedEngine as CopyingEngine
@@ -283,7 +289,7 @@ def test_an_error_in_one_part_fails_the_edit_and_no_other(bad, error):
 
 def test_an_edit_made_of_two_requests_streams_what_stands_around_them_too():
     engine = ScriptedEngine(lambda request: request.draft.upper())
-    stream = AlignmentStream(lambda: (TWO, as_engine(engine)))
+    stream = AlignmentStream(stream_pending(TWO, as_engine(engine)))
     assert "".join(stream) == "# A\nONE\n```x```\nOF NINE..\nend" == stream.alignment.text
     assert [one.draft for one in engine.streamed] == ["one", "of nine.."]
 

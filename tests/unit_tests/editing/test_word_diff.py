@@ -36,13 +36,15 @@ def test_the_moves_lead_from_one_text_to_the_other_whatever_work_they_may_take(b
 
 
 def test_a_long_text_is_compared_between_words_that_it_holds_once(monkeypatch):
-    monkeypatch.setattr(word_diff, "_WORK", 100)
-    before = [f"{n}" for n in range(100)]
-    after = [*before[:50], "new", *before[60:]]
+    monkeypatch.setattr(word_diff, "_WORK", 0)
+    before = ["old", *(f"{n}" for n in range(100)), "end"]
+    after = ["new", *before[1:50], "more", *before[60:101], "stop"]
     assert compare_words(before, after) == [
-        ("equal", 0, 50, 0, 50),
+        ("replace", 0, 1, 0, 1),
+        ("equal", 1, 50, 1, 50),
         ("replace", 50, 60, 50, 51),
-        ("equal", 60, 100, 51, 91),
+        ("equal", 60, 101, 51, 92),
+        ("replace", 101, 102, 92, 93),
     ]
 
 

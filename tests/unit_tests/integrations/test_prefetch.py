@@ -185,16 +185,13 @@ def test_the_chat_model_prefills_nothing_where_tools_are_bound_or_it_is_switched
 
 
 def test_where_it_is_asked_for_the_chat_model_prefills_beside_tools_and_without_a_stream(engine):
-    policy = GenericFakeChatModel(messages=iter([AIMessage(WORDS)] * 2))
-    model = ChatMetaAligner(policy=policy, engine=engine, eager=True)
-    assert joined(model.bind(tools=[{"name": "look"}]).stream("hi")) == WORDS
-    engine.wait_for_a_prompt()
-    engine.prefilled.clear()
-
     def write(messages):
         engine.wait_for_a_prompt()
         return WORDS
 
+    model = ChatMetaAligner(policy=Policy(reply=write), engine=engine, eager=True)
+    assert joined(model.bind(tools=[{"name": "look"}]).stream("hi")) == WORDS
+    engine.prefilled.clear()
     whole = ChatMetaAligner(policy=Policy(reply=write), engine=engine, eager=True)
     assert whole.invoke("how are you?").content == WORDS
     assert engine.prefilled[0].rstrip().endswith("Answer:")

@@ -238,6 +238,37 @@ def test_a_blocked_reply_without_a_call_has_no_thoughts(version: str) -> None:
     assert blocked.text == "No."
 
 
+def streamed(text: str) -> Any:
+    """The events of a streamed response."""
+    whole = response(1, said(text))
+    deltas = [
+        {"type": "response.output_text.delta", "delta": token, "logprobs": [], **place}
+        for token in text.partition(" ")
+        for place in [{"item_id": "msg_1", "output_index": 0, "content_index": 0}]
+    ]
+    events = [
+        {"type": "response.created", "response": {**whole, "output": []}},
+        *deltas,
+        {"type": "response.output_item.done", "output_index": 0, "item": said(text)},
+        {"type": "response.completed", "response": whole},
+    ]
+    return [{**event, "sequence_number": number} for number, event in enumerate(events)]
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+def test_pieces_in_standard_blocks_merge_to_one_block(way: str) -> None:
+    def model() -> Any:
+        answers = [streamed("zorp quib")]
+        return openai(answers, output_version="v1", use_responses_api=True)
+
+    whole = run(model(), ASKED, way).content
+    for chain in (
+        model() | MetaAlignerRunnable(**OUTCOMES["edited"]),
+        ChatMetaAligner(model(), **OUTCOMES["edited"]),
+    ):
+        assert run(chain, ASKED, way).content == [{**whole[0], "text": "ZORP QUIB"}]
+
+
 REFUSED = {
     "type": "message",
     "id": "msg_1",

@@ -102,6 +102,40 @@ async def test_the_loop_goes_on_while_the_weights_are_loaded(checkpoint, monkeyp
     engine.close()
 
 
+@pytest.mark.parametrize("way", ["edit", "stream", "aedit", "astream"])
+def test_the_wait_for_the_weights_counts_against_the_deadline_of_those_who_load_them_too(
+    way, checkpoint, monkeypatch
+):
+    from transformers import AutoModelForCausalLM
+
+    gate = threading.Event()
+    real = AutoModelForCausalLM.from_pretrained
+
+    def slow(*args, **kwargs):
+        assert gate.wait(30)
+        return real(*args, **kwargs)
+
+    async def tasks():
+        request = Request(PROMPT, deadline=time.monotonic() + 0.05)
+        if way == "aedit":
+            return await engine.aedit([request])
+        return [piece async for piece in engine.astream(request)]
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", slow)
+    engine = load_engine(str(checkpoint), dtype="float64")
+    with pytest.raises(EditTimeout, match="loaded"):
+        request = Request(PROMPT, deadline=time.monotonic() + 0.05)
+        if way == "edit":
+            engine.edit([request])
+        elif way == "stream":
+            list(engine.stream(request))
+        else:
+            asyncio.run(tasks())
+    gate.set()
+    assert engine.edit([SHORT])[0].passes == 4  # the load has gone on for others
+    engine.close()
+
+
 async def test_a_cancelled_edit_stops_within_one_pass(engine, passes):
     passes.gate.clear()
     passes.began.clear()
@@ -132,17 +166,20 @@ async def test_a_cancelled_edit_that_waits_for_its_turn_makes_no_pass(engine, pa
     assert passes.count == 8
 
 
-async def test_a_deadline_holds_though_every_thread_is_taken(engine, passes, monkeypatch):
-    monkeypatch.setattr("langchain_metaaligner.engines.local.loaded_model._WORKERS", 1)
+async def test_a_deadline_holds_behind_many_others_who_take_no_thread_each(engine, passes):
     passes.gate.clear()
     passes.began.clear()
-    first = asyncio.create_task(engine.aedit([SHORT]))
+    others = [asyncio.create_task(engine.aedit([SHORT])) for _ in range(100)]
     await until(passes.began.is_set)
-    with pytest.raises(EditTimeout):
-        await engine.aedit([Request(PROMPT, deadline=time.monotonic() + 0.01)])
+    began = time.monotonic()
+    with pytest.raises(EditTimeout, match="another edit"):
+        await engine.aedit([Request(PROMPT, deadline=time.monotonic() + 0.05)])
+    with pytest.raises(EditTimeout, match="another edit"):
+        await anext(engine.astream(Request(PROMPT, deadline=time.monotonic() + 0.05)))
+    assert time.monotonic() - began < 0.5
+    assert threading.active_count() < 10
     passes.gate.set()
-    assert (await first)[0].passes == 4
-    assert passes.count == 4
+    assert all(edit.passes == 4 for (edit,) in await asyncio.gather(*others))
 
 
 def test_waiting_for_another_edit_counts_against_the_deadline(engine, passes):

@@ -280,6 +280,7 @@ def test_window_tokens_and_family_are_told_without_weights(tmp_path):
     assert engine.count_tokens("hello") > 0
     assert engine.family_hint == "instruct"
     assert "<|im_end|>" in engine.control_tokens
+    assert engine.readings is engine.prompt_tokenizer.readings
     assert engine.apply_chat_template([{"role": "user", "content": "hi"}]).endswith("assistant\n")
 
 

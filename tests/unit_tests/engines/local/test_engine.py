@@ -305,8 +305,10 @@ def test_the_logits_of_the_prompt_are_not_all_computed(engine):
     )
     engine.edit([Request(PROMPT, max_new_tokens=2)])
     hook.remove()
-    assert [shape[1] for shape in shapes] == [1, 1]
-    assert math.prod(shapes[0]) == len(engine.tokenizer)
+    # In float32 a few rows are added, so that the number of rows doesn't change the bits.
+    assert len(shapes) == 2
+    assert math.prod(shapes[0]) <= 4 * len(engine.tokenizer)
+    assert engine.count_tokens(PROMPT) > 4
 
 
 def test_a_model_that_is_no_llama_edits_too(tmp_path):

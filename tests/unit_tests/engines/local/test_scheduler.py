@@ -170,6 +170,39 @@ def test_a_full_queue_turns_further_callers_away_and_takes_them_on_again(checkpo
     engine.close()
 
 
+async def test_a_full_queue_turns_tasks_away_at_once_and_a_cancelled_task_frees_its_place(
+    checkpoint,
+):
+    engine = load_engine(str(checkpoint), max_queue=10)
+    counted = Passes(engine)
+    counted.gate.clear()
+
+    async def read(one):
+        return [piece async for piece in engine.astream(one)]
+
+    first = asyncio.create_task(engine.aedit([LONG]))
+    while not counted.began.is_set():
+        await asyncio.sleep(0.001)
+    edits = [asyncio.create_task(engine.aedit([request(n)])) for n in range(30)]
+    streams = [asyncio.create_task(read(request(n))) for n in range(30)]
+    await asyncio.sleep(0.05)
+    refused = [task for task in edits + streams if task.done()]
+    assert len(refused) == 50
+    assert {type(task.exception()) for task in refused} == {OverloadedError}
+    for task in edits[:3]:
+        task.cancel()
+    await asyncio.sleep(0.01)
+    more = [asyncio.create_task(engine.aedit([request(n)])) for n in range(4)]
+    await asyncio.sleep(0.01)
+    assert [task.done() for task in more] == [False, False, False, True]
+    counted.gate.set()
+    await asyncio.gather(first, *edits[3:10], *more[:3])
+    assert engine.stats.calls == 0
+    assert isinstance(more[3].exception(), OverloadedError)
+    counted.remove()
+    engine.close()
+
+
 def fail_on(engine, token: int) -> None:
     def check(module, args, kwargs):
         if token in kwargs["input_ids"]:
