@@ -167,7 +167,9 @@ class EditRun:
         for event in events:
             yield from self._call(self._run.on_stream_event, event)
 
-    def _call(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Calls:
+    def _call(
+        self, callback: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Generator[Callable[[], Any], Any, Any]:
         try:
             return (yield partial(callback, *args, **kwargs))
         except Exception as error:
