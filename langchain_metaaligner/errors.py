@@ -118,6 +118,8 @@ def may_repeat(error: BaseException) -> bool:
     Returns:
         Whether nobody has read a part of it and, for an error of this package, it is `retryable`.
     """
+    if steers_graph(error):
+        return False
     if isinstance(error, MetaAlignerError):
         return error.retryable and not error.begun
     return not getattr(error, "begun", False)
@@ -152,6 +154,18 @@ def _arguments(frame: FrameType) -> Iterator[Any]:
     if code.co_flags & inspect.CO_VARARGS:
         rest = frame.f_locals.get(code.co_varnames[count])
         yield from rest if isinstance(rest, tuple) else ()
+
+
+def steers_graph(error: BaseException) -> bool:
+    """Whether an exception is no failure, but steers a LangGraph graph.
+
+    Args:
+        error: The exception, of any class.
+
+    Returns:
+        Whether it is an interrupt, or a command to the graph around the one that raises it.
+    """
+    return any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__)
 
 
 def may_pass(error: BaseException) -> bool:
