@@ -25,7 +25,7 @@ from langchain_metaaligner.editing.prompts import (
     family_of,
     find_family,
 )
-from langchain_metaaligner.engines.base import Engine, as_engine
+from langchain_metaaligner.engines.base import Engine, as_engine, errors_of_ours
 from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.engines.registry import check_model, load_engine
 from langchain_metaaligner.engines.waits import Body, TextStream, arun, run
@@ -126,10 +126,12 @@ class Aligner:
 
         Raises:
             CheckpointError: The checkpoint's family is not known, and none was given.
+            EngineError: The engine can't tell.
         """
         if self._family is None:
             engine = self._contract
-            told = family_of(engine)
+            with errors_of_ours():
+                told = family_of(engine)
             if told is None and self.options.engine is None:
                 msg = (
                     f"The checkpoint {engine.name!r} does not tell which prompts it was trained"

@@ -21,6 +21,7 @@ GONE: Final = object()
 # Scripts that are written without spaces, where each character counts as a word.
 _DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORDS = re.compile(rf"[{_DENSE}]|[^\W{_DENSE}]+")
+_DENSE_WORD = re.compile(f"[{_DENSE}]")
 # How many words in a row are a span of the text; a single word can be anything.
 _SPAN, _DENSE_SPAN = 2, 4
 # A text of one word is found where it stands alone, if it is no shorter than this.
@@ -73,6 +74,15 @@ def names_thoughts(key: str) -> bool:
         key: The key.
     """
     return _THOUGHTS.fullmatch(key) is not None
+
+
+def count_words(value: str) -> int:
+    """How many words a text has; of scripts without spaces, each character is one.
+
+    Args:
+        value: The text.
+    """
+    return len(value.split()) + len(_DENSE_WORD.findall(value))
 
 
 def names_tools(key: str) -> bool:
@@ -198,14 +208,14 @@ class Copies:
         return self._left_of_object(value, depth)
 
     def _is_copy(self, value: str, name: str) -> bool:
-        if is_plain_name(name) and not any(map(str.isspace, value)):
-            return False
         if _URL.fullmatch(value) is not None:
             # The words of an address are those of the page, but a reply can be part of a query.
             return self.in_text("".join(re.split(r"[?#]", value, maxsplit=1)[1:]))
-        return self.in_text(value)
+        return not (is_plain_name(name) and count_words(value) <= 1) and self.in_text(value)
 
     def _left_of_mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
+        if _has_tokens_as_keys(value) and any(map(self.in_text, _spelled(list(value)))):
+            return GONE
         left = {}
         for key, inner in value.items():
             if isinstance(key, str) and not _is_name(key) and self.in_text(key):
@@ -261,27 +271,62 @@ def _fields_of(value: Any) -> dict[str, Any]:
     return held
 
 
-def _spelled(items: Sequence[Any]) -> Iterator[str]:
+def _spelled(items: Sequence[Any], depth: int = 0) -> Iterator[str]:
     """The texts that the items of a list make together: words, tokens, bytes or characters."""
-    if len(items) < _SPAN:
+    if len(items) < _SPAN or depth > _SPELLED:
         return
-    if all(isinstance(one, str) for one in items):
-        yield "".join(items)
-        yield " ".join(items)
-    elif all(type(one) is int for one in items):
+    if all(type(one) is int for one in items):
         yield from _of_numbers(items)
-    elif all(isinstance(one, Mapping) for one in items):
-        columns: dict[str, list[Any]] = {}
-        for one in items:
-            for key, value in one.items():
-                if isinstance(key, str) and not is_plain_name(key):
-                    columns.setdefault(key, []).append(value)
-        for column in columns.values():
-            yield from _spelled(column)
-    elif all(isinstance(one, list | tuple) for one in items):
-        flat = [inner for one in items for inner in one]
-        if flat and not isinstance(flat[0], Mapping | list | tuple):
-            yield from _spelled(flat)
+        return
+    said = [one for one in items if isinstance(one, str)]
+    if len(said) >= _SPAN:
+        yield from _of_tokens(said)
+    rows = [_as_row(one) for one in items if not isinstance(one, _SCALARS)]
+    columns: dict[str, list[Any]] = {}
+    for row in rows:
+        for key, value in row.items() if isinstance(row, Mapping) else ():
+            if isinstance(key, str) and not is_plain_name(key):
+                columns.setdefault(key, []).append(value)
+    for column in columns.values():
+        yield from _spelled(column, depth + 1)
+    scored = [key for row in rows if _has_tokens_as_keys(row) for key in row]
+    yield from _spelled(scored, depth + 1)
+    inside = [one for row in rows if isinstance(row, list | tuple) for one in row]
+    yield from _spelled(inside, depth + 1)
+
+
+_SCALARS = (str, bytes, bytearray, bool, int, float, complex, type(None))
+# How deep the parts of one text may be inside of the items of a list.
+_SPELLED = 8
+
+
+def _as_row(item: Any) -> Any:
+    if isinstance(item, Mapping | list | tuple):
+        return item
+    try:
+        return _fields_of(item)
+    except Exception:  # noqa: BLE001 - what can't be read is checked, and left out, by itself
+        return {}
+
+
+def _has_tokens_as_keys(row: Any) -> bool:
+    """Whether a value gives numbers to texts, and not to fields with names."""
+    return (
+        isinstance(row, Mapping)
+        and all(isinstance(one, int | float) for one in row.values())
+        and not all(isinstance(key, str) and _is_name(key) for key in row)
+    )
+
+
+def _of_tokens(said: Sequence[str]) -> Iterator[str]:
+    joined, apart = "".join(said), " ".join(said)
+    yield joined
+    yield apart
+    # How byte-level and WordPiece vocabularies write spaces and the parts of words.
+    if "\u0120" in joined or "\u010a" in joined:
+        yield joined.replace("\u0120", " ").replace("\u010a", " ")
+    if " ##" in apart:
+        yield apart.replace(" ##", "")
 
 
 def _of_numbers(numbers: Sequence[int]) -> Iterator[str]:
@@ -307,8 +352,8 @@ def _dense_spans_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
             yield span
 
 
-_DENSE_WORD = re.compile(f"[{_DENSE}]")
-_BASE64 = re.compile(r"[A-Za-z0-9+/]{8,}={0,2}")
+_BASE64 = re.compile(r"(?:data:[^,\s]{0,99},)?([A-Za-z0-9+/_-]{8,}+)={0,2}")
+_TAG = re.compile(r"<[^<>]*>")
 _ESCAPE = re.compile(r"""\\(?:u([0-9a-fA-F]{4})|([nrtbfv"'\\/]))""")
 
 
@@ -319,9 +364,13 @@ def _unescaped(text: str) -> Iterator[str]:
         yield html.unescape(text)
     if "%" in text or "+" in text:
         yield unquote_plus(text)
-    if _BASE64.fullmatch(text) is not None:
+    if "<" in text:
+        yield _TAG.sub(" ", text)
+    if (encoded := _BASE64.fullmatch(text)) is not None:
         with suppress(ValueError):
-            yield base64.b64decode(text).decode()
+            padded = encoded[1] + "=" * (-len(encoded[1]) % 4)
+            yield base64.b64decode(padded.translate(_URL_SAFE)).decode()
 
 
+_URL_SAFE = str.maketrans("-_", "+/")
 _SAID = {'"': '"', "'": "'", "\\": "\\", "/": "/"}

@@ -22,16 +22,17 @@ from langchain_metaaligner.editing.objectives import (
 )
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
 from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
-from langchain_metaaligner.engines import deadlines
+from langchain_metaaligner.engines import deadlines, thoughts
 from langchain_metaaligner.engines.base import (
     Edit,
     Engine,
     Request,
     TokenAgreement,
+    as_ours,
     too_late,
 )
 from langchain_metaaligner.engines.waits import Body, Ended, Wait
-from langchain_metaaligner.errors import AnswerTooLongError, EngineError
+from langchain_metaaligner.errors import AnswerTooLongError, EngineError, without_quotes
 from langchain_metaaligner.options import AlignerOptions
 
 # A text with more characters than this for each token of the window hardly ever fits, so only a
@@ -56,6 +57,7 @@ class Part:
         original: The text of this part.
         before: Text before this part that stays as it is.
         value: The string value that this part is, in an answer that is JSON.
+        is_chat: Whether a chat model is asked, which may think before it answers.
     """
 
     request: Request
@@ -63,6 +65,7 @@ class Part:
     original: str = field(repr=False)
     before: str = field(default="", repr=False)
     value: JsonText | None = None
+    is_chat: bool = False
 
     @property
     def length(self) -> int:
@@ -97,7 +100,10 @@ class Part:
                 " larger window."
             )
             raise EngineError(msg, retryable=self.request.temperature > 0)
-        text = self.prompt.restore(edit.text) if self.prompt.undo else edit.text
+        text = edit.text
+        if self.is_chat:
+            text = thoughts.spoken(text, thoughts.opened(self.request.prompt))
+        text = self.prompt.restore(text) if self.prompt.undo else text
         if not text.strip():
             msg = (
                 f"The aligner {model!r} returned an empty edit. Check that family= is the prompt"
@@ -337,7 +343,8 @@ def stream_pending(pending: PendingEdit | Alignment, engine: Engine) -> Body[Ali
 
 def _pieces_of(part: Part, engine: Engine) -> Body[Edit]:
     pieces = deadlines.Pieces(engine, part.request)
-    is_plain = part.value is None and not part.prompt.undo
+    answer = thoughts.SpokenText(thoughts.opened(part.request.prompt)) if part.is_chat else None
+    is_plain = part.value is None and not part.prompt.undo and answer is None
     wait = Wait(pieces.next, pieces.anext, repeated=is_plain, stop=pieces.aclose)
     made: Edit
     try:
@@ -346,8 +353,15 @@ def _pieces_of(part: Part, engine: Engine) -> Body[Edit]:
             return made
         write = part.writer()
         while not isinstance(piece := (yield wait), Ended):
-            yield write(piece)
+            if answer is not None:
+                piece = answer.push(piece)
+            if piece:
+                yield write(piece)
         made = piece.value
+        if answer is not None and made.finish_reason != "length":
+            rest = answer.finish()
+            if rest.strip():
+                yield write(rest)
         return made
     except BaseException:
         pieces.close()
@@ -450,6 +464,7 @@ def prepare(
         UnknownObjectiveError: An objective is unknown.
         InputTypeError: The context or the answer is of the wrong type.
         AnswerTooLongError: The answer does not fit into the window.
+        EngineError: The engine can't count tokens or apply its template.
         EditTimeout: The time is over already.
     """
     text = answer if isinstance(answer, str) else answer_text(answer)
@@ -465,15 +480,7 @@ def prepare(
     )
     deadline = deadline_of(options, started)
     write = _RequestWriter(engine, family, options, asked, wanted, deadline)
-    parts: tuple[Part, ...]
-    if values is None:
-        parts = (write.part(text),)
-    else:
-        starts = [0, *[value.end for value in values]]
-        parts = tuple(
-            write.part(value.text, before=text[start : value.start], value=value)
-            for start, value in zip(starts, values, strict=False)
-        )
+    parts = write.parts(text, values)
     for what, count in write.left_out.items():
         dropped[what] = dropped.get(what, 0) + count
     if deadline is not None and time.monotonic() > deadline:
@@ -502,8 +509,12 @@ def deadline_of(options: AlignerOptions, started: float) -> float | None:
 
 def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
     """Whether edits are prepared sooner than a thread is started for it."""
-    if ready is None or ready[0].window is not None or ready[1].chat:
-        return False  # a tokenizer is loaded, or an engine asked
+    try:
+        if ready is None or ready[0].window is not None or ready[1].chat:
+            return False  # a tokenizer is loaded, or an engine asked
+    except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
+        ours = as_ours(error)
+        raise ours from ours.__cause__
     return not any(map(_is_long, items))
 
 
@@ -541,6 +552,36 @@ class _RequestWriter:
         self.left_out: dict[str, int] = {}
         self._engine, self._family, self._options = engine, family, options
         self._asked, self._wanted, self._deadline = asked, wanted, deadline
+
+    def parts(self, text: str, values: Sequence[JsonText] | None) -> tuple[Part, ...]:
+        """Write the requests for an answer.
+
+        Args:
+            text: The text of the answer.
+            values: The texts in it that are edited one by one; `None` if it is edited as a whole.
+
+        Returns:
+            The parts, in order.
+
+        Raises:
+            AnswerTooLongError: A part does not fit into the window.
+            EngineError: The engine can't count tokens or apply its template.
+        """
+        try:
+            if values is None:
+                return (self.part(text),)
+            starts = [0, *[value.end for value in values]]
+            return tuple(
+                self.part(value.text, before=text[start : value.start], value=value)
+                for start, value in zip(starts, values, strict=False)
+            )
+        except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
+            ours = as_ours(error)
+            if isinstance(ours, EngineError):
+                asked = self._asked
+                turns = (asked,) if isinstance(asked, str) else [turn.text for turn in asked]
+                ours.args = (without_quotes(str(ours), text, *turns),)
+            raise ours from ours.__cause__
 
     def part(self, text: str, *, before: str = "", value: JsonText | None = None) -> Part:
         """Write the request for one part of the answer.
@@ -583,7 +624,7 @@ class _RequestWriter:
             templated=prompt.templated,
             draft_at=prompt.draft_at,
         )
-        return Part(request, prompt, text, before, value)
+        return Part(request, prompt, text, before, value, self._family.chat)
 
     def _prompt(self, asked: str | Sequence[Turn], text: str) -> Prompt:
         engine, family = self._engine, self._family

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -22,6 +23,7 @@ from langchain_metaaligner.editing.content_blocks import (
 from langchain_metaaligner.editing.copies import (
     GONE,
     Copies,
+    count_words,
     is_plain_name,
     names_thoughts,
     names_tools,
@@ -43,8 +45,10 @@ _CALLS = frozenset(
 )
 _SIGNATURES = ("signature", "thought_signature", "encrypted_content", "data", "redactedContent")
 _SAID = ("audio", "refusal")
-# A longer value is no plain metadata.
-_LONGEST = 256
+# A longer value is no plain metadata; a date and a time can have six words.
+_LONGEST, _WORDS_OF_A_NAME = 256, 6
+# Other keys may be texts themselves.
+_KEY = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
 _SEARCHED = 4
 
 
@@ -54,7 +58,6 @@ class _Place(NamedTuple):
     block: int
     path: Path
     text: str
-    refused: bool = False
 
 
 def answer_text(answer: Any, *, refusals: bool = False) -> str:
@@ -74,10 +77,10 @@ def answer_text(answer: Any, *, refusals: bool = False) -> str:
         return answer
     content = getattr(answer, "content", None)
     if isinstance(content, str):
-        return (content or _refusal_beside(answer)) if refusals else content
+        return _with_refusal(answer, content) if refusals else content
     if isinstance(content, list):
         said = "".join([place.text for place in _places(content, refusals=refusals)])
-        return said or (_refusal_beside(answer) if refusals else "")
+        return _with_refusal(answer, said) if refusals else said
     msg = f"An answer must be text or an AIMessage, not {type(answer).__name__}."
     raise InputTypeError(msg)
 
@@ -91,23 +94,51 @@ def reason_without_text(message: Any) -> str | None:
     Returns:
         The reason in a word or two; `None` if there is nothing to read or hear.
     """
-    content, beside = getattr(message, "content", ""), getattr(message, "additional_kwargs", {})
     if getattr(message, "tool_calls", None):
         return None
-    if isinstance(content, list):
-        for block in content:
-            if refusal_text(block):
-                return REFUSAL
-        for block in content:
-            if "audio" in kind_of(block) and ("transcript" in block or _holds_prose(block)):
-                return "audio"
-            known = is_thought(block) or is_tool(block) or is_media(block)
-            if not known and not text_paths(block) and _holds_prose(block):
-                return f"block of type {kind_of(block) or 'unknown'}"
+    if (reason := reason_beside_text(message)) is not None:
+        return reason
     if _refusal_beside(message):
         return REFUSAL
-    audio = beside.get("audio")
+    audio = getattr(message, "additional_kwargs", {}).get("audio")
     return "audio" if isinstance(audio, Mapping) and audio.get("transcript") else None
+
+
+def reason_beside_text(message: Any, *, refusals: bool = False) -> str | None:
+    """Why something that a person would read is not part of the text that an edit may change.
+
+    Args:
+        message: A message.
+        refusals: As for `answer_text`.
+
+    Returns:
+        The reason in a word or two; `None` if there is nothing else to read.
+    """
+    content = getattr(message, "content", "")
+    if not refusals:
+        if getattr(message, "additional_kwargs", {}).get("refusal"):
+            return REFUSAL
+        if isinstance(content, list) and any(map(refusal_text, content)):
+            return REFUSAL
+    for block in content if isinstance(content, list) else ():
+        if isinstance(block, str) or refusal_text(block) or text_paths(block):
+            continue
+        if "audio" in kind_of(block):
+            if "transcript" in block or _holds_prose(block):
+                return "audio"
+        elif _is_to_read(block):
+            return f"block of type {kind_of(block) or 'unknown'}"
+    return None
+
+
+def _is_to_read(block: Any) -> bool:
+    """Whether a block that is no text holds something that a person would read."""
+    if is_thought(block) or (is_tool(block) and kind_of(block) not in _READABLE_DATA):
+        return False
+    return _holds_prose(block.get("text") if is_media(block) else block)
+
+
+_READABLE_DATA = ("json", "search_result")
 
 
 def text_blocks(message: Any) -> list[int]:
@@ -182,13 +213,15 @@ def with_text(
     Args:
         message: The message, which is not modified.
         text: The new text.
-        refusals: Whether the text includes refusals, which then become text.
+        refusals: Whether the text includes refusals, which then become text, changed or not.
         metadata: Entries that are added to the message's metadata.
 
     Returns:
         A copy, or the message itself if nothing changes.
     """
-    old = answer_text(message, refusals=refusals)
+    if refusals:
+        message = _without_marks(message)
+    old = answer_text(message)
     changes: dict[str, Any] = {}
     if old == text:
         if metadata:
@@ -204,7 +237,7 @@ def with_text(
         copies = Copies(old, text)
         changes["content"] = text
     else:
-        places = _places(content, refusals=refusals)
+        places = _places(content, refusals=False)
         shares = _shares_of(places, text)
         moves = [Moves(place.text, share) for place, share in zip(places, shares, strict=True)]
         copies = Copies(old, text, [Moves(old, text), *moves] if len(moves) > 1 else moves)
@@ -216,10 +249,6 @@ def with_text(
         silent = {key: value for key, value in beside.items() if key != "audio" or not value}
         changes["additional_kwargs"] = copies.left_of(silent)
     left = copies.left_of(message.response_metadata)
-    if refusals and not answer_text(message):
-        if beside.get("refusal"):
-            changes["additional_kwargs"].pop("refusal", None)
-        left = _without_refusal(left)
     changes["response_metadata"] = {**left, **metadata} if metadata else left
     if extra:
         changes.update(dict.fromkeys(extra.keys() - copies.left_of(extra).keys()))
@@ -299,14 +328,14 @@ def _plain(value: Any, depth: int, name: str = "") -> Any:
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        known = is_plain_name(name) or not any(map(str.isspace, value))
-        return value if known and len(value) <= _LONGEST else None
+        most = _WORDS_OF_A_NAME if is_plain_name(name) else 1
+        return value if len(value) <= _LONGEST and count_words(value) <= most else None
     if depth > _SEARCHED:
         return None
     if isinstance(value, Mapping):
         kept = {}
         for key, inner in value.items():
-            if not isinstance(key, str) or LISTS.fullmatch(key):
+            if not isinstance(key, str) or LISTS.fullmatch(key) or _KEY.fullmatch(key) is None:
                 continue
             if names_thoughts(key) or names_tools(key):
                 continue
@@ -314,6 +343,8 @@ def _plain(value: Any, depth: int, name: str = "") -> Any:
                 kept[key] = None if inner is None else one
         return kept
     if isinstance(value, list):
+        if sum(count_words(one) for one in value if isinstance(one, str)) > _WORDS_OF_A_NAME:
+            value = [one for one in value if not isinstance(one, str)]
         return [one for inner in value if (one := _plain(inner, depth + 1, name)) is not None]
     return None
 
@@ -322,17 +353,59 @@ def _places(content: Sequence[Any], *, refusals: bool) -> list[_Place]:
     places = []
     for index, block in enumerate(content):
         if refusals and (said := refusal_text(block)) is not None:
-            places.append(_Place(index, ("refusal",), said, refused=True))
+            places.append(_Place(index, ("refusal",), said))
         else:
             places += [_Place(index, path, text_at(block, path)) for path in text_paths(block)]
     return places
 
 
-def _refusal_beside(message: Any) -> str:
-    """A refusal that the provider reports outside of the content."""
+def _with_refusal(message: Any, said: str) -> str:
+    """A text, and the refusal that the provider reports beside it."""
+    refusal = _refusal_beside(message, explained=not said)
+    return said if refusal in said else said + refusal
+
+
+def _without_marks(message: M) -> M:
+    """The message with its refusals as text; the message itself if it has none."""
+    content, changes = message.content, {}
+    if isinstance(content, list) and any(refusal_text(block) is not None for block in content):
+        changes["content"] = content = [
+            block if (said := refusal_text(block)) is None else _as_text(block, said)
+            for block in content
+        ]
+    said = answer_text(message.model_copy(update=changes))
+    if left := _with_refusal(message, said)[len(said) :]:
+        changes["content"] = content + left if isinstance(content, str) else _longer(content, left)
+    beside = message.additional_kwargs
+    if beside.get("refusal"):
+        changes["additional_kwargs"] = {key: beside[key] for key in beside if key != "refusal"}
+    if not said:
+        changes["response_metadata"] = _without_refusal(dict(message.response_metadata))
+    return message.model_copy(update=changes) if changes else message
+
+
+def _longer(content: Sequence[Any], more: str) -> list[Any]:
+    """A content with more text at the end of its last text."""
+    filled = [place for place in _places(content, refusals=False) if place.text]
+    if not filled:
+        return [*content, {"type": "text", "text": more}]
+    last = filled[-1]
+    block = with_text_at(content[last.block], last.path, last.text + more)
+    return [*content[: last.block], block, *content[last.block + 1 :]]
+
+
+def _as_text(refusal: Mapping[str, Any], said: str) -> dict[str, Any]:
+    kept = {key: refusal[key] for key in ("id", "index", "extras") if key in refusal}
+    return {"type": "text", "text": said, **kept}
+
+
+def _refusal_beside(message: Any, *, explained: bool = True) -> str:
+    """A refusal that the provider reports outside of the content, or explains there."""
     said = getattr(message, "additional_kwargs", {}).get("refusal")
     if isinstance(said, str) and said:
         return said
+    if not explained:
+        return ""
     for where, key, marks in _REFUSALS:
         metadata = getattr(message, "response_metadata", {})
         if metadata.get(where) in marks:
@@ -397,9 +470,6 @@ def _with_share(block: Any, own: Sequence[tuple[_Place, str]], copies: Copies) -
     had = any(place.text for place, _ in own)
     if had and not any(share for _, share in own) and not _holds_signature(block):
         return None
-    if own[0][0].refused:
-        kept = {key: block[key] for key in ("id", "index", "extras") if key in block}
-        return {"type": "text", "text": own[0][1], **_rest_of(kept, own, copies)}
     new = block
     for place, share in own:
         new = with_text_at(new, place.path, share)
@@ -445,6 +515,8 @@ def _rest_of(
         if isinstance(value, list) and LISTS.fullmatch(key):
             moves = moves or [Moves(place.text, share) for place, share in own]
             cited = moved_citations(value, moves, of_text=key == "citations")
+            # Without its quote, a provider would refuse a citation.
+            cited = [one for one in cited if copies.left(one) is one]
             left[key] = value if cited == value else cited
         else:
             left.update(copies.left_of({key: value}, inner=True))

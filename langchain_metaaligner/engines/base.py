@@ -29,6 +29,7 @@ from langchain_metaaligner.errors import (
     EditTimeout,
     EngineError,
     MetaAlignerError,
+    is_of_signal,
     may_pass,
 )
 
@@ -183,7 +184,9 @@ class Engine(ABC):
         """
 
     async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
-        """Make all edits without blocking the event loop; by default in a new thread.
+        """Make all edits without blocking the event loop.
+
+        By default `edit` is called in one of at most 64 threads that the engine has.
 
         Args:
             requests: The edits to make.
@@ -199,7 +202,13 @@ class Engine(ABC):
             with errors_of_ours():  # a future can't pass on StopIteration or CancelledError
                 return self.edit(requests)
 
-        return await asyncio.wrap_future(threads.start(work, "metaaligner-edit"))
+        limits = [one.deadline for one in requests if one.deadline is not None]
+        try:
+            return await threads.aresult(
+                threads.calls_of(self).submit(work), min(limits, default=None)
+            )
+        except threads.Late:
+            raise too_late() from None
 
     def edit_each(self, requests: Sequence[Request]) -> Sequence[Edit | MetaAlignerError]:
         """Make edits so that the failure of one does not affect the others.
@@ -254,7 +263,7 @@ class Engine(ABC):
     def astream(self, request: Request) -> AsyncIterator[str]:
         """Make one edit and yield its text without blocking the event loop.
 
-        By default `stream` is read in threads, a bounded number for the whole process.
+        By default `stream` is read in threads, of which the engine has at most 64.
 
         Args:
             request: The edit to make.
@@ -263,7 +272,7 @@ class Engine(ABC):
             An asynchronous iterator over the pieces; `StopAsyncIteration` may carry the whole
             `Edit`. `.aclose()` stops the work.
         """
-        return _InThreads(lambda: self.stream(request), request.deadline)
+        return _InThreads(self, request)
 
     def warm(
         self,
@@ -330,20 +339,21 @@ class _InThreads(AsyncIterator[str]):
     """The pieces of a stream, each made in a thread.
 
     Args:
-        begin: Starts the stream.
-        deadline: Time at which the wait for a piece ends, in seconds of `time.monotonic()`.
+        engine: The engine.
+        request: The edit to make.
     """
 
-    def __init__(self, begin: Callable[[], Iterator[str]], deadline: float | None) -> None:
-        self._begin: Callable[[], Iterator[str]] | None = begin
-        self._deadline = deadline
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._begin: Callable[[], Iterator[str]] | None = lambda: engine.stream(request)
+        self._deadline = request.deadline
+        self._threads = threads.calls_of(engine)
         self._pieces: Iterator[str] = iter(())
         # A generator can't be closed while another thread is running it.
         self._turn = processes.Lock()
 
     async def __anext__(self) -> str:
         try:
-            step = await threads.aresult(threads.STREAMS.submit(self._next), self._deadline)
+            step = await threads.aresult(self._threads.submit(self._next), self._deadline)
         except threads.Late:
             raise too_late() from None
         except asyncio.CancelledError:
@@ -537,11 +547,12 @@ class errors_of_ours:  # noqa: N801 - used like a function; a generator would sl
             raise ours from error
 
 
-def as_ours(error: BaseException) -> MetaAlignerError:
+def as_ours(error: BaseException, who: str = "The engine") -> MetaAlignerError:
     """Turn any error into an error of this package.
 
     Args:
-        error: What an engine raised.
+        error: What an engine raised, or a function of the user.
+        who: As for `failed`.
 
     Returns:
         The error itself if it is one of this package; else an `EngineError` that it caused.
@@ -549,29 +560,41 @@ def as_ours(error: BaseException) -> MetaAlignerError:
     Raises:
         KeyboardInterrupt: The error is a `KeyboardInterrupt`.
         asyncio.CancelledError: The error is one, and the current task is being cancelled.
+        BaseException: A signal handler raised the error, to end the process or a job.
     """
     if isinstance(error, MetaAlignerError):
         return error
-    cancelled = isinstance(error, asyncio.CancelledError) and _is_being_cancelled()
-    if cancelled or isinstance(error, KeyboardInterrupt):
+    if is_interrupt(error):
         raise error
     # In a batch of LangChain, an error outside Exception would replace the results of all items.
-    ours = failed(error)
+    ours = failed(error, who)
     ours.__cause__ = error
     return ours
 
 
-def failed(error: BaseException) -> EngineError:
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error ends the caller's own work, and must not be caught.
+
+    Args:
+        error: Any error.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return _is_being_cancelled()
+    return isinstance(error, KeyboardInterrupt) or is_of_signal(error)
+
+
+def failed(error: BaseException, who: str = "The engine") -> EngineError:
     """Make the error for an engine that has failed.
 
     Args:
         error: What it raised.
+        who: Names what failed if it is not the engine, at the start of a sentence.
 
     Returns:
         The error to raise in its place.
     """
     return EngineError(
-        f"The engine failed: {type(error).__name__}: {error}. The answer was not edited. The"
+        f"{who} failed: {type(error).__name__}: {error}. The answer was not edited. The"
         " cause is shown above; on_error decides what happens to such answers.",
         retryable=may_pass(error),
     )

@@ -206,14 +206,13 @@ class Pieces:
         deadline = self._request.deadline
         if deadline is None or self._engine.keeps_deadlines:
             return iter(self._engine.stream(self._request))
-        return _PiecesInTime(lambda: self._engine.stream(self._request), deadline)
+        return _PiecesInTime(self._engine, self._request, deadline)
 
     def _abegin(self) -> AsyncIterator[str]:
         deadline, own = self._request.deadline, type(self._engine).astream is not Engine.astream
         if deadline is None or self._engine.keeps_deadlines or own:
             return aiter(self._engine.astream(self._request))
-        # A thread of its own, because an engine that hangs would take one from others for ever.
-        return _PiecesInTime(lambda: self._engine.stream(self._request), deadline)
+        return _PiecesInTime(self._engine, self._request, deadline)
 
     async def _in_time(self, source: AsyncIterator[str]) -> Any:
         deadline = self._request.deadline
@@ -281,18 +280,26 @@ class _PiecesInTime(Iterator[str], AsyncIterator[str]):
     """The pieces of a stream that keeps no deadline, made in a thread that can be abandoned.
 
     Args:
-        begin: Starts the engine's stream.
-        deadline: Time at which the wait for a piece ends, in seconds of `time.monotonic()`.
+        engine: The engine.
+        request: The edit to make.
+        deadline: Time at which the stream ends, in seconds of `time.monotonic()`.
     """
 
-    def __init__(self, begin: Callable[[], Iterator[str]], deadline: float) -> None:
+    def __init__(self, engine: Engine, request: Request, deadline: float) -> None:
+        if is_late(request):
+            raise too_late()
         self._deadline = deadline
         self._wanted: queue.SimpleQueue[_Wanted] = queue.SimpleQueue()
-        self._ended = threads.start(partial(_make, begin, self._wanted), "metaaligner-stream")
+        make = partial(_make, partial(engine.stream, request), self._wanted, deadline)
+        self._ended = threads.calls_of(engine).submit(make)
         weakref.finalize(self, self._wanted.put, None)
 
     def __next__(self) -> str:
-        made = _wait(self._want(), self._deadline)
+        try:
+            made = _wait(self._want(), self._deadline)
+        except BaseException:
+            self._forsake()
+            raise
         if isinstance(made, Ended):
             raise StopIteration(made.value)
         return made
@@ -300,8 +307,8 @@ class _PiecesInTime(Iterator[str], AsyncIterator[str]):
     async def __anext__(self) -> str:
         try:
             made = await threads.aresult(self._want(), None)
-        except asyncio.CancelledError:
-            self._wanted.put(None)
+        except BaseException:
+            self._forsake()
             raise
         if isinstance(made, Ended):
             raise StopAsyncIteration(made.value)
@@ -320,6 +327,11 @@ class _PiecesInTime(Iterator[str], AsyncIterator[str]):
         with suppress(Exception):
             await threads.aresult(self._ended, self._deadline)
 
+    def _forsake(self) -> None:
+        """Let the thread close the stream, and leave it alone if it is busy."""
+        self._wanted.put(None)
+        self._ended.cancel()
+
     def _want(self) -> Future[str | Ended[Any]]:
         made: Future[str | Ended[Any]] = Future()
         made.set_running_or_notify_cancel()
@@ -331,10 +343,15 @@ _Wanted = Future[str | Ended[Any]] | None
 """A piece to make; `None` closes the stream."""
 
 
-def _make(begin: Callable[[], Iterator[str]], wanted: queue.SimpleQueue[_Wanted]) -> None:
-    """Make the pieces of a stream, one for each that is wanted, and close it."""
+def _make(
+    begin: Callable[[], Iterator[str]], wanted: queue.SimpleQueue[_Wanted], deadline: float
+) -> None:
+    """Make the pieces of a stream, one for each that is wanted, and close it.
+
+    At the deadline it is closed even if its reader has stopped reading, since it keeps a thread.
+    """
     pieces: Iterator[str] | None = None
-    while (made := wanted.get()) is not None:
+    while (made := _next_wanted(wanted, deadline)) is not None:
         try:
             if pieces is None:
                 pieces = iter(begin())
@@ -346,20 +363,27 @@ def _make(begin: Callable[[], Iterator[str]], wanted: queue.SimpleQueue[_Wanted]
     _close(pieces)
 
 
+def _next_wanted(wanted: queue.SimpleQueue[_Wanted], deadline: float) -> _Wanted:
+    try:
+        return wanted.get(timeout=max(0.0, deadline - time.monotonic()))
+    except queue.Empty:
+        return None
+
+
 def _in_time(engine: Engine, requests: Sequence[Request], work: Callable[[], T]) -> T:
     deadline = _soonest(requests)
     if deadline is None or engine.keeps_deadlines:
         return work()
+    if any(is_late(one) for one in requests):
+        raise too_late()
     # An engine that keeps no deadlines can't be stopped, but the caller can stop waiting.
-    return _wait(threads.start(work, "metaaligner-edit"), deadline)
+    return _wait(threads.calls_of(engine).submit(work), deadline)
 
 
 def _wait(made: Future[T], deadline: float) -> T:
     try:
-        result = made.result(max(0.0, deadline - time.monotonic()))
-    except TimeoutError as error:
-        if made.done() and made.exception() is error:  # raised by the engine, not by the wait
-            raise
+        result = threads.result(made, deadline)
+    except threads.Late:
         raise too_late() from None
     if time.monotonic() > deadline:  # the result was there at once, but the deadline had passed
         raise too_late()

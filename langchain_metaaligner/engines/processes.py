@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, Protocol
 from weakref import WeakSet
 
+from langchain_metaaligner.errors import EngineError
+
 # Seconds for which a fork waits for a forward pass or a load. Work that itself waits for the
 # forking thread would otherwise hold it up for ever.
 _PATIENCE = 30.0
@@ -37,7 +39,7 @@ _renewed: WeakSet[Renewable] = WeakSet()
 _ended: WeakSet[Endable] = WeakSet()
 _gates: WeakSet[Gate] = WeakSet()
 _held = threading.local()
-_installed = _hooked = False
+_installed = _hooked = _ending = False
 
 
 def renew_in_children(owner: Renewable) -> None:
@@ -61,13 +63,19 @@ def end_with_process(owner: Endable) -> None:
     A thread that is inside of torch or of a tokenizer at that time would abort the process.
 
     Args:
-        owner: An object with daemon threads; it is not kept alive.
+        owner: An object that is about to start a daemon thread; it is not kept alive.
+
+    Raises:
+        EngineError: The process is ending already.
     """
     global _hooked  # noqa: PLW0603 - one hook is enough
     if not _hooked:
         _hooked = True
         atexit.register(_at_exit)
     _ended.add(owner)
+    if _ending:
+        message = "The process is ending, so the answer was not edited."
+        raise EngineError(message)
 
 
 class Lock:
@@ -155,6 +163,8 @@ def _open_gates() -> None:
 
 
 def _in_child() -> None:
+    global _ending  # noqa: PLW0603 - a process may fork while it ends
+    _ending = False
     _held.gates = []
     _ended.clear()  # no thread of theirs lives here
     for owner in list(_renewed):
@@ -162,6 +172,8 @@ def _in_child() -> None:
 
 
 def _at_exit() -> None:
+    global _ending  # noqa: PLW0603 - there is one process
+    _ending = True
     owners: list[Any] = list(_ended)
     for owner in owners:
         owner.end()

@@ -7,6 +7,7 @@ import contextvars
 import ctypes
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from langchain_metaaligner.engines.processes import end_with_process, renew_in_children
+from langchain_metaaligner.errors import OverloadedError
 
 T = TypeVar("T")
 
@@ -38,17 +40,20 @@ def start(work: Callable[[], T], name: str, *, stops: bool = False) -> Future[T]
 
     Returns:
         The future result; cancelling it has no effect.
+
+    Raises:
+        EngineError: With `stops`, the process is ending already.
     """
     made: Future[T] = Future()
     made.set_running_or_notify_cancel()
     inside = contextvars.copy_context()
     run = partial(_fulfil, made, partial(inside.run, work))
     thread = threading.Thread(target=run, name=name, daemon=True)
-    thread.start()
     if stops:
         stopper = _Stopper(thread)
         end_with_process(stopper)
         made.add_done_callback(stopper.forget)
+    thread.start()
     return made
 
 
@@ -82,14 +87,19 @@ class Pool:
     Unlike asyncio's default pool, which everybody in the process shares, it is this package's own.
     Its threads don't keep the process alive, and it can be used in a forked process.
 
+    Work that is cancelled while it runs goes on in its thread, but gives its place to other work.
+    The number of such threads is bounded, too: beyond it, new work is refused until some end.
+
     Args:
         name: The threads' name.
-        most: The largest number of threads.
+        most: The largest number of threads whose work is wanted.
+        forsaken: The number of threads whose work is no longer wanted at which new work is refused.
         ends: Whether the end of the process waits for work that is running.
     """
 
-    def __init__(self, name: str, most: int, *, ends: bool = True) -> None:
+    def __init__(self, name: str, most: int, *, forsaken: int = 64, ends: bool = True) -> None:
         self._name, self._most, self._ends = name, most, ends
+        self._most_forsaken = forsaken
         self._idle_for = 1.0
         self._known = False
         self.renew()
@@ -97,8 +107,10 @@ class Pool:
     def renew(self) -> None:
         """Start without threads and without work."""
         self._changed = threading.Condition()
-        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._waiting: deque[tuple[_Work[Any], Callable[[], Any]]] = deque()
         self._threads: set[threading.Thread] = set()
+        self._running: set[_Work[Any]] = set()
+        self._forsaken: set[_Work[Any]] = set()
         self._idle = 0
         self._ending = False
 
@@ -109,23 +121,41 @@ class Pool:
             work: The function to call.
 
         Returns:
-            The future result; cancelling it takes back work that has not begun.
+            The future result. Cancelling it takes back work that has not begun; if it has, its
+            place is free for other work.
+
+        Raises:
+            OverloadedError: Too many threads are busy with work that nobody wants any more.
+            EngineError: The process is ending.
         """
         if not self._known:
             self._known = True
             renew_in_children(self)
-        made: Future[T] = Future()
+        made: _Work[T] = _Work(self)
         inside = contextvars.copy_context()
         with self._changed:
-            if self._idle <= len(self._waiting) and len(self._threads) < self._most:
-                thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                thread.start()
-                self._threads.add(thread)
-                if self._ends:
-                    end_with_process(self)
+            if len(self._forsaken) >= self._most_forsaken:
+                message = (
+                    f"{len(self._forsaken)} calls that nobody waits for any more, because they were"
+                    " cancelled or their timeout has passed, still run in their threads, and no"
+                    " more are accepted until some of them end. Allow more time with timeout=...,"
+                    " or let the engine stop in time."
+                )
+                raise OverloadedError(message)
             self._waiting.append((made, partial(inside.run, work)))
-            self._changed.notify()
+            self._serve()
         return made
+
+    def forsake(self, made: _Work[Any]) -> None:
+        """Free the place of work that runs, but is no longer wanted.
+
+        Args:
+            made: The work's future.
+        """
+        with self._changed:
+            if made in self._running:
+                self._forsaken.add(made)
+                self._serve()
 
     def end(self) -> None:
         """Start no more work."""
@@ -140,9 +170,22 @@ class Pool:
         for thread in list(self._threads):
             thread.join(max(0.0, end - time.monotonic()))
 
+    def _serve(self) -> None:
+        """Wake or start a thread for work that waits."""
+        self._changed.notify()
+        most = self._most + min(len(self._forsaken), self._most_forsaken)
+        if self._idle < len(self._waiting) and len(self._threads) < most:
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            if self._ends:
+                end_with_process(self)
+            thread.start()
+            self._threads.add(thread)
+
     def _work(self) -> None:
         while True:
             with self._changed:
+                if len(self._threads) > self._most + len(self._forsaken):
+                    return self._leave()  # its place was taken while its work was forsaken
                 if not self._waiting:
                     self._idle += 1
                     told = not self._ending and self._changed.wait(self._idle_for)
@@ -150,12 +193,43 @@ class Pool:
                     if not self._waiting:
                         if told:
                             continue
-                        self._threads.discard(threading.current_thread())
-                        return
+                        return self._leave()
                 made, work = self._waiting.popleft()
-            if made.set_running_or_notify_cancel():
-                _fulfil(made, work)
+                if not made.set_running_or_notify_cancel():
+                    continue
+                self._running.add(made)
+            _fulfil(made, work)
+            with self._changed:
+                self._running.discard(made)
+                self._forsaken.discard(made)
             del made, work  # what was made must not live until more work comes
+
+    def _leave(self) -> None:
+        self._threads.discard(threading.current_thread())
+        self._changed.notify()
+
+
+class _Work(Future[T]):
+    """The result of work in a pool.
+
+    Args:
+        pool: The pool.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self._pool = pool
+
+    def cancel(self) -> bool:
+        """Take the work back, or leave it alone if it has begun.
+
+        Returns:
+            Whether it had not begun.
+        """
+        if super().cancel():
+            return True
+        self._pool.forsake(self)
+        return False
 
 
 def _fulfil(made: Future[T], work: Callable[[], T]) -> None:
@@ -168,8 +242,28 @@ def _fulfil(made: Future[T], work: Callable[[], T]) -> None:
 PREPARATION = Pool("metaaligner-prepare", 16)
 """Writes prompts and counts their tokens."""
 
-STREAMS = Pool("metaaligner-stream", 64, ends=False)
-"""Reads the streams of engines that have no asynchronous ones."""
+_pools: dict[int, Pool] = {}
+
+
+def calls_of(engine: object) -> Pool:
+    """Find the threads in which an engine is called that does not stop by itself.
+
+    Each engine has its own, so that one that hangs holds up no other.
+
+    Args:
+        engine: The engine; it is not kept alive.
+
+    Returns:
+        Its pool. The end of the process does not wait for it.
+    """
+    key = id(engine)  # an engine may be equal to another one, or have no hash
+    found = _pools.get(key)
+    if found is None:
+        found = Pool("metaaligner-engine", 64, ends=False)
+        if _pools.setdefault(key, found) is not found:
+            return _pools[key]
+        weakref.finalize(engine, _pools.pop, key, None).atexit = False
+    return found
 
 
 class Signal:

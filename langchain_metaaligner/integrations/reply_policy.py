@@ -29,10 +29,12 @@ from langchain_metaaligner.editing.reply_message import (
     answer_text,
     blocked,
     left_beside,
+    reason_beside_text,
     reason_without_text,
     with_text,
 )
 from langchain_metaaligner.editing.sparing_log import SparingLog
+from langchain_metaaligner.engines.base import as_ours, is_interrupt
 from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.errors import (
     CheckpointError,
@@ -40,8 +42,9 @@ from langchain_metaaligner.errors import (
     LeakError,
     MetaAlignerError,
     UnknownObjectiveError,
-    is_signal,
+    is_of_signal,
     mark_begun,
+    steers_graph,
     without_quotes,
 )
 from langchain_metaaligner.integrations.call_config import (
@@ -372,9 +375,15 @@ class ReplyPolicy(NamedTuple):
             The record of the skipped reply; `None` if the reply should be edited.
         """
         when: When | None = self.options.when
-        if when is None or when(reply, context):
+        if when is None:
             return None
-        return self.left_alone(reply, asked, "when")
+        try:
+            wanted = when(reply, context)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise as_ours(error, "The function given as when=") from error
+        return None if wanted else self.left_alone(reply, asked, "when")
 
     def left_alone(self, reply: Reply, asked: Objectives | None, reason: str) -> Alignment:
         """The record of a reply that is not edited.
@@ -421,10 +430,19 @@ class ReplyPolicy(NamedTuple):
                 if not made.text.strip() and made.reason is None:
                     return reply
                 record = made
-        elif is_signal(made):  # such as an interrupt in `when`
+            elif (left := self._left_beside_text(reply)) is not None:
+                record = replace(record, reason=left)
+        elif steers_graph(made):  # such as an interrupt in `when`
             raise made
         else:
             record = self._failure(reply, made, asked, always_raised=begun or unrelated)
+        try:
+            final = self._final(reply, record)
+        except Exception as error:  # noqa: BLE001 - the error policy decides
+            made = error
+            record = self._failure(reply, error, asked, always_raised=begun)
+            # The reply can't be changed at all, so it can't carry its provenance either.
+            final = reply if record.status == "passed" else self._final(reply, record)
         if record.status != "skipped" and "opentelemetry" in sys.modules:
             # Without the module, no provider can have been set.
             telemetry.record(record)
@@ -432,10 +450,16 @@ class ReplyPolicy(NamedTuple):
         if self.options.on_edit is not None and record.reason != "when":
             self._tell(record)
         if record.status == "failed":
-            error = cast("Exception", made)
+            failed = cast("Exception", made)
             if begun:
-                mark_begun(error)
-            raise error
+                mark_begun(failed)
+            raise failed
+        return final
+
+    def _final(self, reply: Reply, record: Alignment) -> Reply:
+        """The reply for the consumer; after a failure that is raised, the reply as it came."""
+        if record.status == "failed":
+            return reply
         kept = record.status in ("passed", "shadow", "skipped")
         if isinstance(reply, str):
             return record.original if kept else record.text
@@ -468,6 +492,14 @@ class ReplyPolicy(NamedTuple):
         status = settled.response_metadata.get(METADATA_KEY, {}).get("status")
         return left_beside(given, before, after, plain=status == "blocked")
 
+    def _left_beside_text(self, reply: Reply) -> str | None:
+        """Why a part of a reply whose text was edited is left alone."""
+        if isinstance(reply, str) or not (
+            reply.additional_kwargs or isinstance(reply.content, list)
+        ):
+            return None
+        return reason_beside_text(reply, refusals=self.options.edit_refusals)
+
     def trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
         """The metadata of an edit in traces.
 
@@ -490,7 +522,9 @@ class ReplyPolicy(NamedTuple):
         status: Literal["passed", "blocked", "failed"]
         on_error = self.options.on_error
         text = original = self.text_of(reply)
-        if not self.options.apply:
+        if is_of_signal(error):
+            status = "failed"
+        elif not self.options.apply:
             status = "passed"
         elif always_raised or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
             status = "failed"
@@ -540,7 +574,9 @@ class ReplyPolicy(NamedTuple):
     def _tell(self, record: Alignment) -> None:
         try:
             self.options.on_edit(record)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the reply is unaffected
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             self.options.shared.log.tell(
                 f"on_edit {type(error).__name__}",
                 "on_edit raised an error; the reply is unaffected",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables import RunnableWithFallbacks as _Fallbacks
 
-from langchain_metaaligner.errors import is_signal, mark_begun, may_repeat
+from langchain_metaaligner.errors import mark_begun, may_repeat, steers_graph
 from langchain_metaaligner.integrations._langchain import RunnableRetry
 from langchain_metaaligner.integrations.bindings import SecretiveBinding
 
@@ -107,7 +107,7 @@ class RunnableWithFallbacks(Repeatable[Input, Output], _Fallbacks[Input, Output]
         failures: list[BaseException] = []
         for runnable in super().runnables:
             yield cast("Runnable[Input, Output]", _Watched(runnable, failures))
-            if any(getattr(error, "begun", False) or is_signal(error) for error in failures):
+            if any(getattr(error, "begun", False) or steers_graph(error) for error in failures):
                 for error in failures:  # LangChain raises the first one
                     mark_begun(error)
                 return

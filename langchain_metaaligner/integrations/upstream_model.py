@@ -43,6 +43,7 @@ def read_policy(given: Mapping[str, Any]) -> dict[str, Any]:
     options = dict(given)
     names = CALL_OPTIONS if options.get("aligner") is None else (*CALL_OPTIONS, *SHARED_OPTIONS)
     for_calls = {name: options.pop(name) for name in names if name in options}
+    for_calls = {name: value for name, value in for_calls.items() if value not in (None, [])}
     for_making = {name: options.pop(name) for name in MAKING_OPTIONS if name in options}
     policy = options.get("policy")
     if isinstance(policy, str):
@@ -64,8 +65,7 @@ def read_policy(given: Mapping[str, Any]) -> dict[str, Any]:
             " to the ChatMetaAligner instead: ChatMetaAligner(...).with_retry()."
         )
         raise TypeError(msg)
-    wanted = {name: value for name, value in for_calls.items() if value not in (None, [])}
-    options["policy_options"] = {**wanted, **(options.get("policy_options") or {})}
+    options["policy_options"] = {**for_calls, **(options.get("policy_options") or {})}
     options["policy"] = policy
     return options
 

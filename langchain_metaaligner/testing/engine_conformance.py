@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -15,6 +15,7 @@ import pytest
 
 from langchain_metaaligner.engines import deadlines, threads
 from langchain_metaaligner.engines.base import Edit, Engine, Request, as_engine
+from langchain_metaaligner.engines.waits import Ended
 from langchain_metaaligner.errors import EditTimeout, MetaAlignerError
 
 T = TypeVar("T")
@@ -200,15 +201,20 @@ class EngineConformance:
                 )
 
     def test_it_leaves_the_event_loop_free(self, engine: Any) -> None:
-        """Other tasks can run while `aedit` works."""
+        """Other tasks can run while `aedit` works, and while `astream` does."""
         one, requests = as_engine(engine), self.requests()
         one.load()
-        gap, others = self._in_time(lambda: asyncio.run(_longest_gap(one, requests)), "aedit")
-        expect(
-            gap - others < self.held_up,
-            f"aedit held up the event loop for {gap:.2f} s. Await the blocking work, or leave aedit"
-            " out: by default, edit runs in a thread",
-        )
+        ways: dict[str, Callable[[], Awaitable[Any]]] = {
+            "aedit": lambda: one.aedit(requests),
+            "astream": lambda: _aread(one, requests[0]),
+        }
+        for way, call in ways.items():
+            gap, others = self._in_time(partial(asyncio.run, _longest_gap(call)), way)
+            expect(
+                gap - others < self.held_up,
+                f"{way} held up the event loop for {gap:.2f} s. Await the blocking work, or leave"
+                f" {way} out: by default, {way[1:]} runs in a thread",
+            )
 
     def test_cancelling_ends_the_wait(self, engine: Any) -> None:
         """A task that awaits `aedit` can be cancelled."""
@@ -240,6 +246,42 @@ class EngineConformance:
                     f"pieces joined are {''.join(pieces)!r:.80}, but the edit is {edit.text!r:.80}",
                 )
 
+    def test_its_asynchronous_stream_joins_to_the_edit(self, engine: Any) -> None:
+        """`astream` gives texts as `stream` does."""
+        one = as_engine(engine)
+        for request in self.requests():
+            pieces, made = self._in_time(
+                lambda request=request: asyncio.run(_aread(one, request)),  # type: ignore[misc]
+                "astream(request)",
+            )
+            wrong = [piece for piece in pieces if not isinstance(piece, str)]
+            expect(not wrong, f"astream gave {wrong[:1]!r:.80}; expected texts")
+            if made is not None:
+                (edit,) = self._check([made], [request])
+                expect(
+                    edit.text == "".join(pieces),
+                    f"pieces of astream joined are {''.join(pieces)!r:.80}, but the edit is"
+                    f" {edit.text!r:.80}",
+                )
+
+    def test_its_asynchronous_stream_can_be_closed(self, engine: Any) -> None:
+        """`aclose()` ends an asynchronous stream, both before and after its first piece."""
+        one, request = as_engine(engine), self.requests()[0]
+
+        async def closed(pieces_before: int) -> Any:
+            pieces = aiter(one.astream(request))
+            for _ in range(pieces_before):
+                await anext(pieces, None)
+            close = getattr(pieces, "aclose", None)
+            expect(callable(close), f"astream gave a {type(pieces).__name__} without aclose()")
+            await close()  # type: ignore[misc]
+            return await anext(pieces, None)
+
+        for pieces_before in (0, 1):
+            work = partial(asyncio.run, closed(pieces_before))
+            more = self._in_time(work, "aclose() of an asynchronous stream")
+            expect(more is None, f"a closed astream goes on with {more!r:.80}; expected it to end")
+
     def test_its_stream_can_be_closed(self, engine: Any) -> None:
         """`close()` ends a stream, both before and after its first piece."""
         one, request = as_engine(engine), self.requests()[0]
@@ -262,6 +304,7 @@ class EngineConformance:
             "edit": lambda requests: deadlines.edit(engine, requests)[0],
             "aedit": lambda requests: asyncio.run(deadlines.aedit(engine, requests))[0],
             "stream": lambda requests: _read_or_error(engine, requests[0]),
+            "astream": lambda requests: asyncio.run(_aread_or_error(engine, requests[0])),
         }
 
     def _check(self, made: Any, requests: Sequence[Request]) -> list[Edit]:
@@ -319,8 +362,28 @@ def _read_or_error(engine: Engine, request: Request) -> Any:
         return error
 
 
-async def _longest_gap(engine: Engine, requests: Sequence[Request]) -> tuple[float, float]:
-    """Measure how long the event loop stood still during an edit, and a separate thread too.
+async def _aread(engine: Engine, request: Request) -> tuple[list[str], Any]:
+    found: list[str] = []
+    pieces = aiter(engine.astream(request))
+    while True:
+        try:
+            found.append(await anext(pieces))
+        except StopAsyncIteration as end:
+            return found, end.args[0] if end.args else None
+
+
+async def _aread_or_error(engine: Engine, request: Request) -> Any:
+    pieces = deadlines.Pieces(engine, request)
+    try:
+        while not isinstance(piece := await pieces.anext(), Ended):
+            pass
+    except MetaAlignerError as error:
+        return error
+    return piece.value
+
+
+async def _longest_gap(call: Callable[[], Awaitable[Any]]) -> tuple[float, float]:
+    """Measure how long the event loop stood still during a call, and a separate thread too.
 
     A pause of the thread means that the machine was busy; only the engine's part must be short.
 
@@ -346,7 +409,7 @@ async def _longest_gap(engine: Engine, requests: Sequence[Request]) -> tuple[flo
     beating = asyncio.ensure_future(inside())
     await asyncio.sleep(0)
     try:
-        await engine.aedit(requests)
+        await call()
     finally:
         ended.set()
     return await beating, others.result()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -18,19 +22,12 @@ from tests.unit_tests.tiny import save
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-TIME = 120  # seconds for a process on a busy machine
+TIME = 60  # seconds for a process on a busy machine
 
 COMMON = """
-import asyncio, os, signal, sys, threading, time
-import torch
-from langchain_core.language_models import FakeListChatModel
-from langchain_core.messages import HumanMessage
-from langchain_metaaligner import Aligner, MetaAlignerRunnable
-from langchain_metaaligner.errors import EngineError
-
+aligner = Aligner(sys.argv[1], family="hh-rlhf", max_new_tokens=int(sys.argv[2]), dtype="float32")
 HH = "\\n\\nHuman: hi\\n\\nAssistant:"
 ITEM = (HH, "hello world", "humour")
-aligner = Aligner(sys.argv[1], family="hh-rlhf", max_new_tokens=int(sys.argv[2]), dtype="float32")
 
 def long_passes():
     "Every pass is half a second inside of torch, without the interpreter's lock."
@@ -61,31 +58,111 @@ async def aedit():
     return [*pieces, *map(str, await aligner.aalign_batch([ITEM], return_exceptions=True))]
 """
 
+# Importing the libraries takes longer than any of the scripts, so it is done once: this process
+# runs no script itself, but forks for each, before any thread has started. The child runs it at
+# the top level, and ends as any process ends.
+PARENT = """
+import asyncio, json, os, signal, sys, threading, time
+import torch, transformers
+from transformers.models.llama import modeling_llama, tokenization_llama
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import HumanMessage
+from langchain_metaaligner import Aligner, MetaAlignerRunnable
+from langchain_metaaligner.engines.local import engine
+from langchain_metaaligner.errors import EngineError
+
+while asked := sys.stdin.readline():
+    asked = json.loads(asked)
+    child = os.fork()
+    if not child:
+        break
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+for name, number in {"out": 1, "err": 2}.items():
+    os.dup2(os.open(asked[name], os.O_WRONLY | os.O_CREAT), number)
+sys.argv = ["-c", *asked["arguments"]]
+torch.set_num_threads(asked["cores"])
+exec(asked["script"])
+"""
+
+
+class Script:
+    """A script that runs in a process of its own.
+
+    Args:
+        parent: The process that forks for it.
+        folder: Where its output goes.
+        script: What it does.
+        arguments: The checkpoint and the length of the edits.
+    """
+
+    def __init__(
+        self, parent: subprocess.Popen[str], folder: Path, script: str, *arguments: object
+    ) -> None:
+        self._parent = parent
+        self._out, self._err = folder / "out", folder / "err"
+        asked = {
+            "script": COMMON + script,
+            "arguments": [str(one) for one in arguments],
+            "out": str(self._out),
+            "err": str(self._err),
+            # With two, OpenMP has helper threads, which do not live on in a forked process.
+            "cores": 2 if "os.fork()" in script else 1,
+        }
+        print(json.dumps(asked), file=self._stream(parent.stdin), flush=True)
+        self.pid = int(self._stream(parent.stdout).readline())
+        self._limit = threading.Timer(TIME, self.send, [signal.SIGKILL])
+        self._limit.start()
+
+    def send(self, signal_: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal_)
+
+    def wait_for_output(self) -> None:
+        end = time.monotonic() + TIME
+        while not (self._out.exists() and self._out.stat().st_size):
+            assert time.monotonic() < end, self._err.read_text()
+            time.sleep(0.01)
+
+    def ended(self) -> tuple[int, str]:
+        """The exit status and the errors."""
+        code = int(self._stream(self._parent.stdout).readline())
+        self._limit.cancel()
+        return code, self._err.read_text()
+
+    def _stream(self, stream: IO[str] | None) -> IO[str]:
+        assert stream
+        return stream
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return save(tmp_path_factory.mktemp("tiny"), config={"max_position_embeddings": 2048})
 
 
-def started(script: str, checkpoint: Path, *, tokens: int = 8) -> subprocess.Popen[str]:
-    # With two, OpenMP has helper threads, which do not live on in a forked process.
-    cores = "2" if "os.fork()" in script else "1"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": cores}
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMON + script, str(checkpoint), str(tokens)],
+@pytest.fixture(scope="module")
+def parent():
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
         env=environment,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
     )
+    yield process
+    process.kill()
+    process.communicate()
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=TIME)
-    finally:
-        process.kill()
-    return process.returncode, out, err
+@pytest.fixture
+def started(parent, checkpoint, tmp_path):
+    def start(script: str, *, tokens: int = 8) -> Script:
+        return Script(parent, tmp_path, script, checkpoint, tokens)
+
+    return start
 
 
 FORKS = {
@@ -142,8 +219,8 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.parametrize("way", FORKS)
-def test_edits_work_in_forked_processes(way, checkpoint):
-    code, _, err = ended(started(FORKS[way], checkpoint))
+def test_edits_work_in_forked_processes(way, started):
+    code, err = started(FORKS[way]).ended()
     assert code == 0, err
 
 
@@ -191,6 +268,14 @@ time.sleep(0.1)
 """,
         0,
     ),
+    "with edits in its last words": (
+        """
+import atexit
+atexit.register(edit)  # called after the model's thread has been ended
+threading.Thread(target=edit).start()
+""",
+        0,
+    ),
     "while prefilling": (
         """
 began = long_passes()
@@ -224,9 +309,9 @@ time.sleep(0.1)
 
 
 @pytest.mark.parametrize("way", EXITS)
-def test_a_process_that_ends_in_the_middle_of_a_pass_ends_as_without_one(way, checkpoint):
+def test_a_process_that_ends_in_the_middle_of_a_pass_ends_as_without_one(way, started):
     script, expected = EXITS[way]
-    code, _, err = ended(started(script, checkpoint, tokens=1000))
+    code, err = started(script, tokens=1000).ended()
     assert code == expected, err
     assert "terminate" not in err
     assert "Fatal" not in err
@@ -262,15 +347,13 @@ asyncio.run(aedit())
 
 @pytest.mark.parametrize("what", SIGNALLED)
 @pytest.mark.parametrize("by", ["interrupt", "termination"])
-def test_a_signal_ends_the_process_as_without_a_pass(what, by, checkpoint):
+def test_a_signal_ends_the_process_as_without_a_pass(what, by, started):
     handler = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\nbegan = long_passes()\n"
-    process = started(handler + SIGNALLED[what], checkpoint, tokens=1000)
-    assert process.stdout
-    if not process.stdout.readline():
-        pytest.fail(ended(process)[2])
+    process = started(handler + SIGNALLED[what], tokens=1000)
+    process.wait_for_output()
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT if by == "interrupt" else signal.SIGTERM)
-    code, _, err = ended(process)
+    process.send(signal.SIGINT if by == "interrupt" else signal.SIGTERM)
+    code, err = process.ended()
     assert code == (-signal.SIGINT if by == "interrupt" else 143), err
     assert "terminate" not in err
     assert "Fatal" not in err
@@ -339,7 +422,11 @@ def test_two_preloaded_workers_of_gunicorn_edit_and_end_cleanly(by, checkpoint, 
             said = list(pool.map(lambda _: asked(server), range(32)))
     finally:
         process.send_signal(by)
-        code, _, err = ended(process)
+        try:
+            _, err = process.communicate(timeout=TIME)
+        finally:
+            process.kill()
+    code = process.returncode
     assert {one.split()[1] for one in said} == {"True"}, err
     assert len({one.split()[0] for one in said}) == 2, err
     assert code == 0, err

@@ -458,7 +458,7 @@ class PackedForward:
             def fill(_: Any, rows: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
                 return (pad(rows[0], (0, 0, 0, more)),) if get_ident() == thread else rows
 
-            def cut(_: Any, rows: tuple[torch.Tensor], made: torch.Tensor) -> torch.Tensor:
+            def cut(_: Any, __: Any, made: torch.Tensor) -> torch.Tensor:
                 return made[:, :kept] if get_ident() == thread else made
 
             hooks += [

@@ -23,6 +23,9 @@ _TOKENS = 208
 _CUTS = (128, 1, 1, 2, 3, 1, 4, 5, 7, 9, 16, 31)  # of these tokens into passes
 _BESIDE = (0, 1, 0, 2, 1, 3, 0, 4, 1, 20, 0, 7)  # another sequence's tokens in the same passes
 _ROWS = (4, 8, 16)
+# Functions like SiLU are computed for so many numbers at a time, the rest of them in another way.
+# That differs in too few numbers to be found by trying.
+_VECTOR = 64
 _known: dict[Hashable, int | None] = {}
 
 
@@ -88,8 +91,10 @@ def _kind(model: Any) -> Hashable:
 def _smallest_rows(forward: PackedForward) -> int | None:
     """Find the smallest number of rows that works; `None` if none does."""
     usual = forward.rows
+    width = getattr(base_model(forward.model).config, "intermediate_size", None) or 0
+    fitting = [rows for rows in _ROWS if not rows * width % _VECTOR]
     with _first_layer_only(forward.model):
-        for rows in _ROWS:
+        for rows in fitting:
             forward.rows = rows
             if _same_in_pieces(forward):
                 return rows

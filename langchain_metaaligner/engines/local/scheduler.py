@@ -294,9 +294,9 @@ class Scheduler:
     def _wake(self) -> None:
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="metaaligner-model", daemon=True)
+            processes.end_with_process(self)
             thread.start()
             self._thread = thread
-            processes.end_with_process(self)
         self._changed.notify_all()
 
     def _work(self) -> None:

@@ -26,7 +26,7 @@ PLAIN: st.SearchStrategy[Any] = st.recursive(
         st.booleans(),
         st.integers(),
         st.floats(allow_nan=False),
-        st.sampled_from([*OTHER, *OLD]),
+        st.sampled_from([*OTHER, OLD[0]]),
         st.lists(st.sampled_from(OTHER), max_size=3).map(" ".join),
     ),
     lambda inner: st.one_of(
@@ -63,6 +63,20 @@ FORMS: dict[str, Any] = {
     "as tokens": in_pieces,
     "as tokens with odds": lambda text: [{"t": one, "p": -0.1} for one in in_pieces(text)],
     "as pairs of token and id": lambda text: [[one] for one in in_pieces(text)],
+    "as tokens and odds": lambda text: [(one, -0.1) for one in in_pieces(text)],
+    "as tokens with their marks": lambda text: [f"\u0120{one}" for one in text.split()],
+    "as parts of words": lambda text: [
+        part for word in text.split() for part in (word[:2], f"##{word[2:]}")
+    ],
+    "as keys with odds": lambda text: {f" {one}": -0.1 for one in text.split()},
+    "as chunks": lambda text: [
+        {"choices": [{"delta": {"t": one}}], "n": 1} for one in in_pieces(text)
+    ],
+    "as objects": lambda text: [Said(one) for one in in_pieces(text)],
+    "in tags": lambda text: "".join(f"<w>{one}</w>" for one in text.split()),
+    "in a data address": lambda text: (
+        f"data:text/plain;base64,{base64.urlsafe_b64encode(text.encode()).decode().rstrip('=')}"
+    ),
     "as bytes": str.encode,
     "as numbers": lambda text: list(text.encode()),
     "as the bytes of tokens": lambda text: [{"b": list(one.encode())} for one in in_pieces(text)],
@@ -164,6 +178,12 @@ NAMES = {
 
 def test_names_addresses_and_numbers_stay() -> None:
     assert copies().left_of(NAMES) == NAMES
+
+
+def test_a_copy_under_the_name_of_an_address_or_of_a_kind_goes() -> None:
+    given = {"url": "https://a.example/?q=Zorp%20quib", "reason": "Zorp quib", "id": "1"}
+    assert copies().left_of(given) == {"id": "1"}
+    assert Copies("好的我明白了谢谢", "New").left_of({"reason": "好的我明白了谢谢"}) == {}
 
 
 def test_thoughts_and_tool_calls_stay_beside_an_edit() -> None:

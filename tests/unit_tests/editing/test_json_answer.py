@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from langchain_metaaligner import Context, Edit, EngineError, MetaAlignerRunnable
-from langchain_metaaligner.editing.json_answer import read_json
+from langchain_metaaligner.editing.json_answer import may_be_json, read_json
 from langchain_metaaligner.engines.base import TokenAgreement
 from tests.unit_tests.scripted import ScriptedEngine, aligner_of
 
@@ -141,3 +141,13 @@ def test_deep_and_long_json_takes_no_long_time() -> None:
     assert edited(long, lambda request: request.draft).text == long
     assert read_json('{"a": ' + "9" * 100_000 + ', "b": "c"}') is not None
     assert time.process_time() - started < 5
+
+
+@given(
+    st.text('{}[]"`~ \n\t:,a1', max_size=12),
+    st.sampled_from(["", " ", "\n\t", "```json\n", "~~~\n", " ``` "]),
+    st.sampled_from(["{}", '{"a": "b"}', "[]", '["x"]', "a", ""]),
+)
+def test_what_does_not_begin_as_json_is_none(text, before, body):
+    for answer in (text, f"{before}{body}", f"{before}{body}\n{before.strip().rstrip('json')}"):
+        assert may_be_json(answer) or read_json(answer) is None

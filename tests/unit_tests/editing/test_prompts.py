@@ -26,7 +26,15 @@ from langchain_metaaligner.editing.prompts import (
     parse_conversation,
     render_conversation,
 )
-from langchain_metaaligner.engines.readings import Readings
+from langchain_metaaligner.editing.prompts.escaping import (
+    FIELD,
+    TURN,
+    TURN_IN_LINE,
+    control_marks,
+    escape,
+    finder,
+)
+from langchain_metaaligner.engines.readings import AS_ANY, Readings
 from langchain_metaaligner.testing import ScriptedEngine
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"
@@ -590,3 +598,18 @@ def test_a_family_knows_a_checkpoint_by_the_one_that_it_was_made_from(kindness):
     engine = ScriptedEngine()
     engine.name, engine.origin = "/models/mine", "somebody/new-aligner-7b"
     assert Aligner(engine=engine).family is kindness
+
+
+AS_OTHERS = {"!": "|", "A": "", "\uff5c": "|"}
+READ = [Readings(), Readings(lambda char: AS_OTHERS.get(char, char)), AS_ANY]
+
+
+@given(
+    st.text("|!A<s>/ \n:Edit\uff5c\u2581\ud800[", max_size=30),
+    st.sampled_from(READ),
+    st.sampled_from([(), ("[/INST]",), ("!!",)]),
+)
+def test_a_text_that_is_not_looked_at_closer_needs_no_escaping(text, readings, control_tokens):
+    marks = (FIELD, TURN, TURN_IN_LINE, *control_marks(control_tokens, readings))
+    if finder(marks, readings)(text) is None:
+        assert escape([(text, marks)], readings) == ([text], {})

@@ -13,6 +13,7 @@ from langchain_metaaligner import InputTypeError
 from langchain_metaaligner.editing.reply_message import (
     answer_text,
     blocked,
+    reason_beside_text,
     reason_without_text,
     with_text,
 )
@@ -125,6 +126,9 @@ FORMS = {
     "unknown content": {"type": "answer", "content": "{}"},
     "non_standard": {"type": "non_standard", "value": {"type": "x", "text": "{}", "a": 1}},
     "non_standard text": {"type": "non_standard", "value": "{}"},
+    "parts": {"parts": [{"text": "{}"}]},
+    "named by its key": {"citationsContent": {"content": [{"text": "{}"}], "citations": []}},
+    "a list of texts": {"type": "text", "text": ["{}"]},
     "item": {
         "type": "message",
         "role": "assistant",
@@ -182,12 +186,28 @@ def test_thoughts_tools_and_refusals_are_no_text(block):
         ("", {"audio": {"id": "1", "transcript": "zorp"}}, "audio"),
         ([{"type": "audio", "base64": "AAAA", "transcript": "zorp"}], {}, "audio"),
         ([{"type": "card", "body": {"lines": ["zorp quib"]}}], {}, "block of type card"),
+        ([{"refusal": "I refuse."}], {}, "refusal"),
+        ([{"type": "json", "json": {"a": "zorp quib"}}], {}, "block of type json"),
         ([{"type": "image", "url": "x"}, {"type": "thinking", "thinking": "a b"}], {}, None),
         ("", {"refusal": None, "reasoning_content": "a b"}, None),
     ],
 )
 def test_what_a_person_reads_or_hears_without_text_has_a_reason(content, beside, reason):
     assert reason_without_text(AIMessage(content, additional_kwargs=beside)) == reason
+    # Beside a text that is edited, a recording goes.
+    if content:
+        message = AIMessage(["text", *content], additional_kwargs=beside)
+        assert reason_beside_text(message) == reason
+
+
+def test_nothing_is_left_alone_of_a_refusal_that_is_text():
+    refused = AIMessage(["a", {"type": "refusal", "refusal": "I refuse."}])
+    assert reason_beside_text(refused, refusals=True) is None
+    beside = AIMessage("a", additional_kwargs={"refusal": "I refuse."})
+    assert (reason_beside_text(beside), reason_beside_text(beside, refusals=True)) == (
+        "refusal",
+        None,
+    )
 
 
 def test_a_refusal_that_is_text_loses_its_mark():
@@ -197,6 +217,20 @@ def test_a_refusal_that_is_text_loses_its_mark():
     beside = AIMessage("", additional_kwargs={"refusal": "I refuse.", "a": 1})
     edited = with_text(beside, "Yes.", refusals=True)
     assert (edited.content, edited.additional_kwargs) == ("Yes.", {"a": 1})
+    # Its words may stay: whoever reads a stream has read them as text.
+    for refused in (AIMessage([block]), beside):
+        said = with_text(refused, "I refuse.", refusals=True)
+        assert (said.text, answer_text(said)) == ("I refuse.", "I refuse.")
+        assert "'refusal'" not in repr(said)
+
+
+def test_a_refusal_beside_a_text_is_a_part_of_it():
+    for content in ("Well. ", [{"type": "text", "text": "Well. "}]):
+        message = AIMessage(content, additional_kwargs={"refusal": "I refuse."})
+        assert answer_text(message) == "Well. "
+        assert answer_text(message, refusals=True) == "Well. I refuse."
+        edited = with_text(message, "Well. Yes.", refusals=True)
+        assert (edited.text, edited.additional_kwargs) == ("Well. Yes.", {})
 
 
 # Citations.
@@ -254,6 +288,15 @@ def test_a_citation_may_count_from_its_own_block():
     assert moved["segment"] == {**segment, "start_index": 7, "end_index": 12}
 
 
+def test_a_citation_whose_quote_repeats_what_was_edited_goes():
+    cited = [
+        {"type": "citation", "cited_text": quote, **span(BEFORE, "Zürich is big.")}
+        for quote in ("A source.", "Bern is small.")
+    ]
+    edited = with_text(AIMessage([{"type": "text", "text": BEFORE, "annotations": cited}]), AFTER)
+    assert [one["cited_text"] for one in edited.content[0]["annotations"]] == ["A source."]
+
+
 # Blocked messages.
 
 THOUGHTS = {
@@ -271,7 +314,15 @@ THOUGHTS = {
 def test_a_blocked_message_has_no_thoughts_and_no_text_anywhere(kind, where):
     usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
     plain = {"model_name": "m-1", "finish_reason": "stop", "usage": {"reasoning_tokens": 5}}
-    rest = {"raw": "some SECRET prose", "sources": ["SECRET prose"], "a": object()}
+    rest = {
+        "raw": "some SECRET prose",
+        "note": "SECRET很好的理由",
+        "reason": "SECRET is what the user wanted to hear of me",
+        "sources": ["SECRET prose"],
+        "words": ["The", "user", "wants", "a", "SECRET", "of", "me"],
+        "SECRET prose": 1,
+        "a": object(),
+    }
     message = kind(
         [{"type": "thinking", "thinking": "SECRET"}, {"type": "text", "text": "SECRET text"}],
         id="1",
@@ -286,6 +337,7 @@ def test_a_blocked_message_has_no_thoughts_and_no_text_anywhere(kind, where):
     assert {**getattr(made, where), "metaaligner": {}} == {
         **plain,
         "sources": [],
+        "words": [],
         "metaaligner": {},
     }
 

@@ -161,7 +161,7 @@ def test_an_engine_s_thread_sees_the_callers_context_and_is_no_pool_s():
         def edit(self, requests):
             return [Edit(threading.current_thread().name)]
 
-    assert asyncio.run(Tells().aedit([REQUEST])) == [Edit("metaaligner-edit")]
+    assert asyncio.run(Tells().aedit([REQUEST])) == [Edit("metaaligner-engine")]
 
 
 def test_what_an_object_forwards_or_learns_as_it_loads_counts():

@@ -539,15 +539,6 @@ def test_nobody_waits_past_the_deadline_for_a_stream_that_is_stuck():
     assert engine.stream_closed.wait(30)
 
 
-def test_a_stream_whose_time_is_up_before_it_begins_is_closed():
-    engine = StuckEngine()
-    engine.let_go.set()
-    pieces = stream(engine, replace(REQUEST, deadline=time.monotonic() - 1))
-    with pytest.raises(EditTimeout):
-        next(pieces)
-    assert engine.stream_closed.wait(30)
-
-
 def test_a_stream_that_keeps_deadlines_itself_runs_in_the_callers_thread():
     class Keeps(ScriptedEngine):
         keeps_deadlines = True

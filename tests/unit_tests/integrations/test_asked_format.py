@@ -228,6 +228,13 @@ def test_prose_that_was_taken_out_of_data_is_edited(keeps_the_message):
     assert (made.text if keeps_the_message else made) == "Rome (edited)"
 
 
+def test_a_call_takes_back_a_format_of_the_model() -> None:
+    bound = ollama.ChatOllama(model="m", format="json").bind(format=None)
+    model = ChatMetaAligner(bound, engine=ScriptedEngine("x"))
+    assert model.policy_options == {"format": None}
+    assert not asks_for_data(model.policy, None, model.policy_options)
+
+
 def test_an_effort_is_no_wish_for_data(monkeypatch):
     made = ChatResult(generations=[ChatGeneration(message=AIMessage("prose"))])
     monkeypatch.setattr(anthropic.ChatAnthropic, "_generate", lambda *_, **__: made)

@@ -130,6 +130,32 @@ class BlocksTheLoop(Good):
         return self.edit(requests)
 
 
+class BlocksTheLoopInItsStream(Good):
+    async def astream(self, request):
+        threading.Event().wait(0.4)
+        yield request.draft
+
+
+class StreamsAsynchronouslyNoTexts(Good):
+    async def astream(self, request):
+        yield request
+
+
+class GoesOnWhenClosedAsynchronously(Good):
+    def astream(self, request):
+        class Pieces:
+            def __aiter__(self):
+                return self
+
+            async def __anext__(self):
+                return "more"
+
+            async def aclose(self):
+                pass
+
+        return Pieces()
+
+
 class StreamsAnotherText(Good):
     def stream(self, request):
         yield "one thing"
@@ -156,6 +182,15 @@ BROKEN = {
     NeverCloses: ("test_its_stream_can_be_closed", "close() of a stream has not ended"),
     GoesOnWhenClosed: ("test_its_stream_can_be_closed", "goes on with 'more'"),
     BlocksTheLoop: ("test_it_leaves_the_event_loop_free", "held up the event loop for 0.4"),
+    BlocksTheLoopInItsStream: ("test_it_leaves_the_event_loop_free", "astream held up"),
+    StreamsAsynchronouslyNoTexts: (
+        "test_its_asynchronous_stream_joins_to_the_edit",
+        "astream gave [Request",
+    ),
+    GoesOnWhenClosedAsynchronously: (
+        "test_its_asynchronous_stream_can_be_closed",
+        "goes on with 'more'",
+    ),
     StreamsAnotherText: ("test_its_stream_joins_to_the_edit", "'one thing'"),
     Raises: ("test_it_makes_an_edit_for_each_request", "no device"),
     WarmsWithThePromptAlone: ("test_it_loads_and_warms", "unexpected keyword argument"),

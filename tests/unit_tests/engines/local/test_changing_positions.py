@@ -93,7 +93,7 @@ def test_generate_with_a_draft_gives_what_it_gives_without(model, ids) -> None:
 def test_an_edit_depends_on_neither_neighbours_nor_earlier_edits(tmp_path) -> None:
     tokenizer = spm_tokenizer()
     folder = str(save(tmp_path / "tiny", tokenizer=tokenizer, model=spread(phi3(len(tokenizer)))))
-    prompts = ("the answer is no " * 6, "here are some safe ideas " * 14, "hello")
+    prompts = ("the answer is no " * 10, "here are some safe ideas " * 14, "hello")
     draft = "you should not do this but here are some safe ideas"
     requests = [Request(prompt, draft=draft, max_new_tokens=24) for prompt in prompts]
     with load_engine(folder, dtype="float32") as engine:
@@ -108,3 +108,8 @@ def test_an_edit_depends_on_neither_neighbours_nor_earlier_edits(tmp_path) -> No
         assert [engine.edit([request])[0].text for request in reversed(requests)] == alone[::-1]
         plain = [Request(request.prompt, max_new_tokens=24) for request in requests]
         assert [edit.text for edit in engine.edit(plain)] == alone
+        copied = [
+            Request(request.prompt, draft=text, max_new_tokens=24)
+            for request, text in zip(requests, alone, strict=True)
+        ]
+        assert [edit.text for edit in engine.edit(copied)] == alone

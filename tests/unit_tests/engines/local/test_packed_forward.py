@@ -218,3 +218,14 @@ def test_no_logits_are_computed_that_nobody_wants(llama):
     forward.run([ForwardInput(one, [5, 6, 7], 0), ForwardInput(two, [8, 9], 0)])
     forward.run([ForwardInput(one, [5, 6, 7], 2), ForwardInput(two, [8, 9], 1)])
     assert shapes == [1, 3]
+
+
+def test_layers_and_head_get_a_multiple_of_the_rows_that_kernels_need(llama):
+    rows, linear = [], llama.lm_head.forward
+    llama.model.layers[0].mlp.register_forward_hook(lambda *given: rows.append(given[2].shape[1]))
+    llama.lm_head.forward = lambda hidden: rows.append(hidden.shape[1]) or linear(hidden)
+    forward = PackedForward(llama)
+    assert forward.rows == 4
+    made = forward.run([ForwardInput(forward.new_cache(0), [5, 6, 7, 8, 9], 1)])
+    assert rows == [8, 4]
+    assert close(made, whole(llama, [5, 6, 7, 8, 9])[-1:])

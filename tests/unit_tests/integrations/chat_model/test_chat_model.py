@@ -21,7 +21,6 @@ from pydantic import BaseModel, ValidationError
 from langchain_metaaligner import (
     ChatMetaAligner,
     Context,
-    EngineError,
     MetaAlignerRunnable,
     Objective,
     UnknownObjectiveError,
@@ -176,28 +175,6 @@ async def test_unknown_objectives_are_told_before_the_policy_runs(how: str):
     with pytest.raises(UnknownObjectiveError):
         await asked(model, how, config={"configurable": {"objectives": ["hrmlessness"]}})
     assert policy.asked == []
-
-
-@HOW
-async def test_a_failed_edit_raises_passes_or_blocks(how: str):
-    with pytest.raises(EngineError):
-        await asked(model_of(engine=Engine(fail_at=0)), how)
-
-    passed = await asked(model_of(engine=Engine(fail_at=0), on_error="pass"), how)
-    assert passed.text == RAW
-    assert passed.usage_metadata == USAGE
-    assert said(passed)["status"] == "passed"
-    blocked = await asked(
-        model_of(engine=Engine(fail_at=0), on_error="block", block_message="No."), how
-    )
-    assert blocked.text == "No."
-    assert said(blocked)["status"] == "blocked"
-
-
-@pytest.mark.parametrize("how", ["stream", "astream"])
-async def test_an_edit_that_fails_after_its_first_word_was_read_raises(how: str):
-    with pytest.raises(EngineError):
-        await asked(model_of(engine=Engine(fail_at=3), on_error="pass"), how)
 
 
 @OTHER_TWO
