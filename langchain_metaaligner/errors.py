@@ -125,6 +125,18 @@ def may_repeat(error: BaseException) -> bool:
     return not getattr(error, "begun", False)
 
 
+def steers_graph(error: BaseException) -> bool:
+    """Whether an exception is no failure, but steers a LangGraph graph.
+
+    Args:
+        error: The exception, of any class.
+
+    Returns:
+        Whether it is an interrupt, or a command to the graph around the one that raises it.
+    """
+    return any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__)
+
+
 def is_of_signal(error: BaseException) -> bool:
     """Whether a signal handler raised an error, to end the process or a job.
 
@@ -154,18 +166,6 @@ def _arguments(frame: FrameType) -> Iterator[Any]:
     if code.co_flags & inspect.CO_VARARGS:
         rest = frame.f_locals.get(code.co_varnames[count])
         yield from rest if isinstance(rest, tuple) else ()
-
-
-def steers_graph(error: BaseException) -> bool:
-    """Whether an exception is no failure, but steers a LangGraph graph.
-
-    Args:
-        error: The exception, of any class.
-
-    Returns:
-        Whether it is an interrupt, or a command to the graph around the one that raises it.
-    """
-    return any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__)
 
 
 def may_pass(error: BaseException) -> bool:
