@@ -28,7 +28,7 @@ from langchain_metaaligner.engines.base import (
     Engine,
     Request,
     TokenAgreement,
-    errors_of_ours,
+    as_ours,
     too_late,
 )
 from langchain_metaaligner.engines.waits import Body, Ended, Wait
@@ -509,9 +509,12 @@ def deadline_of(options: AlignerOptions, started: float) -> float | None:
 
 def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
     """Whether edits are prepared sooner than a thread is started for it."""
-    with errors_of_ours():
+    try:
         if ready is None or ready[0].window is not None or ready[1].chat:
             return False  # a tokenizer is loaded, or an engine asked
+    except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
+        ours = as_ours(error)
+        raise ours from ours.__cause__
     return not any(map(_is_long, items))
 
 
@@ -565,19 +568,20 @@ class _RequestWriter:
             EngineError: The engine can't count tokens or apply its template.
         """
         try:
-            with errors_of_ours():
-                if values is None:
-                    return (self.part(text),)
-                starts = [0, *[value.end for value in values]]
-                return tuple(
-                    self.part(value.text, before=text[start : value.start], value=value)
-                    for start, value in zip(starts, values, strict=False)
-                )
-        except EngineError as error:
-            asked = self._asked
-            turns = (asked,) if isinstance(asked, str) else [turn.text for turn in asked]
-            error.args = (without_quotes(str(error), text, *turns),)
-            raise
+            if values is None:
+                return (self.part(text),)
+            starts = [0, *[value.end for value in values]]
+            return tuple(
+                self.part(value.text, before=text[start : value.start], value=value)
+                for start, value in zip(starts, values, strict=False)
+            )
+        except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
+            ours = as_ours(error)
+            if isinstance(ours, EngineError):
+                asked = self._asked
+                turns = (asked,) if isinstance(asked, str) else [turn.text for turn in asked]
+                ours.args = (without_quotes(str(ours), text, *turns),)
+            raise ours from ours.__cause__
 
     def part(self, text: str, *, before: str = "", value: JsonText | None = None) -> Part:
         """Write the request for one part of the answer.

@@ -29,6 +29,7 @@ from langchain_metaaligner.editing.reply_message import (
     answer_text,
     blocked,
     left_beside,
+    reason_beside_text,
     reason_without_text,
     with_text,
 )
@@ -41,6 +42,7 @@ from langchain_metaaligner.errors import (
     LeakError,
     MetaAlignerError,
     UnknownObjectiveError,
+    is_of_signal,
     mark_begun,
     without_quotes,
 )
@@ -310,10 +312,11 @@ class ReplyPolicy(NamedTuple):
         Args:
             reply: The reply.
         """
+        refusals = self.options.edit_refusals
         content = reply if isinstance(reply, str) else reply.content
-        if isinstance(content, str) and content:
+        if isinstance(content, str) and not refusals:
             return content
-        return answer_text(reply, refusals=self.options.edit_refusals)
+        return answer_text(reply, refusals=refusals)
 
     def without_text(self, reply: Reply, asked: Objectives | None) -> Alignment | None:
         """The record of a reply without text that a person would read or hear all the same.
@@ -423,13 +426,15 @@ class ReplyPolicy(NamedTuple):
                 if not made.text.strip() and made.reason is None:
                     return reply
                 record = made
+            elif (left := self._left_beside_text(reply)) is not None:
+                record = replace(record, reason=left)
         else:
             record = self._failure(reply, made, asked, begun=begun)
         try:
             final = self._final(reply, record)
-        except Exception as error:  # noqa: BLE001 - the error policy decides
-            made = error
-            record = self._failure(reply, error, asked, begun=begun)
+        except Exception as failure:  # noqa: BLE001 - the error policy decides
+            made = failure
+            record = self._failure(reply, failure, asked, begun=begun)
             # The reply can't be changed at all, so it can't carry its provenance either.
             final = reply if record.status == "passed" else self._final(reply, record)
         if record.status != "skipped" and "opentelemetry" in sys.modules:
@@ -439,10 +444,10 @@ class ReplyPolicy(NamedTuple):
         if self.options.on_edit is not None and record.reason != "when":
             self._tell(record)
         if record.status == "failed":
-            error = cast("Exception", made)
+            failed = cast("Exception", made)
             if begun:
-                mark_begun(error)
-            raise error
+                mark_begun(failed)
+            raise failed
         return final
 
     def _final(self, reply: Reply, record: Alignment) -> Reply:
@@ -481,6 +486,14 @@ class ReplyPolicy(NamedTuple):
         status = settled.response_metadata.get(METADATA_KEY, {}).get("status")
         return left_beside(given, before, after, plain=status == "blocked")
 
+    def _left_beside_text(self, reply: Reply) -> str | None:
+        """Why a part of a reply whose text was edited is left alone."""
+        if isinstance(reply, str) or not (
+            reply.additional_kwargs or isinstance(reply.content, list)
+        ):
+            return None
+        return reason_beside_text(reply, refusals=self.options.edit_refusals)
+
     def trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
         """The metadata of an edit in traces.
 
@@ -503,7 +516,9 @@ class ReplyPolicy(NamedTuple):
         status: Literal["passed", "blocked", "failed"]
         on_error = self.options.on_error
         text = original = self.text_of(reply)
-        if not self.options.apply:
+        if is_of_signal(error):
+            status = "failed"
+        elif not self.options.apply:
             status = "passed"
         elif begun or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
             status = "failed"

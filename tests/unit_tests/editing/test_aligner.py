@@ -605,3 +605,29 @@ def test_a_hundred_threads_share_an_aligner_and_swap_nothing():
 
 def test_a_context_that_is_an_object_hides_its_text():
     assert "secret" not in repr(aligner_of().align(Context("my secret"), "a secret", "humour"))
+
+
+def test_a_stream_of_an_engine_that_has_ended_is_closed():
+    closed = []
+
+    class Source:
+        def __init__(self):
+            self._left = ["one", " two"]
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            if not self._left:
+                raise StopIteration
+            return self._left.pop(0)
+
+        def close(self):
+            closed.append(True)
+
+    class Engine(ScriptedEngine):
+        def stream(self, request):
+            return Source()
+
+    assert "".join(Aligner(engine=Engine()).stream("q", "draft", "humour")) == "one two"
+    assert closed == [True]
