@@ -545,6 +545,10 @@ def test_an_answer_about_thoughts_keeps_their_marks(mark):
     assert "".join(aligner.stream("c", answer, "humour")) == answer
 
 
+def test_an_edit_that_ends_like_a_mark_keeps_its_end_in_a_stream():
+    assert "".join(chat("a <").stream("c", "Bad.", "humour")) == "a <"
+
+
 def test_in_other_families_marks_of_thoughts_are_text():
     aligner = aligner_of(ScriptedEngine("<think>hm</think> x"))
     assert aligner.align("c", "Bad.", "humour").text == "<think>hm</think> x"
