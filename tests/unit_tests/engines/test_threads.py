@@ -140,7 +140,8 @@ def test_calls_that_are_wanted_wait_for_a_thread_until_their_deadline():
         busy = [asyncio.ensure_future(deadlines.aedit(engine, [REQUEST])) for _ in range(2)]
         while engine.running < 2:
             await asyncio.sleep(0.001)
-        late = await aedit(engine)
+        async with asyncio.timeout(20):
+            late = await aedit(engine)
         waiting = asyncio.ensure_future(deadlines.aedit(engine, [REQUEST]))
         await asyncio.sleep(0.01)
         engine.let_go.set()
@@ -160,8 +161,9 @@ async def test_a_wait_for_a_thread_ends_at_the_deadline_with_engines_that_keep_d
     busy = [asyncio.ensure_future(deadlines.aedit(engine, [REQUEST])) for _ in range(2)]
     while engine.running < 2:
         await asyncio.sleep(0.001)
-    assert isinstance(await aedit(engine), EditTimeout)
-    assert isinstance(await astream(engine), EditTimeout)
+    async with asyncio.timeout(20):
+        assert isinstance(await aedit(engine), EditTimeout)
+        assert isinstance(await astream(engine), EditTimeout)
     engine.let_go.set()
     await asyncio.gather(*busy)
 
