@@ -367,7 +367,8 @@ def _with_refusal(message: Any, said: str) -> str:
 
 def _without_marks(message: M) -> M:
     """The message with its refusals as text; the message itself if it has none."""
-    content, changes = message.content, {}
+    content: Any = message.content
+    changes: dict[str, Any] = {}
     if isinstance(content, list) and any(refusal_text(block) is not None for block in content):
         changes["content"] = content = [
             block if (said := refusal_text(block)) is None else _as_text(block, said)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from langchain_metaaligner import Aligner, CheckpointError, Objective, UnknownObjectiveError
@@ -604,12 +604,18 @@ AS_OTHERS = {"!": "|", "A": "", "\uff5c": "|"}
 READ = [Readings(), Readings(lambda char: AS_OTHERS.get(char, char)), AS_ANY]
 
 
+@example("!Edit:", READ[1], (), TURN)
 @given(
-    st.text("|!A<s>/ \n:Edit\uff5c\u2581\ud800[", max_size=30),
+    st.lists(
+        st.sampled_from([*"|!A /\n<[", "Edit:", "Human:", "s>", "INST]", "\uff5c", "\ud800"])
+    ).map("".join),
     st.sampled_from(READ),
     st.sampled_from([(), ("[/INST]",), ("!!",)]),
+    st.sampled_from([TURN, TURN_IN_LINE]),
 )
-def test_a_text_that_is_not_looked_at_closer_needs_no_escaping(text, readings, control_tokens):
-    marks = (FIELD, TURN, TURN_IN_LINE, *control_marks(control_tokens, readings))
+def test_a_text_that_is_not_looked_at_closer_needs_no_escaping(
+    text, readings, control_tokens, turn
+):
+    marks = (FIELD, turn, *control_marks(control_tokens, readings))
     if finder(marks, readings)(text) is None:
         assert escape([(text, marks)], readings) == ([text], {})

@@ -121,6 +121,22 @@ def test_an_error_of_another_package_follows_the_policy_too():
     assert policy_with(on_error="pass").settle("old", RuntimeError("x"), None) == "old"
 
 
+def test_a_message_that_can_not_be_copied_goes_out_as_it_is_or_not_at_all():
+    class Stiff(AIMessage):
+        def model_copy(self, **kwargs):
+            raise TypeError("no copies")
+
+    reply = Stiff("old")
+    for options in ({"on_error": "pass"}, {"apply": False}):
+        records = []
+        mine = policy_with(on_edit=records.append, **options)
+        assert mine.settle(reply, EDITED, None) is reply
+        assert [one.status for one in records] == ["passed"]
+    for policy in ("raise", "block"):
+        with pytest.raises(TypeError, match="no copies"):
+            policy_with(on_error=policy).settle(reply, EDITED, None)
+
+
 def test_what_has_been_read_can_be_replaced_by_no_policy():
     for policy in ("pass", "block"):
         with pytest.raises(MetaAlignerError):
