@@ -69,6 +69,7 @@ FORMS: dict[str, Any] = {
         part for word in text.split() for part in (word[:2], f"##{word[2:]}")
     ],
     "as keys with odds": lambda text: {f" {one}": -0.1 for one in text.split()},
+    "as keys of a list": lambda text: [{f" {one}": -0.1} for one in text.split()],
     "as chunks": lambda text: [
         {"choices": [{"delta": {"t": one}}], "n": 1} for one in in_pieces(text)
     ],

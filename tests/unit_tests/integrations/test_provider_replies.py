@@ -269,7 +269,7 @@ def test_pieces_in_standard_blocks_merge_to_one_block(way: str) -> None:
         assert run(chain, ASKED, way).content == [{**whole[0], "text": "ZORP QUIB"}]
 
 
-@pytest.mark.parametrize("version", ["v0", "v1"])
+@pytest.mark.parametrize("version", ["responses/v1", "v1"])
 def test_the_events_of_a_text_are_those_of_one_block(version: str) -> None:
     model = openai([streamed("zorp quib")], output_version=version, use_responses_api=True)
     events = ChatMetaAligner(model, **OUTCOMES["edited"]).stream_events(ASKED, version="v3")
@@ -404,6 +404,14 @@ def test_a_trailing_signature_is_no_second_text() -> None:
     for content in (whole.content, run(chain, ASKED, "stream").content):
         assert content[-1]["extras"]["signature"]
         assert content[-1]["text"] == ""
+
+
+def test_the_mark_of_a_refusal_does_not_come_back_as_a_block_of_a_stream() -> None:
+    llm = gemini([{"text": "zorp quib"}], finish_reason="SAFETY")
+    llm.output_version = "v1"
+    model = ChatMetaAligner(llm, **OUTCOMES["edited"], edit_refusals=True)
+    whole, pieces = run(model, ASKED, "invoke"), run(model, ASKED, "stream")
+    assert [one["type"] for one in pieces.content] == [one["type"] for one in whole.content]
 
 
 # Anthropic.
