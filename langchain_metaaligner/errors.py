@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import re
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 
@@ -115,9 +118,54 @@ def may_repeat(error: BaseException) -> bool:
     Returns:
         Whether nobody has read a part of it and, for an error of this package, it is `retryable`.
     """
+    if steers_graph(error):
+        return False
     if isinstance(error, MetaAlignerError):
         return error.retryable and not error.begun
     return not getattr(error, "begun", False)
+
+
+def is_of_signal(error: BaseException) -> bool:
+    """Whether a signal handler raised an error, to end the process or a job.
+
+    Such an error is no failure of whatever the signal interrupts, and must not be taken for one.
+
+    Args:
+        error: The error, with its traceback.
+
+    Returns:
+        Whether a handler is in the traceback. Nothing else is called with the frame of its caller.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        caller = frame.f_back
+        if caller is not None and any(one is caller for one in _arguments(frame)):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _arguments(frame: FrameType) -> Iterator[Any]:
+    code = frame.f_code
+    count = code.co_argcount + code.co_kwonlyargcount
+    for name in code.co_varnames[:count]:
+        yield frame.f_locals.get(name)
+    if code.co_flags & inspect.CO_VARARGS:
+        rest = frame.f_locals.get(code.co_varnames[count])
+        yield from rest if isinstance(rest, tuple) else ()
+
+
+def steers_graph(error: BaseException) -> bool:
+    """Whether an exception is no failure, but steers a LangGraph graph.
+
+    Args:
+        error: The exception, of any class.
+
+    Returns:
+        Whether it is an interrupt, or a command to the graph around the one that raises it.
+    """
+    return any(kind.__name__ == "GraphBubbleUp" for kind in type(error).__mro__)
 
 
 def may_pass(error: BaseException) -> bool:

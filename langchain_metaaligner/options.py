@@ -259,6 +259,9 @@ class LoadOptions(_Options):
     )
     """Folder or hub id of a PEFT adapter, merged into the weights where possible."""
 
+    adapter_revision: Annotated[str | None, Effect.WEIGHTS] = None
+    """Branch, tag or commit of the adapter on the hub."""
+
     dtype: Annotated[str, BeforeValidator(_as_dtype), Effect.WEIGHTS, Static("Any")] = "auto"
     """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`. `auto` is
     bfloat16 if the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on

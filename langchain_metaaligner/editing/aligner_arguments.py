@@ -21,6 +21,9 @@ class AlignerArguments(TypedDict, total=False):
     adapter: str | os.PathLike[str] | None
     """Folder or hub id of a PEFT adapter, merged into the weights where possible."""
 
+    adapter_revision: str | None
+    """Branch, tag or commit of the adapter on the hub."""
+
     dtype: Any
     """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`. `auto` is
     bfloat16 if the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on

@@ -54,7 +54,7 @@ class Alignment:
         dropped: What was left out of the context: counts of `system` messages, `turns` and
             `words`, only those above zero.
         error: Type and message of the error, if there was one.
-        reason: Why a reply with text was skipped; `None` for one that was not.
+        reason: Why a reply, or something beside its text, was not edited; `None` if all was.
     """
 
     original: str = field(repr=False)

@@ -91,7 +91,8 @@ def refusal_text(block: Any) -> str | None:
     kind = kind_of(block)
     if kind == "non_standard":
         return refusal_text(block.get("value"))
-    if kind != "refusal":
+    untyped = not kind and isinstance(block, Mapping) and isinstance(block.get("refusal"), str)
+    if kind != "refusal" and not untyped:
         return None
     said = block.get("refusal", block.get("text"))
     return said if isinstance(said, str) else ""
@@ -102,8 +103,8 @@ def text_paths(block: Any) -> list[Path]:
 
     Known are plain strings, `text`, `output_text`, `text-plain`, `{"text": ...}` without a type,
     `{"text": {"value": ...}}`, messages with blocks of their own, and all these inside a
-    `non_standard` block. Of an unknown type, its `text`, its `content` or the key named like the
-    type counts.
+    `non_standard` block. Of an unknown type, its `text`, its `content`, its `parts` or the key
+    named like the type counts, which may also hold blocks.
 
     Args:
         block: A block of any provider.
@@ -124,7 +125,7 @@ def _text_paths(block: Any, depth: int) -> Iterator[Path]:
     if kind == "non_standard":
         yield from _inside(block, "value", depth)
         return
-    if kind == "refusal" or is_thought(block) or is_tool(block) or is_media(block):
+    if refusal_text(block) is not None or is_thought(block) or is_tool(block) or is_media(block):
         return
     if kind in _CARRIERS or (not kind and "role" in block):
         yield from _inside(block, "content", depth)
@@ -137,6 +138,16 @@ def _text_paths(block: Any, depth: int) -> Iterator[Path]:
         if key == "text" and isinstance(value, Mapping) and isinstance(value.get("value"), str):
             yield (key, "value")
             return
+    for key in ("text", "content", "parts", kind or _only_key(block)):
+        if isinstance(block.get(key), list | Mapping):
+            yield from _inside(block, key, depth)
+            return
+
+
+def _only_key(block: Mapping[str, Any]) -> str:
+    """The key that names what a block is, where providers give it no type."""
+    keys = block.keys() - {"index", "id"}
+    return str(*keys) if len(keys) == 1 else ""
 
 
 def _inside(block: Mapping[str, Any], key: str, depth: int) -> Iterator[Path]:

@@ -22,7 +22,7 @@ from langchain_metaaligner.editing.objectives import (
 )
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
 from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
-from langchain_metaaligner.engines import deadlines
+from langchain_metaaligner.engines import deadlines, thoughts
 from langchain_metaaligner.engines.base import (
     Edit,
     Engine,
@@ -57,6 +57,7 @@ class Part:
         original: The text of this part.
         before: Text before this part that stays as it is.
         value: The string value that this part is, in an answer that is JSON.
+        is_chat: Whether a chat model is asked, which may think before it answers.
     """
 
     request: Request
@@ -64,6 +65,7 @@ class Part:
     original: str = field(repr=False)
     before: str = field(default="", repr=False)
     value: JsonText | None = None
+    is_chat: bool = False
 
     @property
     def length(self) -> int:
@@ -98,7 +100,10 @@ class Part:
                 " larger window."
             )
             raise EngineError(msg, retryable=self.request.temperature > 0)
-        text = self.prompt.restore(edit.text) if self.prompt.undo else edit.text
+        text = edit.text
+        if self.is_chat:
+            text = thoughts.spoken(text, thoughts.opened(self.request.prompt))
+        text = self.prompt.restore(text) if self.prompt.undo else text
         if not text.strip():
             msg = (
                 f"The aligner {model!r} returned an empty edit. Check that family= is the prompt"
@@ -338,7 +343,8 @@ def stream_pending(pending: PendingEdit | Alignment, engine: Engine) -> Body[Ali
 
 def _pieces_of(part: Part, engine: Engine) -> Body[Edit]:
     pieces = deadlines.Pieces(engine, part.request)
-    is_plain = part.value is None and not part.prompt.undo
+    answer = thoughts.SpokenText(thoughts.opened(part.request.prompt)) if part.is_chat else None
+    is_plain = part.value is None and not part.prompt.undo and answer is None
     wait = Wait(pieces.next, pieces.anext, repeated=is_plain, stop=pieces.aclose)
     made: Edit
     try:
@@ -347,8 +353,15 @@ def _pieces_of(part: Part, engine: Engine) -> Body[Edit]:
             return made
         write = part.writer()
         while not isinstance(piece := (yield wait), Ended):
-            yield write(piece)
+            if answer is not None:
+                piece = answer.push(piece)
+            if piece:
+                yield write(piece)
         made = piece.value
+        if answer is not None and made.finish_reason != "length":
+            rest = answer.finish()
+            if rest.strip():
+                yield write(rest)
         return made
     except BaseException:
         pieces.close()
@@ -496,13 +509,12 @@ def deadline_of(options: AlignerOptions, started: float) -> float | None:
 
 def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
     """Whether edits are prepared sooner than a thread is started for it."""
-    if ready is None or ready[1].chat:
-        return False
     try:
-        if ready[0].window is not None:
+        if ready is None or ready[0].window is not None or ready[1].chat:
             return False  # a tokenizer is loaded, or an engine asked
-    except Exception:  # noqa: BLE001 - the preparation meets and reports it
-        return False
+    except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
+        ours = as_ours(error)
+        raise ours from ours.__cause__
     return not any(map(_is_long, items))
 
 
@@ -563,15 +575,13 @@ class _RequestWriter:
                 self.part(value.text, before=text[start : value.start], value=value)
                 for start, value in zip(starts, values, strict=False)
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - `as_ours` raises again what must not be caught
             ours = as_ours(error)
             if isinstance(ours, EngineError):
                 asked = self._asked
                 turns = (asked,) if isinstance(asked, str) else [turn.text for turn in asked]
                 ours.args = (without_quotes(str(ours), text, *turns),)
-            if ours is error:
-                raise
-            raise ours from error
+            raise ours from ours.__cause__
 
     def part(self, text: str, *, before: str = "", value: JsonText | None = None) -> Part:
         """Write the request for one part of the answer.
@@ -614,7 +624,7 @@ class _RequestWriter:
             templated=prompt.templated,
             draft_at=prompt.draft_at,
         )
-        return Part(request, prompt, text, before, value)
+        return Part(request, prompt, text, before, value, self._family.chat)
 
     def _prompt(self, asked: str | Sequence[Turn], text: str) -> Prompt:
         engine, family = self._engine, self._family

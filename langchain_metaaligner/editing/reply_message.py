@@ -94,23 +94,51 @@ def reason_without_text(message: Any) -> str | None:
     Returns:
         The reason in a word or two; `None` if there is nothing to read or hear.
     """
-    content, beside = getattr(message, "content", ""), getattr(message, "additional_kwargs", {})
     if getattr(message, "tool_calls", None):
         return None
-    if isinstance(content, list):
-        for block in content:
-            if refusal_text(block):
-                return REFUSAL
-        for block in content:
-            if "audio" in kind_of(block) and ("transcript" in block or _holds_prose(block)):
-                return "audio"
-            known = is_thought(block) or is_tool(block) or is_media(block)
-            if not known and not text_paths(block) and _holds_prose(block):
-                return f"block of type {kind_of(block) or 'unknown'}"
+    if (reason := reason_beside_text(message)) is not None:
+        return reason
     if _refusal_beside(message):
         return REFUSAL
-    audio = beside.get("audio")
+    audio = getattr(message, "additional_kwargs", {}).get("audio")
     return "audio" if isinstance(audio, Mapping) and audio.get("transcript") else None
+
+
+def reason_beside_text(message: Any, *, refusals: bool = False) -> str | None:
+    """Why something that a person would read is not part of the text that an edit may change.
+
+    Args:
+        message: A message.
+        refusals: As for `answer_text`.
+
+    Returns:
+        The reason in a word or two; `None` if there is nothing else to read.
+    """
+    content = getattr(message, "content", "")
+    if not refusals:
+        if getattr(message, "additional_kwargs", {}).get("refusal"):
+            return REFUSAL
+        if isinstance(content, list) and any(map(refusal_text, content)):
+            return REFUSAL
+    for block in content if isinstance(content, list) else ():
+        if isinstance(block, str) or refusal_text(block) or text_paths(block):
+            continue
+        if "audio" in kind_of(block):
+            if "transcript" in block or _holds_prose(block):
+                return "audio"
+        elif _is_to_read(block):
+            return f"block of type {kind_of(block) or 'unknown'}"
+    return None
+
+
+def _is_to_read(block: Any) -> bool:
+    """Whether a block that is no text holds something that a person would read."""
+    if is_thought(block) or (is_tool(block) and kind_of(block) not in _READABLE_DATA):
+        return False
+    return _holds_prose(block.get("text") if is_media(block) else block)
+
+
+_READABLE_DATA = ("json", "search_result")
 
 
 def text_blocks(message: Any) -> list[int]:
@@ -488,6 +516,8 @@ def _rest_of(
         if isinstance(value, list) and LISTS.fullmatch(key):
             moves = moves or [Moves(place.text, share) for place, share in own]
             cited = moved_citations(value, moves, of_text=key == "citations")
+            # Without its quote, a provider would refuse a citation.
+            cited = [one for one in cited if copies.left(one) is one]
             left[key] = value if cited == value else cited
         else:
             left.update(copies.left_of({key: value}, inner=True))

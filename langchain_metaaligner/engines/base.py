@@ -29,6 +29,7 @@ from langchain_metaaligner.errors import (
     EditTimeout,
     EngineError,
     MetaAlignerError,
+    is_of_signal,
     may_pass,
 )
 
@@ -559,6 +560,7 @@ def as_ours(error: BaseException, who: str = "The engine") -> MetaAlignerError:
     Raises:
         KeyboardInterrupt: The error is a `KeyboardInterrupt`.
         asyncio.CancelledError: The error is one, and the current task is being cancelled.
+        BaseException: A signal handler raised the error, to end the process or a job.
     """
     if isinstance(error, MetaAlignerError):
         return error
@@ -578,7 +580,7 @@ def is_interrupt(error: BaseException) -> bool:
     """
     if isinstance(error, asyncio.CancelledError):
         return _is_being_cancelled()
-    return isinstance(error, KeyboardInterrupt)
+    return isinstance(error, KeyboardInterrupt) or is_of_signal(error)
 
 
 def failed(error: BaseException, who: str = "The engine") -> EngineError:

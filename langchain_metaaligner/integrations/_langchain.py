@@ -20,7 +20,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models._compat_bridge import message_to_events
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableConfig, RunnableSequence
+from langchain_core.runnables import RunnableBinding, RunnableConfig, RunnableSequence
 from langchain_core.runnables.config import (
     get_async_callback_manager_for_config,
     get_callback_manager_for_config,
@@ -57,6 +57,8 @@ _TAKES_EVENTS = "_V2StreamingCallbackHandler"
 _STREAMS_MESSAGES = "StreamMessagesHandler"
 # langgraph.pregel.protocol
 _GRAPH = "PregelProtocol"
+# langchain_core.language_models.chat_models
+_MODEL_BINDING = "_ChatModelBinding"
 # langgraph.prebuilt.tool_node
 _TOOL_RUNTIME = "ToolRuntime"
 
@@ -312,6 +314,21 @@ def _changing_graph(kind: Any, change: Callable[[RunnableConfig], RunnableConfig
 _END = object()
 
 
+def with_calls(tool: Any, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
+    """Change the methods by which LangChain calls a tool.
+
+    Args:
+        tool: A tool of any class.
+        change: Makes a function of such a method.
+
+    Returns:
+        A changed copy of the tool.
+    """
+    made = tool.model_copy()
+    vars(made).update({name: change(getattr(tool, name)) for name in ("_run", "_arun")})
+    return made
+
+
 def with_tool_config(value: Any, change: Callable[[RunnableConfig], RunnableConfig]) -> Any:
     """Change the config in the runtime of a LangGraph tool.
 
@@ -327,6 +344,16 @@ def with_tool_config(value: Any, change: Callable[[RunnableConfig], RunnableConf
     runtime = copy.copy(value)
     runtime.config = change(value.config)
     return runtime
+
+
+def is_plain_binding(one: Any) -> bool:
+    """Whether a runnable is a binding of LangChain's own that does no more than bind.
+
+    Args:
+        one: Any object.
+    """
+    # The second is a chat model's binding since langchain-core 1.8: it has more types.
+    return type(one) is RunnableBinding or type(one).__name__ == _MODEL_BINDING
 
 
 # -- pipes ------------------------------------------------------------------------------------

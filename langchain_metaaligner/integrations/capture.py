@@ -24,7 +24,11 @@ from langchain_core.messages import LC_ID_PREFIX, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_metaaligner.engines.processes import Lock
-from langchain_metaaligner.integrations._langchain import handlers_around, register_handlers
+from langchain_metaaligner.integrations._langchain import (
+    handlers_around,
+    has_streamed,
+    register_handlers,
+)
 from langchain_metaaligner.integrations.asked_format import wants_data
 
 # The tag of an edit's own run.
@@ -57,12 +61,15 @@ class ModelRun:
         heard_by: In a graph, the handlers of the run that the model was called in.
         reply_id: The id of the reply; `None` before there is one.
         reply_text: The text of the reply; `None` before there is one.
+        may_be_seen: Whether a consumer may rightly see a message with the reply's id: one that had
+            the id before, or an edit.
     """
 
     __slots__ = (
         "__weakref__",
         "graph_namespace",
         "heard_by",
+        "may_be_seen",
         "messages",
         "parent_run_id",
         "reply_id",
@@ -90,6 +97,7 @@ class ModelRun:
         self.heard_by = handlers_around() if self.graph_namespace else ()
         self.reply_id: str | None = None
         self.reply_text: str | None = None
+        self.may_be_seen = False
 
     def is_just_before(self, run_manager: Any) -> bool:
         """Whether a step gets what this model returns, with no other step between.
@@ -269,6 +277,8 @@ class RunTree(BaseCallbackHandler):
         generation = response.generations[0][0]
         message = getattr(generation, "message", None)
         asked[0].reply_id = getattr(message, "id", None)
+        if asked[0].heard_by:
+            asked[0].may_be_seen = has_streamed(asked[0].heard_by, (asked[0].reply_id,))
         # Of several text blocks, LangChain's generation has only the first.
         if message is None or isinstance(message.content, str):
             asked[0].reply_text = generation.text

@@ -45,6 +45,7 @@ class EditRun:
 
     Attributes:
         emitted: Whether part of the edit has been reported.
+        refusal: What a handler with `raise_error` has raised, if any did.
         streamed: Once started, whether a handler streams the edit to a consumer.
     """
 
@@ -52,6 +53,7 @@ class EditRun:
         self, config: RunnableConfig, *, reply: Reply, objectives: Objectives, aligner: Aligner
     ) -> None:
         self.emitted = False
+        self.refusal: BaseException | None = None
         self.streamed = False
         self._config = _edit_config(config, aligner.model_name)
         self._reply = reply
@@ -81,7 +83,7 @@ class EditRun:
             manager_of: Makes a callback manager from a config.
         """
         names = "; ".join(objective.name for objective in self._objectives)
-        (self._run,) = yield partial(
+        (self._run,) = yield from self._call(
             manager_of(self._config).on_chat_model_start,
             _SERIALIZED,
             [[HumanMessage(f"Edit the reply towards: {names}")]],
@@ -141,7 +143,7 @@ class EditRun:
             response_metadata={METADATA_KEY: alignment.provenance()},
         )
         result = LLMResult(generations=[[ChatGeneration(message=message)]])
-        yield partial(self._run.on_llm_end, result)
+        yield from self._call(self._run.on_llm_end, result)
 
     def fail(self, error: BaseException) -> Calls:
         """End the run with an error.
@@ -159,11 +161,20 @@ class EditRun:
     def _tokens(self, messages: Iterable[AIMessageChunk]) -> Calls:
         for message in messages:
             chunk = ChatGenerationChunk(message=message)
-            yield partial(self._run.on_llm_new_token, chunk.text, chunk=chunk)
+            yield from self._call(self._run.on_llm_new_token, chunk.text, chunk=chunk)
 
     def _told(self, events: Iterable[dict[str, Any]]) -> Calls:
         for event in events:
-            yield partial(self._run.on_stream_event, event)
+            yield from self._call(self._run.on_stream_event, event)
+
+    def _call(
+        self, callback: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Generator[Callable[[], Any], Any, Any]:
+        try:
+            return (yield partial(callback, *args, **kwargs))
+        except Exception as error:
+            self.refusal = error
+            raise
 
 
 def _edit_config(config: RunnableConfig, model: str) -> RunnableConfig:

@@ -44,12 +44,15 @@ from langchain_metaaligner.integrations._langchain import (
     child_config,
     config_inside,
     is_graph,
+    is_plain_binding,
     merge_configs,
     set_steps,
     showing_only,
+    with_calls,
     with_inherited,
     with_tool_config,
 )
+from langchain_metaaligner.integrations.bindings import SecretiveBinding
 from langchain_metaaligner.integrations.capture import CAPTURING, EDIT
 from langchain_metaaligner.integrations.retries import Binding
 
@@ -78,12 +81,10 @@ def hushed(target: T) -> T:
     Raises:
         TypeError: The target is neither a runnable nor a function.
     """
-    from langchain_core.tools import StructuredTool
+    from langchain_core.tools import BaseTool
 
-    if isinstance(target, StructuredTool):
-        functions = {"func": target.func, "coroutine": target.coroutine}
-        quiet = {name: one and _hushed_function(one) for name, one in functions.items()}
-        return cast("T", target.model_copy(update=quiet))
+    if isinstance(target, BaseTool):
+        return cast("T", with_calls(target, _hushed_function))
     if isinstance(target, Runnable):
         return cast("T", _quiet(target, _Hushed, NOSTREAM, HUSH))
     if not callable(target):
@@ -92,22 +93,18 @@ def hushed(target: T) -> T:
     return cast("T", _hushed_function(target))
 
 
-class _Quiet(RunnableBinding[Any, Any]):
+class _Quiet(SecretiveBinding[Any, Any]):
     """A binding whose runs show consumers of `stream_mode="messages"` nothing but edits.
 
     Its config is merged only once. LangChain merges every config a second time for config
     factories, even if there are none. That would be a third of the time that an aligner adds to a
-    chain. It is serialised as a plain binding.
+    chain.
     """
 
     def _merge_configs(self, *configs: RunnableConfig | None) -> RunnableConfig:
         if self.config_factories:
             return _showing_edits(super()._merge_configs(*configs))
         return _showing_edits(merge_configs(self.config, *configs))
-
-    @classmethod
-    def lc_id(cls) -> list[str]:
-        return RunnableBinding.lc_id()
 
 
 class _Hushed(_Quiet):
@@ -128,7 +125,7 @@ class _Hushed(_Quiet):
 def _quiet(target: Any, kind: type[_Quiet], *tags: str) -> Any:
     if is_graph(target):
         return with_inherited(target.with_config({"tags": [*tags]}), _showing_edits)
-    if type(target) in (RunnableBinding, Binding, _Quiet, _Hushed):
+    if is_plain_binding(target) or type(target) in (Binding, _Quiet, _Hushed):
         bound = _quiet(target.bound, kind, *tags) if is_graph(target.bound) else target.bound
         config = _with_tags(target.config, *tags)
         return kind(**{**target.__dict__, "bound": bound, "config": config})

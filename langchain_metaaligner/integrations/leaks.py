@@ -40,6 +40,9 @@ def check_leak(
     # The message that a node returns is seen even where its tokens were hushed.
     if here != there and has_streamed(handlers, (reply_id, model_run.reply_id)):
         raise LeakError(_LEAKED_STATE)
+    if not model_run.may_be_seen and has_streamed(handlers, (model_run.reply_id,)):
+        raise LeakError(_LEAKED_MESSAGE)
+    model_run.may_be_seen = True
     if (elsewhere or not hushed) and "langgraph_node" in metadata:
         _warn_once(_WOULD_LEAK)
 
@@ -60,6 +63,11 @@ _LEAKED = (
 _LEAKED_STATE = (
     "The unedited reply came from another node or graph, so consumers of its state and of"
     " stream_mode='messages' have seen it." + _REMEDY
+)
+_LEAKED_MESSAGE = (
+    "The node itself has shown the unedited reply to consumers of stream_mode='messages', with"
+    " push_message for instance. Show the edited message instead. on_leak='ignore' turns this check"
+    " off."
 )
 _WOULD_LEAK = (
     "The model ran unhushed in this graph: with stream_mode='messages', consumers would see the"

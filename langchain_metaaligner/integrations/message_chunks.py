@@ -93,12 +93,12 @@ class MessageWriter:
     def write(self, piece: str) -> list[Any]:
         """Return the chunks to send for a piece of the edit; the last one contains the piece."""
         content: Any = piece if self._block is None else [{**self._block, "text": piece}]
-        if self.started:
-            return [AIMessageChunk(content=content, id=self._id)]
+        # LangChain reads the block of a chunk by the chunk's own metadata.
+        chunk = AIMessageChunk(content=content, id=self._id, response_metadata=self._format)
+        if self.started or not (self._before or self._thoughts):
+            self.started = True
+            return [chunk]
         self.started = True
-        first = AIMessageChunk(content=content, id=self._id, response_metadata=self._format)
-        if not (self._before or self._thoughts):
-            return [first]
         # Not in one chunk: LangChain's v3 events tell blocks apart by their place in the chunk.
         before = AIMessageChunk(
             content="" if self._block is None else self._before,
@@ -106,7 +106,7 @@ class MessageWriter:
             additional_kwargs=self._thoughts,
             response_metadata=self._format,
         )
-        return [before, first]
+        return [before, chunk]
 
     def end(self, settled: AIMessage) -> list[Any]:
         """Return what is left to send once the final reply is known."""

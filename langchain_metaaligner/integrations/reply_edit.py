@@ -376,7 +376,10 @@ class ReplyEdit:
         if self.made is None:
             return self.reply
         if self.final is None:
-            self.final = self.policy.settle(self.reply, self.made, self.asked, begun=self.begun)
+            unrelated = self.run is not None and self.made is self.run.refusal
+            self.final = self.policy.settle(
+                self.reply, self.made, self.asked, begun=self.begun, unrelated=unrelated
+            )
         return self.final
 
     def _shown(

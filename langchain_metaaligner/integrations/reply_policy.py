@@ -29,6 +29,7 @@ from langchain_metaaligner.editing.reply_message import (
     answer_text,
     blocked,
     left_beside,
+    reason_beside_text,
     reason_without_text,
     with_text,
 )
@@ -41,7 +42,9 @@ from langchain_metaaligner.errors import (
     LeakError,
     MetaAlignerError,
     UnknownObjectiveError,
+    is_of_signal,
     mark_begun,
+    steers_graph,
     without_quotes,
 )
 from langchain_metaaligner.integrations.call_config import (
@@ -300,7 +303,9 @@ class ReplyPolicy(NamedTuple):
             if options.allow_objectives is not None:
                 check_allowed(wanted, (*own, *_pursued((), tuple(options.allow_objectives))))
         except UnknownObjectiveError as error:
-            msg = f"{error} {_WHOSE.format(name='objectives', key=options.call_keys.objectives)}"
+            key = options.call_keys.objectives
+            graph = f", or in a graph's context as {key}"
+            msg = f"{error} {_WHOSE.format(name='objectives', key=key, graph=graph)}"
             raise UnknownObjectiveError(msg) from None
         return wanted
 
@@ -340,7 +345,7 @@ class ReplyPolicy(NamedTuple):
         """
         if given is None:
             return
-        whose = _WHOSE.format(name="context", key=self.options.call_keys.context)
+        whose = _WHOSE.format(name="context", key=self.options.call_keys.context, graph="")
         if not self.options.allow_context:
             msg = (
                 "This aligner takes no context from a call, because it was made with"
@@ -402,6 +407,7 @@ class ReplyPolicy(NamedTuple):
         asked: Objectives | None,
         *,
         begun: bool = False,
+        unrelated: bool = False,
     ) -> Reply:
         """The final reply after its edit, or after the failure of the edit.
 
@@ -411,6 +417,7 @@ class ReplyPolicy(NamedTuple):
             asked: The objectives that the caller asked for, for the record of a failure.
             begun: Whether a consumer has read part of the edit. Then an error is always raised,
                 because that part can't be replaced any more.
+            unrelated: Whether the error is none of the edit's own, and so is always raised.
 
         Returns:
             The reply for the consumer, of the same class; a message carries its provenance.
@@ -424,13 +431,17 @@ class ReplyPolicy(NamedTuple):
                 if not made.text.strip() and made.reason is None:
                     return reply
                 record = made
+            elif (left := self._left_beside_text(reply)) is not None:
+                record = replace(record, reason=left)
+        elif steers_graph(made):  # such as an interrupt in `when`
+            raise made
         else:
-            record = self._failure(reply, made, asked, begun=begun)
+            record = self._failure(reply, made, asked, always_raised=begun or unrelated)
         try:
             final = self._final(reply, record)
         except Exception as failure:  # noqa: BLE001 - the error policy decides
             made = failure
-            record = self._failure(reply, failure, asked, begun=begun)
+            record = self._failure(reply, failure, asked, always_raised=begun)
             # The reply can't be changed at all, so it can't carry its provenance either.
             final = reply if record.status == "passed" else self._final(reply, record)
         if record.status != "skipped" and "opentelemetry" in sys.modules:
@@ -440,10 +451,10 @@ class ReplyPolicy(NamedTuple):
         if self.options.on_edit is not None and record.reason != "when":
             self._tell(record)
         if record.status == "failed":
-            error = cast("Exception", made)
+            failed = cast("Exception", made)
             if begun:
-                mark_begun(error)
-            raise error
+                mark_begun(failed)
+            raise failed
         return final
 
     def _final(self, reply: Reply, record: Alignment) -> Reply:
@@ -482,6 +493,14 @@ class ReplyPolicy(NamedTuple):
         status = settled.response_metadata.get(METADATA_KEY, {}).get("status")
         return left_beside(given, before, after, plain=status == "blocked")
 
+    def _left_beside_text(self, reply: Reply) -> str | None:
+        """Why a part of a reply whose text was edited is left alone."""
+        if isinstance(reply, str) or not (
+            reply.additional_kwargs or isinstance(reply.content, list)
+        ):
+            return None
+        return reason_beside_text(reply, refusals=self.options.edit_refusals)
+
     def trace_metadata(self, asked: Objectives | None) -> dict[str, Any]:
         """The metadata of an edit in traces.
 
@@ -499,14 +518,16 @@ class ReplyPolicy(NamedTuple):
         return {"metaaligner_objectives": names, "metaaligner_model": self.aligner.model_name}
 
     def _failure(
-        self, reply: Reply, error: Exception, asked: Objectives | None, *, begun: bool
+        self, reply: Reply, error: Exception, asked: Objectives | None, *, always_raised: bool
     ) -> Alignment:
         status: Literal["passed", "blocked", "failed"]
         on_error = self.options.on_error
         text = original = self.text_of(reply)
-        if not self.options.apply:
+        if is_of_signal(error):
+            status = "failed"
+        elif not self.options.apply:
             status = "passed"
-        elif begun or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
+        elif always_raised or on_error == "raise" or isinstance(error, _ALWAYS_RAISED):
             status = "failed"
         elif on_error == "pass":
             status = "passed"
@@ -585,9 +606,9 @@ def _pursued(
 
 
 _WHOSE = (
-    "A call gives its {name} to the aligner as {name}=, or in its config as configurable[{key!r}]."
-    " If the application uses this key for something else, let the aligner read another one:"
-    " config_keys={{{name!r}: ...}}."
+    "A call gives its {name} to the aligner as {name}=, or in its config as"
+    " configurable[{key!r}]{graph}. If the application uses this key for something else, let the"
+    " aligner read another one: config_keys={{{name!r}: ...}}."
 )
 
 

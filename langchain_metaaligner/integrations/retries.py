@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copyreg
 import functools
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables import RunnableWithFallbacks as _Fallbacks
 
-from langchain_metaaligner.errors import mark_begun, may_repeat
+from langchain_metaaligner.errors import mark_begun, may_repeat, steers_graph
 from langchain_metaaligner.integrations._langchain import RunnableRetry
-from langchain_metaaligner.options import masked
+from langchain_metaaligner.integrations.bindings import SecretiveBinding
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -85,17 +85,8 @@ class Repeatable(Runnable[Input, Output]):
             return _of_ours(super().with_config(config, **kwargs))
 
 
-class Binding(Repeatable[Input, Output], RunnableBinding[Input, Output]):
+class Binding(Repeatable[Input, Output], SecretiveBinding[Input, Output]):
     """A binding of a face; it is serialised as LangChain's own class."""
-
-    @classmethod
-    def lc_id(cls) -> list[str]:
-        """The id of LangChain's own class."""
-        return RunnableBinding.lc_id()
-
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            yield name, masked(value)
 
 
 class _Retry(Repeatable[Input, Output], RunnableRetry[Input, Output]):
@@ -116,7 +107,7 @@ class RunnableWithFallbacks(Repeatable[Input, Output], _Fallbacks[Input, Output]
         failures: list[BaseException] = []
         for runnable in super().runnables:
             yield cast("Runnable[Input, Output]", _Watched(runnable, failures))
-            if any(getattr(error, "begun", False) for error in failures):
+            if any(getattr(error, "begun", False) or steers_graph(error) for error in failures):
                 for error in failures:  # LangChain raises the first one
                     mark_begun(error)
                 return

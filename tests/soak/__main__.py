@@ -27,7 +27,13 @@ from langchain_metaaligner.errors import MetaAlignerError, OverloadedError
 from tests.unit_tests.tiny import WORDS, save
 
 CHILD = 60  # seconds in which a forked process must have edited
-GROWTH = 128 << 10  # KiB of memory that may be kept, for kernels of new shapes above all
+# What grows first and then no more, as 20 rounds of `overload` showed: the kept prefixes (their
+# records take more than the bytes that are counted), the tokenizer's own cache of 10,000 words,
+# which each prompt fills, refused or not, and what torch keeps for shapes that it has seen. The
+# first two are filled up before anything is measured. After that Python's objects did not grow at
+# all, and the C library's by 6 MiB over the first 1,200 refused tasks and no more.
+FULL = 6000  # prompts that fill the tokenizer's cache
+GROWTH = 32 << 10  # KiB of memory that may be kept
 
 
 class Soak:
@@ -48,9 +54,11 @@ class Soak:
             "max_new_tokens": 24,
             "dtype": "float32",
             "max_queue": 32,
-            "prefix_cache_bytes": 4 << 20,  # soon full, so that its growth is not taken for a leak
+            "prefix_cache_bytes": 1 << 19,
         }
         self.aligner = Aligner(**options).load()
+        for _ in range(FULL):
+            self.aligner.engine.count_tokens(self.aligner.prompt(*self.item()))
         policy = FakeListChatModel(responses=["the answer is that you should not do this " * 4])
         step = MetaAlignerRunnable(**options, on_error="pass")
         self.chain = policy | step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -157,7 +158,11 @@ def test_all_names_every_other_extra() -> None:
     assert Requirement(everything).extras == others
 
 
-@pytest.mark.parametrize("group", ["dependencies", *sorted(set(EXTRAS) - {"all"}), *GROUPS])
+# `make audit` has an environment of its own, with the newest pip-audit.
+LOCKED = ["dependencies", *sorted(set(EXTRAS) - {"all"}), *(set(GROUPS) - {"audit"})]
+
+
+@pytest.mark.parametrize("group", sorted(LOCKED))
 def test_the_lock_pins_what_the_project_asks_for(group: str) -> None:
     wanted = (
         PROJECT["project"]["dependencies"]
@@ -169,6 +174,30 @@ def test_the_lock_pins_what_the_project_asks_for(group: str) -> None:
     pins = lock()
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(pins[canonical(requirement.name)]), requirement
+
+
+SAFE = {"name": "safe", "version": "1", "vulns": []}
+UNKNOWN = {"name": "unknown", "skip_reason": "not found on PyPI"}
+FAULT = {"id": "PYSEC-1", "fix_versions": ["2"]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "told"),
+    [
+        ({"dependencies": [SAFE]}, 0, "1 releases, without a known vulnerability"),
+        ({"dependencies": [SAFE, {**SAFE, "vulns": [FAULT]}]}, 1, "safe 1: PYSEC-1, mended in 2"),
+        ({"dependencies": [UNKNOWN, {**SAFE, "vulns": [FAULT]}]}, 1, "1 of 2 .* unknown"),
+        ({"dependencies": [SAFE, UNKNOWN]}, 2, "could not be looked up: unknown"),
+        ({"dependencies": [UNKNOWN]}, 2, "None of 1 releases could be looked up"),
+        ({"dependencies": []}, 2, "None of 0"),
+        ("no JSON", 2, "nothing is known .* no route to pypi"),
+    ],
+)
+def test_an_audit_that_could_not_look_everything_up_never_passes(answer, status, told):
+    report = runpy.run_path(str(ROOT / ".ci" / "audit"))["report"]
+    said, found = report(json.dumps(answer), "first\nno route to pypi\n")
+    assert found == status
+    assert re.search(told, said)
 
 
 def test_what_is_tested_as_the_lowest_is_the_lowest_that_the_project_allows() -> None:

@@ -27,6 +27,7 @@ from langchain_metaaligner.checkpoints import PUBLISHED
 from langchain_metaaligner.editing.objectives import CATALOGUE
 from langchain_metaaligner.editing.prompts import FAMILIES
 from langchain_metaaligner.options import AlignerOptions, LoadOptions, ReplyOptions, effect_of
+from tests import field_reports
 from tests.benchmarks import table as speed
 from tests.pages import PAGES, README, ROOT, SLOW_PAGES, TABLE, Block, blocks_of, with_tables
 from tests.unit_tests.integrations.streams import table as streams
@@ -193,6 +194,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "aligner_options": lambda: options_table(AlignerOptions),
     "checkpoint_series": checkpoint_series_table,
     "checkpoints": checkpoints_table,
+    "field": field_reports.table,
     "kinds": kinds_table,
     "load_options": lambda: options_table(LoadOptions),
     "objectives": objectives_table,

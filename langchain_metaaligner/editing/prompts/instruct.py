@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from langchain_metaaligner.editing.prompts.base import PromptFamily
 from langchain_metaaligner.editing.prompts.escaping import mark
+from langchain_metaaligner.engines import thoughts
 
 INSTRUCT = PromptFamily(
     name="instruct",
@@ -16,6 +17,11 @@ INSTRUCT = PromptFamily(
     ),
     whole_conversation=True,
     capitalised=True,
-    structure=(mark("<", r"(<)(?=\s*+/?\s*+(?:context|answer)\s*+>)"),),
+    # In the answer, marks of thoughts would be taken for the model's own.
+    structure=(
+        mark("<", rf"(<)(?=\s*+/?\s*+(?:context|answer|{thoughts.NAMES})\s*+>)"),
+        mark("[", r"(\[)(?=/?THINK\])"),
+        mark("◁", r"(◁)(?=/?think▷)"),
+    ),
     chat=True,
 )

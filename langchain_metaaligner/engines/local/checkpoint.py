@@ -12,12 +12,17 @@ from typing import Any
 import torch
 
 from langchain_metaaligner.engines.local import memory
+from langchain_metaaligner.engines.local.adapter import warn_of_bystander
 from langchain_metaaligner.engines.local.hub import HubFiles
 from langchain_metaaligner.engines.local.placement import choose_device_map, choose_dtype
+from langchain_metaaligner.engines.local.progress import SILENT, LoadProgress
+from langchain_metaaligner.engines.local.weight_files import WeightFiles
 from langchain_metaaligner.errors import CheckpointError, first_line
 from langchain_metaaligner.options import LoadOptions, revealed
 
 logger = logging.getLogger(__name__)
+
+_NOWHERE = "no-adapter"
 
 
 class CheckpointFiles:
@@ -31,7 +36,7 @@ class CheckpointFiles:
     def __init__(self, name: str, options: LoadOptions) -> None:
         self.name = name
         self._options = options
-        self._files = HubFiles(name, options)
+        self._files = HubFiles(name, options, revision=options.revision)
 
     def config_dict(self) -> Mapping[str, Any]:
         """Read `config.json`.
@@ -92,11 +97,12 @@ class CheckpointFiles:
         """
         return read_tokenizer(self._files.description(), self.name)
 
-    def weights(self, config: Any) -> Any:
+    def weights(self, config: Any, progress: LoadProgress = SILENT) -> Any:
         """Read the weights, after checking that they fit into memory.
 
         Args:
             config: What `config` returned.
+            progress: Shows how far it has come.
 
         Returns:
             The model, ready to run.
@@ -104,15 +110,18 @@ class CheckpointFiles:
         Raises:
             CheckpointError: They are missing, damaged, incomplete or too large.
         """
-        folder = self._files.weights()
-        _check_weights(self.name, folder)
+        files = WeightFiles.of_checkpoint(self.config_dict(), self._options)
+        folder = self._files.weights(files)
+        _check_weights(self.name, folder, files)
+        if self._options.adapter is None:
+            warn_of_bystander(self.name, folder)
         dtype = choose_dtype(self._options.dtype, self._options.device_map)
         quantization = revealed(self._options.quantization_config) or getattr(
             config, "quantization_config", None
         )
         stored = getattr(config, "dtype", None)
         parameters, rest = memory.stored_weights(
-            folder, stored if isinstance(stored, torch.dtype) else torch.float32
+            folder, stored if isinstance(stored, torch.dtype) else torch.float32, files
         )
         needed = parameters * memory.bytes_per_parameter(dtype, quantization) + rest
         device_map = choose_device_map(self._options.device_map)
@@ -130,6 +139,7 @@ class CheckpointFiles:
             "a quantised form" if quantization is not None else str(dtype).removeprefix("torch."),
             needed / (1 << 30),
         )
+        progress.size(parameters, needed)
         return self._read(folder, config, dtype, device_map)
 
     def _read(self, folder: Path, config: Any, dtype: torch.dtype, device_map: Any) -> Any:
@@ -138,6 +148,8 @@ class CheckpointFiles:
         options = self._options
         arguments: dict[str, Any] = {
             **revealed(options.model_kwargs),
+            # Or transformers would apply an adapter that lies beside the weights.
+            "adapter_kwargs": {"subfolder": _NOWHERE},
             "config": config,
             "dtype": dtype,
             "device_map": device_map,
@@ -155,10 +167,23 @@ class CheckpointFiles:
                 weights_only=True,
                 output_loading_info=True,
                 **arguments,
+                ignore_mismatched_sizes=True,  # or the error would not tell the sizes
             )
         except Exception as error:
             raise CheckpointError(_cant_read(self.name, error)) from error
         model, report = loaded
+        if mismatched := sorted(report.get("mismatched_keys", ())):
+            sizes = [
+                f"{key} is {list(stored)} in the weights and {list(told)} by config.json"
+                for key, stored, told in mismatched
+            ]
+            more = f", and {len(sizes) - 1} more" if len(sizes) > 1 else ""
+            message = (
+                f"The weights of {self.name} can't be read, because they don't fit its"
+                f" config.json: {sizes[0]}{more}. Use the config.json that was saved with them"
+                " (a resized vocabulary changes vocab_size)."
+            )
+            raise CheckpointError(message)
         if missing := sorted(report.get("missing_keys", ())):
             message = (
                 f"The weights of {self.name} are incomplete: {len(missing)} tensors are missing,"
@@ -226,48 +251,42 @@ def _check_causal(name: str, config: Any, architectures: Any) -> None:
     raise CheckpointError(message)
 
 
-def _check_weights(name: str, folder: Path) -> None:
+def _check_weights(name: str, folder: Path, weights: WeightFiles) -> None:
     """Check that all weight files are present before any is read."""
-    for index in sorted(folder.glob("*.index.json")):
-        if index.name not in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-            continue
-        try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            message = f"{index} is damaged. Download {name} again."
-            raise CheckpointError(message) from error
-        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-        if not missing:
-            return
-        if index.name.startswith("model") or not (folder / "model.safetensors").is_file():
-            message = (
-                f"{name} lacks {len(missing)} of {len(shards)} weight files in {folder}, such as"
-                f" {missing[0]}. Download it again."
-            )
-            raise CheckpointError(message)
-    if (folder / "model.safetensors").is_file() or (folder / "pytorch_model.bin").is_file():
+    files = weights.find(folder)
+    missing = [file.relative_to(folder) for file in files if not file.is_file()]
+    if missing:
+        message = (
+            f"{name} lacks {len(missing)} of {len(files)} weight files in {folder}, such as"
+            f" {missing[0]}. Download it again."
+        )
+        raise CheckpointError(message)
+    if files:
         return
-    gguf = " This version has no engine for .gguf files."
     message = (
-        f"There are no weights in {folder}: expected model.safetensors or pytorch_model.bin, or"
-        " shards of either with an index.json. Download the checkpoint again."
-        + (gguf if any(folder.glob("*.gguf")) else "")
+        f"There are no weights in {folder}: expected {' or '.join(weights.names)}. Download the"
+        " checkpoint again."
     )
-    raise CheckpointError(message)
+    if any(folder.glob("*.gguf")):
+        message += " This version has no engine for .gguf files."
+    raise CheckpointError(_only_adapter(name, folder) or message)
 
 
 def _no_config(name: str, folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        base = json.loads((folder / "adapter_config.json").read_text()).get(
-            "base_model_name_or_path"
-        )
-        return (
-            f"{name} is an adapter, not a whole checkpoint. Pass the model that it was trained on"
-            f" as model={base!r} and the adapter as adapter={name!r}."
-        )
-    return (
+    return _only_adapter(name, folder) or (
         f"There is no config.json in {folder}: expected a checkpoint in transformers' format, with"
         " config.json, a tokenizer and weights. Check the path or the hub id."
+    )
+
+
+def _only_adapter(name: str, folder: Path) -> str | None:
+    """What to say of a folder in which an adapter is, but no whole model."""
+    if not (folder / "adapter_config.json").is_file():
+        return None
+    base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    return (
+        f"{name} is an adapter, not a whole checkpoint. Pass the model that it was trained on"
+        f" as model={base!r} and the adapter as adapter={name!r}."
     )
 
 

@@ -104,6 +104,7 @@ class Decoder:
         tokens = sequence.next_tokens(budget)
         whole = len(tokens) == sequence.unseen
         if not (whole and sequence.limit and self.forward.drafts):
+            sequence.drafter.follow(sequence.output.ids)  # agreement needs it without drafts too
             return tokens, [], whole
         room = min(budget - len(tokens), sequence.limit - len(sequence.output.ids) - 1)
         if sequence.asks_all:

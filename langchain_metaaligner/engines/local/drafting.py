@@ -136,8 +136,8 @@ class Drafter:
 
     @property
     def together(self) -> bool:
-        """Whether the edit so far is the same as the answer, token for token."""
-        return not self._parted
+        """Whether the edit so far is the same as the answer, if there is one, token for token."""
+        return bool(self._draft) and not self._parted
 
     def propose(self, output: Sequence[int], room: int, *, shared: bool = False) -> list[int]:
         """Draft the next tokens.
@@ -151,7 +151,7 @@ class Drafter:
         Returns:
             The draft; empty if a step without a draft is better.
         """
-        self._follow(output)
+        self.follow(output)
         at = self._place(output) if self._apart else self._at
         if at is None:
             return []
@@ -180,7 +180,7 @@ class Drafter:
         saved = 1.0 if first and accepted == proposed else _SAVED
         self._credit += gain * saved if gain > 0 else gain
         if self._apart and accepted >= min(_TOGETHER, proposed):
-            # `_follow` goes on from here, with the accepted tokens.
+            # `follow` goes on from here, with the accepted tokens.
             self._at, self._apart = self._trial, 0
         self._grown = max(self._costs.again, 2 * accepted if accepted == proposed else accepted)
         if accepted == proposed:
@@ -205,8 +205,12 @@ class Drafter:
             size //= 2
         return size
 
-    def _follow(self, output: Sequence[int]) -> None:
-        """Compare the new tokens of the output with the answer."""
+    def follow(self, output: Sequence[int]) -> None:
+        """Compare the new tokens of the output with the answer; `propose` does so itself.
+
+        Args:
+            output: The tokens of the edit so far.
+        """
         for place in range(self._seen, len(output)):
             token = output[place]
             if place == 0:

@@ -399,10 +399,11 @@ class LocalEngine(Engine):
         spellings = tokenizer.spellings(draft) if draft else []
         own = getattr(model, "generation_config", None)
         whole = request.keep_above is not None or request.token_agreement
+        stop = (*request.stop, *tokenizer.end_texts) if request.templated else request.stop
         sequence = EditSequence.of_request(
             request,
             prompt,
-            OutputText(tokenizer, request.stop, draft, spellings),
+            OutputText(tokenizer, stop, draft, spellings),
             Drafter(spellings, costs_for(model), len(prompt), whole=whole),
             window=self.window,
             ends=tokenizer.end_ids(

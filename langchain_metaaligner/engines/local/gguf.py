@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from langchain_metaaligner.engines.local.progress import SILENT, LoadProgress
 from langchain_metaaligner.errors import CheckpointError
 
 _FORMATS = {
@@ -118,12 +119,13 @@ class GgufFile:
         """The number of parameters."""
         return sum(torch.Size(shape).numel() for shape, _, _ in self._tensors.values())
 
-    def weights(self, config: Any, dtype: torch.dtype) -> Any:
+    def weights(self, config: Any, dtype: torch.dtype, progress: LoadProgress = SILENT) -> Any:
         """Read the weights.
 
         Args:
             config: What `config` returned.
             dtype: The dtype to convert them to.
+            progress: Shows how far it has come.
 
         Returns:
             A plain `LlamaForCausalLM`.
@@ -144,6 +146,7 @@ class GgufFile:
             size = torch.Size(shape[:-1]).numel() * row_bytes
             values = dequantize(raw[begin : begin + size].reshape(-1, row_bytes), kind)
             tensor = torch.from_numpy(np.array(values, dtype=np.float32)).reshape(shape)
+            progress.count(len(state), len(self._tensors))
             state[_name(name)] = self._unpermuted(name, tensor, config).to(dtype)
         if config.tie_word_embeddings:
             state["lm_head.weight"] = state["model.embed_tokens.weight"]

@@ -20,6 +20,7 @@ from langchain_metaaligner.engines.local.decoder import Decoder
 from langchain_metaaligner.engines.local.forward import input_device
 from langchain_metaaligner.engines.local.placement import check_devices, warn_of_strays
 from langchain_metaaligner.engines.local.prefix_cache import PrefixCache
+from langchain_metaaligner.engines.local.progress import LoadProgress, progress_of
 from langchain_metaaligner.engines.local.repeatability import make_repeatable
 from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, Scheduler
 from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
@@ -208,26 +209,41 @@ class LoadedModel:
         return tokenizer
 
     def _read_model(self) -> Any:
-        with self._reading:
-            source = self._read_config()
-            self._read_tokenizer()
-        check_devices(self.name, self._options.device_map)
         if self.name == checkpoints.EMBEDDED:
             logger.warning(checkpoints.embedded_notice())
         start = time.monotonic()
-        with _ONE_AT_A_TIME:
-            model = source.model(self._config)
-            logger.info("Loaded %s in %.1f s.", self.name, time.monotonic() - start)
-            warn_of_strays(self.name, model)
-            model.eval()
-            if self._options.torch_compile:
-                compile_feed_forward(model, self._options.torch_compile)
-            else:
-                prepack(model, self._options.prepack_weights)
+        progress = progress_of(self.name)
+        try:
+            model = self._read_with(progress)
+        except BaseException:
+            progress.end()
+            raise
+        seconds = time.monotonic() - start
+        logger.info("Loaded %s in %.1f s.", self.name, seconds)
+        progress.loaded(seconds)
         if self._closed:  # closed while loading: nothing would free the weights later
             raise EngineError(CLOSED)
         self._scheduler = self._new_scheduler(model)
         self._model = model
+        return model
+
+    def _read_with(self, progress: LoadProgress) -> Any:
+        progress.step("reading the configuration and the tokenizer")
+        with self._reading:
+            source = self._read_config()
+            tokenizer = self._read_tokenizer()
+        if checkpoints.family_of(self.name, self._config_dict or {}) is None:
+            tokenizer.check_template(self._config.get_text_config().vocab_size)
+        check_devices(self.name, self._options.device_map)
+        with _ONE_AT_A_TIME, progress.with_bars():
+            model = source.model(self._config, progress)
+            warn_of_strays(self.name, model)
+            model.eval()
+            progress.step("preparing the weights")
+            if self._options.torch_compile:
+                compile_feed_forward(model, self._options.torch_compile)
+            else:
+                prepack(model, self._options.prepack_weights)
         return model
 
     def _new_scheduler(self, model: Any) -> Scheduler:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from langchain_metaaligner.engines.local.placement import SPREADING
+from langchain_metaaligner.engines.local.weight_files import WeightFiles, is_index
 from langchain_metaaligner.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -21,32 +22,44 @@ _MARGIN = 1.1  # besides the weights: buffers, the shard being read, the cache o
 _FLOATING = ("F64", "F32", "F16", "BF16")
 
 
-def stored_weights(folder: Path, stored_dtype: torch.dtype) -> tuple[int, int]:
+def stored_weights(
+    folder: Path, stored_dtype: torch.dtype, weights: WeightFiles
+) -> tuple[int, int]:
     """Measure a folder's weights from headers, indexes and file sizes alone.
 
     Args:
         folder: The checkpoint's folder.
         stored_dtype: The dtype in its `config.json`, which is used for pickles.
+        weights: Tells which of its files will be read.
 
     Returns:
         The number of floating-point parameters, and the bytes of everything else.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        parameters = rest = 0
-        for file in files:
-            for tensor in _tensors(file):
-                if tensor.dtype in _FLOATING:
-                    parameters += tensor.parameter_count
-                else:
-                    rest += tensor.data_offsets[1] - tensor.data_offsets[0]
-        return parameters, rest
-    index = folder / "pytorch_model.bin.index.json"
-    total = 0
-    if index.is_file():
-        total = int(json.loads(index.read_text()).get("metadata", {}).get("total_size", 0))
-    total = total or sum(file.stat().st_size for file in folder.glob("pytorch_model*.bin"))
-    return total // stored_dtype.itemsize, 0
+    files = weights.find(folder)
+    parameters = rest = pickled = 0
+    for file in files:
+        if file.suffix != ".safetensors":
+            pickled += file.stat().st_size
+            continue
+        for tensor in _tensors(file):
+            if tensor.dtype in _FLOATING:
+                parameters += tensor.parameter_count
+            else:
+                rest += tensor.data_offsets[1] - tensor.data_offsets[0]
+    if pickled:
+        # Files are a little larger than their tensors; an index may be of other files.
+        told = _told_by_index(folder / (weights.start(folder) or ""))
+        parameters += (min(told, pickled) if told else pickled) // stored_dtype.itemsize
+    return parameters, rest
+
+
+def _told_by_index(index: Path) -> int:
+    """Read the bytes of all tensors from an index; 0 if it doesn't tell."""
+    if not is_index(index.name):
+        return 0
+    said = json.loads(index.read_text("utf-8")).get("metadata")
+    total = said.get("total_size") if isinstance(said, dict) else None
+    return int(total) if isinstance(total, int | float) else 0
 
 
 def _tensors(file: Path) -> Iterable[Any]:

@@ -6,9 +6,11 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from langchain_metaaligner.engines import thoughts
 from langchain_metaaligner.engines.local.readings import readings_of
 from langchain_metaaligner.errors import CheckpointError, EngineError
 
@@ -28,6 +30,10 @@ _SAMPLES = ("| Edit: ", " a  b   c\n\n    d\te ", "Ünï漢字 😀")
 _GUARDS = ("\n", "|", ":")  # texts that may precede another text without merging with it
 _REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+_SAMPLE = "metaaligner"
+# The names that templates have for it; each ignores those of others.
+_NO_THOUGHTS: dict[str, Any] = {"enable_thinking": False, "thinking": False, "reasoning": False}
+_TAG = re.compile(r"<[|/]?[^<>\s]{1,64}>|\[/?[A-Z_]{1,64}\]")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -66,6 +72,8 @@ class PromptTokenizer:
         self._name = name
         spec = json.loads(backend.to_str())
         spec["truncation"] = spec["padding"] = None
+        for token in spec["added_tokens"]:  # a thought without its marks would look like an answer
+            token["special"] = token["special"] and not thoughts.is_mark(token["content"])
         self._templated = Tokenizer.from_str(json.dumps(spec))
         control = _control_tokens(tokenizer, spec)
         # Without added tokens, no text can be read as one of them. The option to split special
@@ -254,9 +262,10 @@ class PromptTokenizer:
             *more: End tokens from configurations: an id, a list of ids or `None`.
 
         Returns:
-            These and the tokenizer's own end token.
+            These, the tokenizer's own end token, and the one that ends an answer in the chat
+            template.
         """
-        found: set[int] = set()
+        found = set(self._turn.end_ids)
         for said in (self.tokenizer.eos_token_id, *more):
             found.update([said] if isinstance(said, int) else said or ())
         return frozenset(found)
@@ -281,13 +290,87 @@ class PromptTokenizer:
             )
             raise EngineError(message)
         try:
-            written = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
-            )
+            written = self._written(messages, asks=True)
         except Exception as error:  # a template may raise anything
             message = f"The chat template of {self._name} rejects these messages: {error}"
             raise EngineError(message) from error
-        return str(written)
+        return thoughts.closed(written + self._turn.opening)
+
+    def _written(self, messages: Sequence[Any], *, asks: bool) -> str:
+        """Format messages with the chat template, asked not to let the model think."""
+        return str(
+            self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=asks, **_NO_THOUGHTS
+            )
+        )
+
+    @cached_property
+    def _turn(self) -> _Turn:
+        """How the chat template writes an answer, found by a sample."""
+        if not self.tokenizer.chat_template:
+            return _Turn()
+        question = {"role": "user", "content": "?"}
+        answered = [question, {"role": "assistant", "content": _SAMPLE}]
+        opening = after = ""
+        try:
+            asked = self._written([question], asks=True)
+            before, found, after = self._written(answered, asks=False).partition(_SAMPLE)
+            rest = before.removeprefix(asked) if found and before.startswith(asked) else ""
+            # Such as the channel of the answer; mere white space may as well be the model's.
+            opening = rest if any(token in rest for token in self.control_tokens) else ""
+            after = self._written([*answered, question], asks=False).partition(_SAMPLE)[2]
+        except Exception as error:  # noqa: BLE001 - a template may raise anything
+            logger.info("The chat template of %s rejects a sample: %s", self._name, error)
+        ending = after.lstrip()
+        ends = [token for token in self.control_tokens if ending.startswith(token)]
+        if ends:
+            end = self.tokenizer.convert_tokens_to_ids(max(ends, key=len))
+            return _Turn(opening, frozenset([end]))
+        tag = _TAG.match(ending)
+        return _Turn(opening, end_texts=(tag[0],) if tag else ())
+
+    @property
+    def end_texts(self) -> tuple[str, ...]:
+        """Texts that end an answer in the chat template, where no token does."""
+        return self._turn.end_texts
+
+    def check_template(self, rows: int) -> None:
+        """Refuse a chat template with tokens that the model does not have.
+
+        Args:
+            rows: The number of tokens that it has.
+
+        Raises:
+            CheckpointError: The template writes others.
+        """
+        try:
+            ids = self.encode(self.chat([{"role": "user", "content": "?"}]), templated=True)
+        except EngineError:  # no template, or one that is not used like that
+            return
+        beyond = sorted({index for index in ids if index >= rows})
+        if beyond:
+            message = (
+                f"The chat template of {self._name} uses the token"
+                f" {self.tokenizer.convert_ids_to_tokens(beyond[0])!r} with the id {beyond[0]}, but"
+                f" the model has only {rows} tokens. Use the tokenizer that was saved with these"
+                " weights, or weights whose embeddings were resized to it."
+            )
+            raise CheckpointError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """How a chat template writes an answer.
+
+    Attributes:
+        opening: What it writes between the start of the assistant's turn and the answer.
+        end_ids: The token that follows the answer.
+        end_texts: The text that follows it, if that is no token.
+    """
+
+    opening: str = ""
+    end_ids: frozenset[int] = frozenset()
+    end_texts: tuple[str, ...] = ()
 
 
 def _remembering(

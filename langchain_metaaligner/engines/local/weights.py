@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines.local import memory
+from langchain_metaaligner.engines.local.adapter import apply_adapter
 from langchain_metaaligner.engines.local.checkpoint import CheckpointFiles
-from langchain_metaaligner.engines.local.hub import HubFiles
 from langchain_metaaligner.engines.local.placement import SPREADING, choose_device_map, choose_dtype
+from langchain_metaaligner.engines.local.progress import LoadProgress
 from langchain_metaaligner.errors import CheckpointError, first_line
 from langchain_metaaligner.options import LoadOptions
 
@@ -34,7 +34,7 @@ class Source(Protocol):
         """Read the tokenizer."""
         ...
 
-    def model(self, config: Any) -> Any:
+    def model(self, config: Any, progress: LoadProgress) -> Any:
         """Read the weights and apply the adapter."""
         ...
 
@@ -75,10 +75,13 @@ class _Checkpoint:
     def tokenizer(self) -> Any:
         return self._files.tokenizer()
 
-    def model(self, config: Any) -> Any:
-        model = self._files.weights(config)
+    def model(self, config: Any, progress: LoadProgress) -> Any:
+        model = self._files.weights(config, progress)
         adapter = self._options.adapter
-        return model if adapter is None else apply_adapter(model, adapter, self._options)
+        if adapter is None:
+            return model
+        progress.step("applying the adapter")
+        return apply_adapter(model, adapter, self._options, base=self._files.name)
 
 
 class _EmbeddedInPackage:
@@ -102,7 +105,7 @@ class _EmbeddedInPackage:
     def tokenizer(self) -> Any:
         return self._file.tokenizer()
 
-    def model(self, config: Any) -> Any:
+    def model(self, config: Any, progress: LoadProgress) -> Any:
         adapter = self._options.adapter or str(checkpoints.embedded_adapter())
         dtype = choose_dtype(self._options.dtype, self._options.device_map)
         memory.check(
@@ -113,10 +116,12 @@ class _EmbeddedInPackage:
             offload_folder=self._options.offload_folder,
         )
         try:
-            model = self._file.weights(config, dtype)
+            progress.size(self._file.parameters, self._file.parameters * dtype.itemsize)
+            model = self._file.weights(config, dtype, progress)
         except ImportError as error:
             raise CheckpointError(_missing()) from error
-        adapted = apply_adapter(model, adapter, self._options)
+        progress.step("applying the adapter")
+        adapted = apply_adapter(model, adapter, self._options, base=checkpoints.EMBEDDED_BASE)
         return adapted.to(_device(self._options.device_map))
 
 
@@ -132,11 +137,13 @@ class _EmbeddedFromHub(_Checkpoint):
             super().__init__(checkpoints.EMBEDDED_BASE, options)
             self._files.config_dict()
         except CheckpointError as error:
-            raise CheckpointError(_missing()) from error
+            message = f"{_missing()} {first_line(error)}"
+            raise CheckpointError(message) from error
 
-    def model(self, config: Any) -> Any:
+    def model(self, config: Any, progress: LoadProgress) -> Any:
         adapter = self._options.adapter or str(checkpoints.embedded_adapter())
-        return apply_adapter(self._files.weights(config), adapter, self._options)
+        model = self._files.weights(config, progress)
+        return apply_adapter(model, adapter, self._options, base=checkpoints.EMBEDDED_BASE)
 
 
 def _device(device_map: Any) -> str:
@@ -156,62 +163,3 @@ def _missing() -> str:
         f" Run: {_INSTALL} - or choose a checkpoint with model=... or the environment variable"
         " METAALIGNER_MODEL."
     )
-
-
-def apply_adapter(model: Any, adapter: str, options: LoadOptions) -> Any:
-    """Apply a PEFT adapter to a model, and merge it into the weights where possible.
-
-    Args:
-        model: The base model.
-        adapter: Folder or hub id of the adapter.
-        options: Options with the token and the cache folder. Their revision is that of the base
-            model and is not used here.
-
-    Returns:
-        The model with the adapter applied.
-
-    Raises:
-        CheckpointError: The adapter can't be found, or does not fit the model.
-    """
-    try:
-        from peft import PeftConfig, PeftModel
-    except ImportError as error:
-        message = (
-            "An adapter needs the package peft. Run:"
-            ' pip install "langchain-metaaligner[embedded]", or pip install peft'
-        )
-        raise CheckpointError(message) from error
-    folder = HubFiles(adapter, options, revision="main").adapter()
-    if not (folder / "adapter_config.json").is_file():
-        message = (
-            f"{adapter!r} is no adapter: it has no adapter_config.json. Give the folder that PEFT"
-            " saved; a whole checkpoint belongs in model=..."
-        )
-        raise CheckpointError(message)
-    try:
-        prompts = PeftConfig.from_pretrained(str(folder)).is_prompt_learning
-        if prompts:
-            return _refuse_prompts(adapter)
-        with warnings.catch_warnings():
-            # peft uses names of transformers that are deprecated.
-            warnings.simplefilter("ignore", FutureWarning)
-            adapted = PeftModel.from_pretrained(model, str(folder))
-        if getattr(model, "is_quantized", False):
-            return adapted.get_base_model()  # quantised weights can't be merged with an adapter
-        return adapted.merge_and_unload()
-    except CheckpointError:
-        raise
-    except Exception as error:
-        message = (
-            f"The adapter {adapter!r} can't be applied to this model: {first_line(error)}"
-            " Use an adapter that was trained on this base model."
-        )
-        raise CheckpointError(message) from error
-
-
-def _refuse_prompts(adapter: str) -> NoReturn:
-    message = (
-        f"{adapter!r} is a prompt-learning adapter, which can't be merged into a model."
-        " Use an adapter that changes the weights, such as LoRA."
-    )
-    raise CheckpointError(message)

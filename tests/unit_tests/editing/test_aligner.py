@@ -505,6 +505,51 @@ def test_a_chat_family_is_asked_through_the_models_own_template():
     assert request.prompt.count("<|user|>") == 1
 
 
+def chat(reply, *, opens=""):
+    class Chat(ScriptedEngine):
+        def apply_chat_template(self, messages):
+            return f"<|user|>{messages[0]['content']}<|assistant|>{opens}"
+
+    return Aligner(engine=Chat(reply), family="instruct")
+
+
+@pytest.mark.parametrize(
+    ("made", "opens"),
+    [("\n<think>hm</think>\n\nFine.", ""), ("hm</think>\n\nFine.", "<think>\n")],
+)
+@pytest.mark.parametrize("answer", ["Bad.", '{"said": "Bad."}'])
+def test_what_a_chat_model_thinks_is_never_the_edit(made, opens, answer):
+    aligner = chat(made, opens=opens)
+    expected = answer.replace("Bad", "Fine")
+    assert aligner.align("c", answer, "humour").text == expected
+    stream = aligner.stream("c", answer, "humour")
+    assert "".join(stream) == expected
+    assert stream.alignment.text == expected
+
+
+@pytest.mark.parametrize("made", ["<think>hm", "<think>hm</think>\n"])
+def test_thoughts_without_an_answer_are_an_error_and_none_of_them_is_shown(made):
+    aligner, shown = chat(made), []
+    with pytest.raises(EngineError):
+        aligner.align("c", "Bad.", "humour")
+    with pytest.raises(EngineError):
+        shown.extend(aligner.stream("c", "Bad.", "humour"))
+    assert shown == []
+
+
+@pytest.mark.parametrize("mark", ["<think>", "[THINK]", "◁think▷", "<reasoning>"])
+def test_an_answer_about_thoughts_keeps_their_marks(mark):
+    answer = f"{mark} begins them and {mark[0]}/{mark[1:]} ends them."
+    aligner = chat(lambda request: request.draft)
+    assert aligner.align("c", answer, "humour").text == answer
+    assert "".join(aligner.stream("c", answer, "humour")) == answer
+
+
+def test_in_other_families_marks_of_thoughts_are_text():
+    aligner = aligner_of(ScriptedEngine("<think>hm</think> x"))
+    assert aligner.align("c", "Bad.", "humour").text == "<think>hm</think> x"
+
+
 def test_an_unknown_family_or_option_is_refused_when_the_aligner_is_made():
     with pytest.raises(CheckpointError, match="UltraFeedback"):
         Aligner(engine=ScriptedEngine(), family="rlhf")

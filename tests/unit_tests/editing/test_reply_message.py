@@ -13,6 +13,7 @@ from langchain_metaaligner import InputTypeError
 from langchain_metaaligner.editing.reply_message import (
     answer_text,
     blocked,
+    reason_beside_text,
     reason_without_text,
     with_text,
 )
@@ -125,6 +126,9 @@ FORMS = {
     "unknown content": {"type": "answer", "content": "{}"},
     "non_standard": {"type": "non_standard", "value": {"type": "x", "text": "{}", "a": 1}},
     "non_standard text": {"type": "non_standard", "value": "{}"},
+    "parts": {"parts": [{"text": "{}"}]},
+    "named by its key": {"citationsContent": {"content": [{"text": "{}"}], "citations": []}},
+    "a list of texts": {"type": "text", "text": ["{}"]},
     "item": {
         "type": "message",
         "role": "assistant",
@@ -182,12 +186,28 @@ def test_thoughts_tools_and_refusals_are_no_text(block):
         ("", {"audio": {"id": "1", "transcript": "zorp"}}, "audio"),
         ([{"type": "audio", "base64": "AAAA", "transcript": "zorp"}], {}, "audio"),
         ([{"type": "card", "body": {"lines": ["zorp quib"]}}], {}, "block of type card"),
+        ([{"refusal": "I refuse."}], {}, "refusal"),
+        ([{"type": "json", "json": {"a": "zorp quib"}}], {}, "block of type json"),
         ([{"type": "image", "url": "x"}, {"type": "thinking", "thinking": "a b"}], {}, None),
         ("", {"refusal": None, "reasoning_content": "a b"}, None),
     ],
 )
 def test_what_a_person_reads_or_hears_without_text_has_a_reason(content, beside, reason):
     assert reason_without_text(AIMessage(content, additional_kwargs=beside)) == reason
+    # Beside a text that is edited, a recording goes.
+    if content:
+        message = AIMessage(["text", *content], additional_kwargs=beside)
+        assert reason_beside_text(message) == reason
+
+
+def test_nothing_is_left_alone_of_a_refusal_that_is_text():
+    refused = AIMessage(["a", {"type": "refusal", "refusal": "I refuse."}])
+    assert reason_beside_text(refused, refusals=True) is None
+    beside = AIMessage("a", additional_kwargs={"refusal": "I refuse."})
+    assert (reason_beside_text(beside), reason_beside_text(beside, refusals=True)) == (
+        "refusal",
+        None,
+    )
 
 
 def test_a_refusal_that_is_text_loses_its_mark():
@@ -266,6 +286,15 @@ def test_a_citation_may_count_from_its_own_block():
     assert edited.content == ["Good. ", "Now it rains."]
     ((moved,),) = [one["grounding_supports"] for one in edited.response_metadata.values()]
     assert moved["segment"] == {**segment, "start_index": 7, "end_index": 12}
+
+
+def test_a_citation_whose_quote_repeats_what_was_edited_goes():
+    cited = [
+        {"type": "citation", "cited_text": quote, **span(BEFORE, "Zürich is big.")}
+        for quote in ("A source.", "Bern is small.")
+    ]
+    edited = with_text(AIMessage([{"type": "text", "text": BEFORE, "annotations": cited}]), AFTER)
+    assert [one["cited_text"] for one in edited.content[0]["annotations"]] == ["A source."]
 
 
 # Blocked messages.

@@ -124,3 +124,44 @@ def test_a_pool_with_its_threads_busy_works_in_a_child():
     assert in_child(lambda: pool.submit(lambda: "there").result(10)) == "there"
     over.set()
     assert waiting.result(30) == "here"
+
+
+class Limit(Exception):  # noqa: N818 - named as Celery's
+    """As Celery raises in a job whose time is over."""
+
+
+class Handler:
+    def __init__(self, error):
+        self.error = error
+
+    def method(self, number, frame):
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        raise self.error
+
+    def any_arguments(self, *arguments):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), Limit()], ids=["an exit", "a time limit"])
+@pytest.mark.parametrize("handler", [Handler.method, Handler.any_arguments])
+def test_what_a_signal_handler_raises_is_no_failure_of_the_edit_that_it_interrupts(error, handler):
+    def interrupted(request):
+        signal.raise_signal(signal.SIGUSR1)
+
+    aligner = Aligner(engine=ScriptedEngine(interrupted))
+    step = MetaAlignerRunnable(aligner=aligner, on_error="pass")
+    chain = FakeListChatModel(responses=["hello"]) | step
+    ways = (
+        lambda: aligner.align(*ITEM),
+        lambda: list(aligner.stream(*ITEM)),
+        lambda: chain.invoke([HumanMessage("hi")]),
+        lambda: list(chain.stream([HumanMessage("hi")])),
+    )
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        for way in ways:
+            signal.signal(signal.SIGUSR1, handler.__get__(Handler(error)))
+            with pytest.raises(type(error)):
+                way()
+    finally:
+        signal.signal(signal.SIGUSR1, before)

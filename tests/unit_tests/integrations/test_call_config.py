@@ -188,6 +188,7 @@ def test_what_is_wrong_under_our_keys_says_whose_they_are(
     assert found in str(raised.value)
     assert f"configurable[{key!r}]" in str(raised.value)
     assert "config_keys=" in str(raised.value)
+    assert ("graph's context" in str(raised.value)) == (key == "objectives")
     assert key == "objectives" or "hunter2" not in str(raised.value)
 
 

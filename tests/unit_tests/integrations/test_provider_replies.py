@@ -269,6 +269,14 @@ def test_pieces_in_standard_blocks_merge_to_one_block(way: str) -> None:
         assert run(chain, ASKED, way).content == [{**whole[0], "text": "ZORP QUIB"}]
 
 
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_the_events_of_a_text_are_those_of_one_block(version: str) -> None:
+    model = openai([streamed("zorp quib")], output_version=version, use_responses_api=True)
+    events = ChatMetaAligner(model, **OUTCOMES["edited"]).stream_events(ASKED, version="v3")
+    finished = [one["content"] for one in events if one["event"] == "content-block-finish"]
+    assert [one["text"] for one in finished] == ["ZORP QUIB"]
+
+
 REFUSED = {
     "type": "message",
     "id": "msg_1",

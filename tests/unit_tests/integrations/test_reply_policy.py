@@ -68,6 +68,16 @@ def test_an_edited_reply_is_a_new_message_and_text_is_text():
     assert policy_with().settle("old", EDITED, None) == "new"
 
 
+def test_the_record_of_an_edit_says_what_was_left_alone():
+    told = []
+    reply = AIMessage(["old", {"type": "refusal", "refusal": "I refuse."}])
+    settled = policy_with(on_edit=told.append).settle(reply, EDITED, None)
+    made = settled.response_metadata["metaaligner"]
+    assert (made["status"], made["reason"], told[0].reason) == ("edited", "refusal", "refusal")
+    settled = policy_with(edit_refusals=True).settle(reply, EDITED, None)
+    assert "reason" not in settled.response_metadata["metaaligner"]
+
+
 def test_a_skipped_reply_is_the_reply_itself_and_nobody_is_told():
     records = []
     reply = AIMessage("")
@@ -109,6 +119,22 @@ def test_an_error_of_another_package_follows_the_policy_too():
     with pytest.raises(RuntimeError):
         policy_with().settle("old", RuntimeError("x"), None)
     assert policy_with(on_error="pass").settle("old", RuntimeError("x"), None) == "old"
+
+
+def test_a_message_that_can_not_be_copied_goes_out_as_it_is_or_not_at_all():
+    class Stiff(AIMessage):
+        def model_copy(self, **kwargs):
+            raise TypeError("no copies")
+
+    reply = Stiff("old")
+    for options in ({"on_error": "pass"}, {"apply": False}):
+        records = []
+        mine = policy_with(on_edit=records.append, **options)
+        assert mine.settle(reply, EDITED, None) is reply
+        assert [one.status for one in records] == ["passed"]
+    for policy in ("raise", "block"):
+        with pytest.raises(TypeError, match="no copies"):
+            policy_with(on_error=policy).settle(reply, EDITED, None)
 
 
 def test_what_has_been_read_can_be_replaced_by_no_policy():

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
-from langgraph.types import RetryPolicy
+from langgraph.types import Command, RetryPolicy, interrupt
 
 from langchain_metaaligner import (
     AnswerTooLongError,
@@ -22,6 +24,7 @@ from langchain_metaaligner import (
     InputTypeError,
     LeakError,
     MetaAlignerError,
+    MetaAlignerMiddleware,
     MetaAlignerRunnable,
     UnknownObjectiveError,
 )
@@ -189,3 +192,45 @@ def test_what_wraps_an_aligner_is_copied_pickled_and_serialised_like_langchains(
         assert again.invoke("x") == "an edit"
     if "fallback" not in wrap:
         assert pickle.loads(pickle.dumps(one)).invoke("x") == "an edit"
+
+
+ASKING: dict[str, Any] = {
+    "a pipe": lambda **given: graph_of(Policy() | MetaAlignerRunnable(**given)),
+    "a batch": lambda **given: graph_of(
+        RunnableLambda(lambda asked: (Policy() | MetaAlignerRunnable(**given)).batch([asked])[0])
+    ),
+    "a chat model": lambda **given: graph_of(ChatMetaAligner(policy=Policy(), **given)),
+    "a middleware": lambda **given: create_agent(
+        Policy(), [], middleware=[MetaAlignerMiddleware(**given)]
+    ),
+    "retries": lambda **given: graph_of(Policy() | MetaAlignerRunnable(**given).with_retry()),
+    "fallbacks": lambda **given: graph_of(
+        Policy()
+        | MetaAlignerRunnable(**given).with_fallbacks([RunnableLambda(lambda _: AIMessage("no"))])
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("made", "on_error", "apply"), by_turns(ASKING, ["raise", "pass", "block"], [True, True, False])
+)
+def test_an_interrupt_in_when_waits_for_an_answer_and_is_no_failure(
+    made: str, on_error: str, apply: bool
+) -> None:
+    asked: list[Any] = []
+    records: list[Any] = []
+
+    def when(reply: Any, _: Any) -> Any:
+        asked.append(reply)
+        return interrupt("edit this?")
+
+    graph = ASKING[made](
+        engine=ScriptedEngine(), when=when, on_error=on_error, apply=apply, on_edit=records.append
+    ).copy({"checkpointer": InMemorySaver()})
+    config = {"configurable": {"thread_id": "1"}}
+    (waiting,) = graph.invoke(ASKED, config)["__interrupt__"]
+    assert waiting.value == "edit this?"
+    assert len(asked) == 1
+    assert not records
+    reply = graph.invoke(Command(resume=True), config)["messages"][-1]
+    assert reply.text == ("A reply. (edited)" if apply else "A reply.")

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import threading
 from functools import partial
+from typing import Any
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 from pydantic import ValidationError
@@ -24,6 +26,7 @@ from langchain_metaaligner import (
     MissingContextError,
     UnknownObjectiveError,
 )
+from langchain_metaaligner.integrations.capture import EDIT
 from tests.unit_tests.integrations.ways import WAYS, by_turns
 from tests.unit_tests.integrations.ways import run as run_by
 from tests.unit_tests.scripted import Policy, ScriptedEngine, StuckEngine
@@ -365,3 +368,33 @@ def test_a_hook_that_would_have_to_be_awaited_is_refused():
 
     with pytest.raises(ValidationError, match="plain function"):
         MetaAlignerRunnable(on_edit=hook)
+
+
+class Refusing(BaseCallbackHandler):
+    """Ends a run on purpose, as a budget does."""
+
+    raise_error = True
+
+    def __init__(self, event: str) -> None:
+        setattr(self, event, self.refuse)
+
+    def refuse(self, *_: Any, tags: Any = None, **__: Any) -> None:
+        if EDIT in (tags or ()):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("on_error", ["pass", "block"])
+@pytest.mark.parametrize(
+    ("event", "way"),
+    by_turns(["on_chat_model_start", "on_llm_end"], WAYS)
+    + by_turns(["on_llm_new_token"], ["stream", "astream"]),
+)
+def test_what_a_handler_raises_is_no_failed_edit(event: str, way: str, on_error: str) -> None:
+    records: list[Any] = []
+    aligner = MetaAlignerRunnable(
+        engine=ScriptedEngine(), on_error=on_error, on_edit=records.append
+    )
+    config = {"callbacks": [Refusing(event)]}
+    with pytest.raises(ZeroDivisionError):
+        run_by(Policy() | aligner, "q", way, config)
+    assert [record.status for record in records][-1:] == ["failed"]

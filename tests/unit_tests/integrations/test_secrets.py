@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumpd, dumps
 from langchain_core.tracers import BaseTracer
 
@@ -18,6 +19,7 @@ from langchain_metaaligner import (
     ChatMetaAligner,
     MetaAlignerMiddleware,
     MetaAlignerRunnable,
+    hushed,
 )
 from langchain_metaaligner.options import (
     cache_key,
@@ -193,3 +195,28 @@ def test_headers_reach_the_policy_and_no_trace_repr_or_cache(bound: str) -> None
         assert SECRET not in repr((run.extra, run.tags, run.serialized, run.error, run.outputs))
     assert SECRET not in repr((dumpd(model), model.model_dump(exclude={"policy"})))
     assert SECRET not in model._get_llm_string(**getattr(made, "kwargs", {}))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: ChatMetaAligner(policy=Policy()).bind(**HEADERS),
+        lambda: ChatMetaAligner(policy=Policy()).bind(**HEADERS).with_retry(),
+        lambda: hushed(Policy().bind(**HEADERS)),
+        lambda: hushed(ChatMetaAligner(policy=Policy()).bind(**HEADERS)),
+        lambda: Policy().bind(**HEADERS) | MetaAlignerRunnable(),
+        lambda: Policy().with_config(configurable=HEADERS) | MetaAlignerRunnable(),
+    ],
+)
+def test_what_is_bound_to_a_model_shows_in_no_form_of_the_chain(made: Any) -> None:
+    chain = made()
+    for name, shown in SHOWN.items():
+        if "key" not in name:
+            assert SECRET not in str(shown(chain)), name
+
+
+def test_a_dump_keeps_what_only_looks_like_a_secret() -> None:
+    tools = [{"type": "function", "function": {"parameters": {"headers": {"type": "string"}}}}]
+    chain = FakeListChatModel(responses=["a"]).bind(tools=tools, seed=1) | MetaAlignerRunnable()
+    first = dumpd(chain)["kwargs"]["first"]["kwargs"]
+    assert first["kwargs"] == {"tools": tools, "seed": 1}

@@ -397,7 +397,9 @@ def test_a_prompt_and_an_answer_that_are_more_than_a_pass_holds_take_one_more(en
     assert len(edit.token_agreement) == len(plain.token_agreement)
 
 
-def test_a_model_that_cannot_take_tokens_back_tells_nothing_where_the_edit_is_another(tmp_path):
+@pytest.fixture(scope="module")
+def sliding(tmp_path_factory):
+    """A model that can't take tokens back, so that it never drafts."""
     tokenizer = spm_tokenizer()
     config = MistralConfig(
         vocab_size=len(tokenizer),
@@ -408,9 +410,28 @@ def test_a_model_that_cannot_take_tokens_back_tells_nothing_where_the_edit_is_an
         num_key_value_heads=2,
         sliding_window=16,
     )
-    folder = save(tmp_path / "sliding", tokenizer=tokenizer, model=MistralForCausalLM(config))
-    edit = edit_of(load_engine(str(folder)), "hello | Edit: ", LONG, token_agreement=True)
+    folder = tmp_path_factory.mktemp("checkpoints") / "sliding"
+    torch.manual_seed(0)
+    model = MistralForCausalLM(config)
+    return load_engine(str(save(folder, tokenizer=tokenizer, model=model)))
+
+
+@pytest.mark.parametrize("draft", [LONG, "hello world"])
+def test_a_model_that_cannot_take_tokens_back_tells_nothing_where_the_edit_is_another(
+    sliding, draft
+):
+    edit = edit_of(sliding, "hello | Edit: ", draft, token_agreement=True)
+    assert edit.text != draft
     assert (edit.agreement, edit.token_agreement) == (None, None)
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_above": -1.0}, {"token_agreement": True}])
+def test_a_model_that_never_drafts_edits_without_an_answer_too(sliding, options):
+    prompt = "the answer is that you should not do this | Edit: "
+    edit = edit_of(sliding, prompt, **options)
+    pieces, _ = drain(sliding.stream(Request(prompt, max_new_tokens=LENGTH, **options)))
+    assert "".join(pieces) == edit.text == edit_of(sliding, prompt, "hello").text
+    assert edit.agreement is None
 
 
 # -- leaving the answer as it is ------------------------------------------------------------

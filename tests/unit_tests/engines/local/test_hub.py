@@ -184,6 +184,10 @@ def test_a_name_that_can_be_no_hub_id_is_not_asked_for(hub, name):
     assert hub.infos == []
 
 
+def test_a_revision_within_a_name_is_told_where_it_belongs(hub, checkpoint):
+    fails("adapter_revision=", name=str(checkpoint), adapter="someone/lora@v3")
+
+
 def test_a_failing_download_is_said(hub, monkeypatch):
     def broken(*args, **kwargs):
         message = "No space left on device"
@@ -222,8 +226,9 @@ def test_an_adapter_may_come_from_the_hub(hub, checkpoint, tmp_path):
     hub.folder.mkdir()
     (hub.folder / "adapter_config.json").write_text("{}")
     (hub.folder / "adapter_model.safetensors").write_bytes(b"")
-    fails("adapter", name=str(checkpoint), adapter="someone/lora")
-    assert hub.infos[0]["name"] == "someone/lora"
+    options = {"adapter": "someone/lora", "adapter_revision": "v3", "revision": "v1"}
+    fails("adapter", name=str(checkpoint), **options)
+    assert [(info["name"], info["revision"]) for info in hub.infos] == [("someone/lora", "v3")]
     assert {path.name for path in hub.cache.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors"
     }  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +12,14 @@ import torch
 
 from langchain_metaaligner.engines.local import memory
 from langchain_metaaligner.engines.local import placement as placing
+from langchain_metaaligner.engines.local.weight_files import WeightFiles
 from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import CheckpointError
+from langchain_metaaligner.options import LoadOptions
 from tests.unit_tests.tiny import save, save_as_published, spm_tokenizer, tiny_config, tiny_llama
 
 GIB = 1 << 30
+NAMES = WeightFiles.of_checkpoint({}, LoadOptions())
 
 
 @pytest.fixture
@@ -34,13 +39,15 @@ def parameters():
 @pytest.mark.parametrize("build", [save, save_as_published])
 def test_parameters_are_counted_by_headers_and_indexes_alone(build, tmp_path, no_reading):
     build(tmp_path)
-    assert memory.stored_weights(tmp_path, torch.float32) == (parameters(), 0)
+    assert memory.stored_weights(tmp_path, torch.float32, NAMES) == (parameters(), 0)
 
 
 def test_pickles_without_a_total_are_counted_by_their_sizes(tmp_path):
     save_as_published(tmp_path)
-    (tmp_path / "pytorch_model.bin.index.json").unlink()
-    counted, _ = memory.stored_weights(tmp_path, torch.float32)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    said = json.loads(index.read_text())
+    index.write_text(json.dumps({"weight_map": said["weight_map"]}))
+    counted, _ = memory.stored_weights(tmp_path, torch.float32, NAMES)
     assert parameters() <= counted <= 2 * parameters()  # tiny files are mostly wrapping
 
 
@@ -51,7 +58,18 @@ def test_quantised_weights_on_disk_count_by_their_bytes(tmp_path):
         {"packed": torch.zeros(10, 3, dtype=torch.uint8), "scale": torch.zeros(4)},
         tmp_path / "model.safetensors",
     )
-    assert memory.stored_weights(tmp_path, torch.float16) == (4, 30)
+    assert memory.stored_weights(tmp_path, torch.float16, NAMES) == (4, 30)
+
+
+@pytest.mark.parametrize("build", [save, save_as_published])
+def test_only_the_files_that_will_be_read_are_counted(build, tmp_path):
+    build(tmp_path)
+    other = "consolidated.safetensors" if build is save else "pytorch_model-00009-of-00009.bin"
+    shutil.copy(next(tmp_path.glob("*model*s*")), tmp_path / other)
+    if build is save:
+        (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"x": "gone"}}')
+        (tmp_path / "pytorch_model.bin").write_bytes(b"x" * 1000)
+    assert memory.stored_weights(tmp_path, torch.float32, NAMES) == (parameters(), 0)
 
 
 @pytest.mark.parametrize("build", [save, save_as_published])
@@ -59,7 +77,7 @@ def test_a_model_that_will_not_fit_is_refused_with_needed_and_free_memory(
     build, tmp_path, monkeypatch, no_reading
 ):
     build(tmp_path)
-    monkeypatch.setattr(memory, "stored_weights", lambda folder, dtype: (6_738_000_000, 0))
+    monkeypatch.setattr(memory, "stored_weights", lambda folder, dtype, names: (6_738_000_000, 0))
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=int(7.5 * GIB)))
     with pytest.raises(CheckpointError) as raised:
         load_engine(str(tmp_path)).load()

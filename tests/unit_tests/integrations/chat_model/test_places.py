@@ -15,11 +15,12 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import BaseModel
 
-from langchain_metaaligner import ChatMetaAligner, MetaAlignerMiddleware
+from langchain_metaaligner import ChatMetaAligner, MetaAlignerMiddleware, MetaAlignerRunnable
 from tests.unit_tests.integrations.middleware.consumers import (
     TELLING_WAYS,
     WAYS,
@@ -58,6 +59,18 @@ def prebuilt(**options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return create_react_agent(model_of(calls_tool(), final(), **options), tools=[weather])
+
+
+def prebuilt_of_a_pipe(**options: Any) -> Any:
+    """The agent takes the tools of a pipe from the model's binding in it."""
+    from langgraph.prebuilt import create_react_agent
+
+    tools = [convert_to_openai_tool(weather)]
+    model: Any = Policy(replies=[calls_tool(), final()]).bind(tools=tools)
+    pipe = model | MetaAlignerRunnable(["harmlessness"], engine=Engine(), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return create_react_agent(pipe, tools=[weather])
 
 
 def node(**options: Any) -> Any:
@@ -136,7 +149,9 @@ async def test_typed_events_of_the_model_itself_are_the_edits_and_hear_the_confi
     assert "Honesty" in engine.requests[0].prompt
 
 
-@pytest.mark.parametrize("place", [agent, prebuilt, node], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "place", [agent, prebuilt, prebuilt_of_a_pipe, node], ids=lambda one: one.__name__
+)
 def test_objectives_in_a_runs_config_reach_the_model_inside(place: Any):
     state = place().invoke(ASKED, {"configurable": {"objectives": ["honesty"]}})
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda, ensure_config
-from langchain_core.tools import StructuredTool, tool
+from langchain_core.tools import BaseTool, StructuredTool, Tool, tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
 from langgraph.graph import START, MessagesState, StateGraph
@@ -135,9 +135,18 @@ async def alook(word: str, runtime: ToolRuntime, settings: RunnableConfig) -> st
     return look(word, runtime, settings)
 
 
+class Look(BaseTool):
+    name: str = "look"
+    description: str = "Look a word up."
+
+    def _run(self, word: str, runtime: ToolRuntime) -> str:
+        return look(word, runtime, runtime.config)
+
+
 Tools: dict[str, Any] = {
     "a tool of a hushed function": lambda: tool(hushed(look)),
     "a hushed tool": lambda: hushed(tool(look)),
+    "a hushed tool of a class": lambda: hushed(Look()),
     "a hushed tool with two functions": lambda: hushed(
         StructuredTool.from_function(look, coroutine=alook)
     ),
@@ -159,6 +168,22 @@ async def test_every_config_in_a_hushed_tool_is_tagged(made: Any, is_async: bool
     for config in configs:
         assert set(QUIET) <= set(config["tags"])
         assert set(QUIET) <= set(config["callbacks"].inheritable_tags)
+
+
+def test_a_hushed_tool_of_one_text_is_the_same_kind_of_tool() -> None:
+    policy, tags = Policy(), []
+
+    def ask(word: str) -> str:
+        callbacks: Any = ensure_config()["callbacks"]
+        tags.append(callbacks.inheritable_tags)
+        return policy.invoke(word).text[:0]
+
+    made: Any = hushed(Tool("ask", ask, "Ask a model."))
+    assert isinstance(made, Tool)
+    call = {"name": "ask", "args": {"__arg1": "a"}, "id": "1", "type": "tool_call"}
+    state: Any = {"messages": [AIMessage("", tool_calls=[call])]}
+    assert not seen_raw(list(graph_of(ToolNode([made])).stream(state, stream_mode="messages")))
+    assert set(QUIET) <= set(tags[0])
 
 
 def test_the_state_of_a_hushed_graph_is_part_of_the_state_around_it() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import RunnablePassthrough, ensure_config
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough, ensure_config
 from langgraph.func import entrypoint, task
 from langgraph.graph.message import push_message
 
@@ -144,6 +144,18 @@ def test_a_model_that_uses_an_id_again_has_not_leaked() -> None:
     assert list(streamed_texts(parts).values()) == [EDITED]
 
 
+def test_a_reply_that_takes_the_place_of_an_older_one_has_not_leaked() -> None:
+    policy, a = Policy(), aligner()
+    asked = {"messages": [*QUESTION, AIMessage("old", id="old"), *QUESTION]}
+
+    @hushed
+    def answer(state: Any) -> Any:
+        reply = policy.invoke(state["messages"]).model_copy(update={"id": "old"})
+        return {"messages": [a.invoke(reply)]}
+
+    assert not seen_raw(list(graph_of(answer).stream(asked, stream_mode="messages")))
+
+
 def tasks_with(llm: Any, hush: Any = lambda one: one) -> Any:
     a = aligner()
 
@@ -187,6 +199,37 @@ def test_a_message_that_a_node_has_shown_is_refused_though_its_tokens_were_hushe
 ) -> None:
     with pytest.raises(LeakError, match="another node or graph"):
         list(graph().stream(ASKED, stream_mode="messages", subgraphs=True))
+
+
+@pytest.mark.parametrize("in_pipe", [False, True])
+def test_a_reply_that_its_own_node_has_pushed_is_refused(in_pipe: bool) -> None:
+    policy, a = Policy(), aligner()
+
+    def push(reply: Any) -> Any:
+        push_message(reply)
+        return reply
+
+    pipe = policy | RunnableLambda(push) | a
+
+    def answer(state: Any) -> Any:
+        asked = state["messages"]
+        return {
+            "messages": [pipe.invoke(asked) if in_pipe else a.invoke(push(policy.invoke(asked)))]
+        }
+
+    with pytest.raises(LeakError, match="push_message"):
+        list(graph_of(hushed(answer)).stream(ASKED, stream_mode="messages"))
+
+
+def test_two_edits_of_one_reply_are_no_leak() -> None:
+    policy, a = Policy(), aligner()
+
+    @hushed
+    def answer(state: Any) -> Any:
+        reply = policy.invoke(state["messages"])
+        return {"messages": [a.invoke(reply), a.invoke(reply)]}
+
+    assert not seen_raw(list(graph_of(answer).stream(ASKED, stream_mode="messages")))
 
 
 def test_a_reader_who_sees_no_inner_graphs_gets_the_edit_alone() -> None:
