@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 from uuid import UUID
 from weakref import WeakSet
@@ -134,17 +134,12 @@ class _Run:
         self.editing: bool = parent is not None and parent.editing
 
 
-@dataclass(eq=False, repr=False)
 class RunTree(BaseCallbackHandler):
     """What the models below one outermost run were asked.
 
     It keeps the last 1,024 model runs of every unfinished run, and the last 8 of each of the last
     256 runs that have ended, for tasks that outlive them.
     """
-
-    _runs: dict[UUID, _Run] = field(default_factory=dict)
-    _ended: OrderedDict[UUID, _Run] = field(default_factory=OrderedDict)
-    _models: dict[UUID, tuple[ModelRun, _Run]] = field(default_factory=dict)
 
     # Plain attributes, not properties: LangChain reads them at every event of every run.
     run_inline = True
@@ -156,6 +151,20 @@ class RunTree(BaseCallbackHandler):
     ignore_retriever = True
     ignore_retry = True
     ignore_custom_event = True
+
+    # LangChain makes many trees and uses few, so a tree starts as a bare object.
+
+    @cached_property
+    def _runs(self) -> dict[UUID, _Run]:
+        return {}
+
+    @cached_property
+    def _ended(self) -> OrderedDict[UUID, _Run]:
+        return OrderedDict()
+
+    @cached_property
+    def _models(self) -> dict[UUID, tuple[ModelRun, _Run]]:
+        return {}
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> RunTree:
         return self
