@@ -348,6 +348,7 @@ class _InThreads(AsyncIterator[str]):
         self._deadline = request.deadline
         self._threads = threads.calls_of(engine)
         self._pieces: Iterator[str] = iter(())
+        self._left = False
         # A generator can't be closed while another thread is running it.
         self._turn = processes.Lock()
 
@@ -355,22 +356,32 @@ class _InThreads(AsyncIterator[str]):
         try:
             step = await threads.aresult(self._threads.submit(self._next), self._deadline)
         except threads.Late:
+            self._leave()
             raise too_late() from None
         except asyncio.CancelledError:
-            # The piece that is being made can't be stopped, but no other one is made.
-            threads.start(self._close, "metaaligner-close")
+            self._leave()
             raise
         if isinstance(step, Ended):
             raise StopAsyncIteration(step.value)
         return step
 
     async def aclose(self) -> None:
-        """Close the stream; returns once it is closed."""
+        """Close the stream; returns once it is closed, or at once after a wait that was given up."""
+        if self._left:
+            return
         closing = threads.start(self._close, "metaaligner-close")
         # An event loop that shuts down closes all open generators together, and an await here
         # would get in the way of the generators around this one. A quick close needs no await.
         wait([closing], _QUICK)
         await threads.aresult(closing, None)
+
+    def _leave(self) -> None:
+        """Let a thread close the stream, without waiting for it.
+
+        The piece that is being made can't be stopped, but no other one is made.
+        """
+        self._left = True
+        threads.start(self._close, "metaaligner-close")
 
     def _next(self) -> str | Ended[Any]:
         with self._turn:

@@ -99,7 +99,7 @@ def test_what_became_of_a_reply_is_told_by_its_words(edit, became):
 def benchmarks(tmp_path, monkeypatch):
     """Runs all benchmarks; `measured` are the pieces, one of which may be interrupted."""
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- table: speed -->\nold\n<!-- end -->\nafter\n")
+    readme.write_text("before\n<!-- table: speed -->\nSTALE\n<!-- end -->\nafter\n")
     monkeypatch.setattr(command, "PAGES", [readme])
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     monkeypatch.setattr(table, "CPU", tmp_path / "cpu.json")
@@ -137,7 +137,7 @@ def test_an_interrupted_run_resumes_with_the_piece_that_it_was_in(benchmarks):
     assert text.startswith("before\n<!-- table: speed -->\n")
     assert text.endswith("\n<!-- end -->\nafter\n")
     assert "commit abc" in text
-    assert "old" not in text
+    assert "STALE" not in text
 
 
 def test_figures_of_other_code_are_measured_again(benchmarks):

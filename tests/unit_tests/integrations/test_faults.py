@@ -289,8 +289,11 @@ def test_what_on_edit_raises_changes_nothing(face, how, fault):
 
 # A chat model has one run for both, which tells of the policy's call.
 @pytest.mark.parametrize(("policy", "face", "how"), in_pairs(POLICIES[:3], FACES[:2], WAYS))
-def test_a_handler_that_fails_goes_as_the_policy_says(policy, face, how):
-    Case(face, Faulty("callbacks", OSError("the disk is full")), policy).run(how).becomes(policy)
+def test_what_a_handler_raises_on_purpose_is_raised_whatever_the_policy(policy, face, how):
+    case = Case(face, Faulty("callbacks", OSError("the disk is full")), policy).run(how)
+    assert str(case.error) == "the disk is full"
+    case.hides()
+    case.goes_on()
 
 
 @pytest.mark.parametrize(("policy", "face", "how"), in_pairs(POLICIES[:3], FACES, WAYS[:4]))
