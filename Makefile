@@ -48,7 +48,7 @@ cookbook: $(ready) ## execute the notebooks, offline, and write their outputs (A
 
 test: lint ## lint, types and unit tests: what a reviewer runs (the default)
 	@echo 'Unit tests'
-	@$(pytest) $(ARGS)
+	@$(pytest) --numprocesses 2 --dist loadfile $(ARGS)
 
 test-slow: $(ready) ## the integration tests, which take long or much memory
 	@if find tests/integration_tests -name 'test_*.py' 2>/dev/null | grep -q .; then \
