@@ -366,7 +366,7 @@ class _InThreads(AsyncIterator[str]):
         return step
 
     async def aclose(self) -> None:
-        """Close the stream; returns once it is closed, or at once after a wait that was given up."""
+        """Close the stream; returns once it is closed, at once if a wait was given up."""
         if self._left:
             return
         closing = threads.start(self._close, "metaaligner-close")
