@@ -27,11 +27,10 @@ from langchain_metaaligner.errors import MetaAlignerError, OverloadedError
 from tests.unit_tests.tiny import WORDS, save
 
 CHILD = 60  # seconds in which a forked process must have edited
-# What grows first and then no more, as 20 rounds of `overload` showed: the kept prefixes (their
-# records take more than the bytes that are counted), the tokenizer's own cache of 10,000 words,
-# which each prompt fills, refused or not, and what torch keeps for shapes that it has seen. The
-# first two are filled up before anything is measured. After that Python's objects did not grow at
-# all, and the C library's by 6 MiB over the first 1,200 refused tasks and no more.
+# What grows first was seen in `overload` alone: the kept prefixes and the tokenizer's own cache, which
+# each prompt fills, refused or not. Both are filled up before anything is measured. After that, eight
+# rounds of 300 tasks left Python's objects as they were and added 6 MiB to the C library's heap and
+# 10 MiB to the resident memory. The limit leaves room for that three times.
 FULL = 6000  # prompts that fill the tokenizer's cache
 GROWTH = 32 << 10  # KiB of memory that may be kept
 
