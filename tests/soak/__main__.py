@@ -27,10 +27,10 @@ from langchain_metaaligner.errors import MetaAlignerError, OverloadedError
 from tests.unit_tests.tiny import WORDS, save
 
 CHILD = 60  # seconds in which a forked process must have edited
-# What grows first was seen in `overload` alone: the kept prefixes and the tokenizer's own cache, which
-# each prompt fills, refused or not. Both are filled up before anything is measured. After that, eight
-# rounds of 300 tasks left Python's objects as they were and added 6 MiB to the C library's heap and
-# 10 MiB to the resident memory. The limit leaves room for that three times.
+# What grows first was seen in `overload` alone: the kept prefixes and the tokenizer's own cache,
+# which each prompt fills, refused or not. Both are filled up before anything is measured. After
+# that, eight rounds of 300 tasks left Python's objects as they were and added 6 MiB to the C
+# library's heap and 10 MiB to the resident memory. The limit is three times that.
 FULL = 6000  # prompts that fill the tokenizer's cache
 GROWTH = 32 << 10  # KiB of memory that may be kept
 
