@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from langchain_metaaligner.editing.conversation import Turn
+from langchain_metaaligner.editing.prompts import Prompt, parse_conversation
+from langchain_metaaligner.engines.base import Engine
 
 Fits = Callable[[str | Sequence[Turn]], bool]
 
 _STEP = 1 << 14
+# A text with more characters than this for each token of the window hardly ever fits, so only a
+# part of it is tried first.
+_PER_TOKEN = 8
+_LEAST_STEP = 1 << 12
 _GROWTH = 8
 _SPEAKER = 16  # characters that a turn takes besides its text, about
 _WORD = re.compile(r"\S+")
@@ -29,6 +36,100 @@ def length_of(context: str | Sequence[Turn]) -> int:
     if isinstance(context, str):
         return len(context)
     return sum(len(turn.text) + _SPEAKER for turn in context)
+
+
+class Room:
+    """The window that a prompt and its edit share, if the engine has one.
+
+    Args:
+        engine: The engine, which counts the tokens.
+        max_new_tokens: The most tokens that an edit may have.
+        answer: The text that is edited.
+    """
+
+    def __init__(self, engine: Engine, max_new_tokens: int, answer: str) -> None:
+        self._max_new_tokens = max_new_tokens
+        self._name = engine.name
+        self._window, self._count = engine.window, engine.count_tokens
+        self._answer, self._told, self._too_long = 0, "0", False
+        if self._window is not None:
+            self._measure(answer, self._window)
+        # What an edit usually needs; a longer edit may use all that is left.
+        self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
+
+    def _measure(self, answer: str, window: int) -> None:
+        answer = answer.encode(errors="replace").decode()  # half a surrogate pair is no token
+        length = self._step = max(_LEAST_STEP, _PER_TOKEN * window)
+        # The beginning of an answer that is much too long tells as much as the whole.
+        while length < len(answer):
+            self._answer = self._count(answer[:length])
+            if self._answer > window:
+                self._told, self._too_long = f"more than {self._answer}", True
+                return
+            length *= 8
+        self._answer = self._count(answer)
+        self._told = str(self._answer)
+
+    def may_fit(self, asked: str | Sequence[Turn]) -> bool:
+        """Whether a context is short enough to be tried as a whole.
+
+        Args:
+            asked: Text, or turns.
+        """
+        return self._window is None or length_of(asked) <= self._step
+
+    def fits(self, prompt: Prompt) -> bool:
+        """Whether a prompt leaves enough of the window for the edit.
+
+        Args:
+            prompt: The rendered prompt.
+        """
+        if self._window is None:
+            return True
+        return not self._too_long and self._count(prompt.text) <= self._window - self._needed
+
+    def shorten(
+        self,
+        asked: str | tuple[Turn, ...],
+        written: Callable[[str | Sequence[Turn]], Prompt],
+        *,
+        has_turns: bool,
+    ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
+        """Shorten a context until its prompt fits.
+
+        Args:
+            asked: Text, or turns.
+            written: Renders the prompt with a context.
+            has_turns: Whether the family's prompts hold whole conversations, so that a context
+                given as text is read as turns.
+
+        Returns:
+            As `shorten`.
+        """
+        if self._too_long:
+            return None
+        if has_turns and isinstance(asked, str):
+            asked = tuple(parse_conversation(asked) or ()) or asked
+        return shorten(asked, lambda one: self.fits(written(one)), step=self._step)
+
+    def left_after(self, prompt: Prompt) -> int:
+        """The number of tokens that an edit may have after a prompt.
+
+        Args:
+            prompt: The rendered prompt.
+        """
+        if self._window is None:
+            return self._max_new_tokens
+        return min(self._max_new_tokens, self._window - self._count(prompt.text))
+
+    def too_small(self) -> str:
+        """The message of the error for an answer that does not fit without any context."""
+        return (
+            f"The answer of {self._told} tokens, its edit of up to {self._needed} tokens and the"
+            f" objectives don't fit into the window of {self._window} tokens of {self._name!r},"
+            " even without any context. Use a checkpoint with a larger window, or choose with"
+            " on_error= what to do with such answers."
+        )
 
 
 def shorten(

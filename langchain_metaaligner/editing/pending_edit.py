@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from itertools import accumulate, chain, islice
 from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
-from langchain_metaaligner.editing.context_window import length_of, shorten
+from langchain_metaaligner.editing.context_window import Room
 from langchain_metaaligner.editing.conversation import Turn, read_context
 from langchain_metaaligner.editing.json_answer import JsonText, may_be_json, read_json
 from langchain_metaaligner.editing.objectives import (
@@ -20,7 +19,7 @@ from langchain_metaaligner.editing.objectives import (
     Parsed,
     parse_objectives,
 )
-from langchain_metaaligner.editing.prompts import Prompt, PromptFamily, parse_conversation
+from langchain_metaaligner.editing.prompts import Prompt, PromptFamily
 from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
 from langchain_metaaligner.engines import deadlines, thoughts
 from langchain_metaaligner.engines.base import (
@@ -34,11 +33,6 @@ from langchain_metaaligner.engines.base import (
 from langchain_metaaligner.engines.waits import Body, Ended, Wait
 from langchain_metaaligner.errors import AnswerTooLongError, EngineError, without_quotes
 from langchain_metaaligner.options import AlignerOptions
-
-# A text with more characters than this for each token of the window hardly ever fits, so only a
-# part of it is tried first.
-_STEP = 8
-_LEAST_STEP = 1 << 12
 
 Item = tuple[Any, Any, Objectives]
 """Context, answer and objectives of one edit."""
@@ -597,7 +591,7 @@ class _RequestWriter:
         Raises:
             AnswerTooLongError: The part does not fit into the window.
         """
-        room = _Room(self._engine, self._options.max_new_tokens, text)
+        room = Room(self._engine, self._options.max_new_tokens, text)
         prompt = self._prompt(self._asked, text) if room.may_fit(self._asked) else None
         if prompt is None or not room.fits(prompt):
             shortened = room.shorten(
@@ -641,64 +635,3 @@ class _RequestWriter:
 def _templated(engine: Engine, prompt: Prompt) -> Prompt:
     written = engine.apply_chat_template([{"role": "user", "content": prompt.text}])
     return prompt if written is None else prompt.in_template(written)
-
-
-class _Room:
-    """The window that the prompt and the edit share, if the engine has one."""
-
-    def __init__(self, engine: Engine, max_new_tokens: int, answer: str) -> None:
-        self._max_new_tokens = max_new_tokens
-        self._name = engine.name
-        self._window, self._count = engine.window, engine.count_tokens
-        self._answer, self._told, self._too_long = 0, "0", False
-        if self._window is not None:
-            self._measure(answer, self._window)
-        # What an edit usually needs; a longer edit may use all that is left.
-        self._needed = min(max_new_tokens, math.ceil(1.25 * self._answer) + 64)
-
-    def _measure(self, answer: str, window: int) -> None:
-        answer = answer.encode(errors="replace").decode()  # half a surrogate pair is no token
-        length = self._step = max(_LEAST_STEP, _STEP * window)
-        # The beginning of an answer that is much too long tells as much as the whole.
-        while length < len(answer):
-            self._answer = self._count(answer[:length])
-            if self._answer > window:
-                self._told, self._too_long = f"more than {self._answer}", True
-                return
-            length *= 8
-        self._answer = self._count(answer)
-        self._told = str(self._answer)
-
-    def may_fit(self, asked: str | Sequence[Turn]) -> bool:
-        return self._window is None or length_of(asked) <= self._step
-
-    def fits(self, prompt: Prompt) -> bool:
-        if self._window is None:
-            return True
-        return not self._too_long and self._count(prompt.text) <= self._window - self._needed
-
-    def shorten(
-        self,
-        asked: str | tuple[Turn, ...],
-        written: Callable[[str | Sequence[Turn]], Prompt],
-        *,
-        has_turns: bool,
-    ) -> tuple[str | tuple[Turn, ...], dict[str, int]] | None:
-        if self._too_long:
-            return None
-        if has_turns and isinstance(asked, str):
-            asked = tuple(parse_conversation(asked) or ()) or asked
-        return shorten(asked, lambda one: self.fits(written(one)), step=self._step)
-
-    def left_after(self, prompt: Prompt) -> int:
-        if self._window is None:
-            return self._max_new_tokens
-        return min(self._max_new_tokens, self._window - self._count(prompt.text))
-
-    def too_small(self) -> str:
-        return (
-            f"The answer of {self._told} tokens, its edit of up to {self._needed} tokens and the"
-            f" objectives don't fit into the window of {self._window} tokens of {self._name!r},"
-            " even without any context. Use a checkpoint with a larger window, or choose with"
-            " on_error= what to do with such answers."
-        )

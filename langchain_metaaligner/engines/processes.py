@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -95,12 +94,7 @@ class Lock:
             self._register()
         self._lock.acquire()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         # In a process that was forked inside of the block, it is free already.
         with suppress(RuntimeError):
             self._lock.release()
@@ -120,14 +114,9 @@ class Gate(Lock):
         super().__enter__()
         self._owner = threading.get_ident()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._owner = None
-        super().__exit__(kind, error, trace)
+        super().__exit__(*error)
 
     def shut(self, seconds: float) -> bool:
         """Hold the gate for a fork.
