@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from langchain_core.language_models import FakeMessagesListChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -275,6 +276,17 @@ def test_the_events_of_a_text_are_those_of_one_block(version: str) -> None:
     events = ChatMetaAligner(model, **OUTCOMES["edited"]).stream_events(ASKED, version="v3")
     finished = [one["content"] for one in events if one["event"] == "content-block-finish"]
     assert [one["text"] for one in finished] == ["ZORP QUIB"]
+
+
+def test_the_events_of_a_text_behind_a_block_are_those_of_one_block() -> None:
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "index": 0}
+    text = {"type": "text", "id": "msg_1", "text": "zorp quib", "index": 1}
+    reply = AIMessage([thought, text], response_metadata={"model_provider": "openai"})
+    aligned = ChatMetaAligner(FakeMessagesListChatModel(responses=[reply]), **OUTCOMES["edited"])
+    events = aligned.stream_events(ASKED, version="v3")
+    finished = [one["content"] for one in events if one["event"] == "content-block-finish"]
+    texts = [one["text"] for one in finished if one["type"] == "text"]
+    assert texts == ["ZORP QUIB"]
 
 
 REFUSED = {
