@@ -36,6 +36,12 @@ def chain(pieces: int = 1) -> Runnable[Any, Any]:
     return llm | MetaAlignerRunnable(engine=Upper(pieces))
 
 
+@pytest.fixture(autouse=True)
+def without_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests may have imported OpenTelemetry; then each edit is reported to it, too."""
+    monkeypatch.delitem(sys.modules, "opentelemetry", raising=False)
+
+
 def way_of(call: Callable[[], object]) -> list[str]:
     """The modules of this package that a call goes through, in order."""
     call()  # what is done once in a process is no part of the way
