@@ -434,7 +434,7 @@ class _Adapted(Engine):
     """
 
     def __init__(self, inner: Any) -> None:
-        self._inner = inner
+        self._inner = self.__wrapped__ = inner
 
     def __reduce__(self) -> tuple[Any, ...]:
         return as_engine, (self._inner,)
