@@ -157,13 +157,16 @@ class Transport(ABC):
             OverloadedError: The model has too much to do; raised by the generator.
         """
 
-    async def score(self, prompt: str, answer: str, deadline: float | None) -> Scores | None:
+    async def score(
+        self, prompt: str, answer: str, deadline: float | None, *, chat: bool
+    ) -> Scores | None:
         """Ask how likely an answer is after its prompt; only called if `Served.scores`.
 
         Args:
-            prompt: The prompt, as plain text.
+            prompt: The prompt.
             answer: The answer.
             deadline: As in `Call`.
+            chat: As in `Call`. The prompts of the scores are then those of the template.
 
         Returns:
             The scores; `None` if there are none for this answer.

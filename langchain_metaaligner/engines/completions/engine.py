@@ -131,6 +131,11 @@ class CompletionsEngine(Engine):
         """Whether edits have an agreement: whether the model tells a prompt's log-probabilities."""
         return self.served.scores
 
+    @property
+    def keeps_caution(self) -> bool:  # type: ignore[override]
+        """Whether edits leave the answer only with a margin; needs the same log-probabilities."""
+        return self.served.scores
+
     def count_tokens(self, text: str) -> int:
         """Count the tokens that a text has as a plain prompt.
 
@@ -373,17 +378,22 @@ async def _all(backend: Backend, requests: Sequence[Request]) -> list[Edit]:
 async def _make(
     transport: Transport, served: Served, request: Request, emit: Callable[[str], None] | None
 ) -> Edit:
-    """Make an edit: score the answer if that is possible, and complete what is left to write."""
-    caution = getattr(request, "caution", 0.0)
+    """Make an edit: score the answer if that is possible, and complete what is left to write.
+
+    A model's own greedy edit begins with the answer up to the place where another token is likelier
+    by the margin. So only what comes after that place has to be written.
+    """
     scores = None
-    if served.scores and request.draft and not request.templated:
+    if served.scores and request.draft:
         asked = request.keep_above is not None or request.token_agreement
         if asked or request.temperature == 0:
-            scores = await transport.score(request.prompt, request.draft, request.deadline)
+            scores = await transport.score(
+                request.prompt, request.draft, request.deadline, chat=request.templated
+            )
     if scores is None:
         return await _completed(transport, request, emit, request.prompt)
     mean = agreement(scores)
-    kept = kept_tokens(scores, caution) if request.temperature == 0 else 0
+    kept = kept_tokens(scores, request.caution) if request.temperature == 0 else 0
     if mean is not None and request.keep_above is not None and mean >= request.keep_above:
         kept = None
     made = await _completed(transport, request, emit, request.prompt, scores, kept)
@@ -413,8 +423,13 @@ async def _completed(
     if scores is not None:
         known = len(scores.tokens) if kept is None else kept
         known = min(known, request.max_new_tokens)
-        prompt = scores.prompts[known]
+        while (
+            0 < known < len(scores.tokens)
+            and scores.tokens[known][:2] == scores.tokens[known - 1][:2]
+        ):
+            known -= 1  # the two are parts of one character
         end = scores.tokens[known - 1].end if known else 0
+        prompt = scores.prompts[known] if known else request.prompt
         push(request.draft[:end] if known < len(scores.tokens) else request.draft)
         usage = {"input_tokens": scores.input_tokens, "output_tokens": known}
         if kept is None and known == len(scores.tokens):
@@ -429,7 +444,7 @@ async def _completed(
             stop=request.stop,
             temperature=request.temperature,
             seed=random.randrange(_SEEDS) if request.temperature else 0,
-            chat=request.templated,
+            chat=request.templated and not known,
             pieces=emit is not None,
             deadline=request.deadline,
         )

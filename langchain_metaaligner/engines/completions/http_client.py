@@ -46,8 +46,14 @@ class ServerError(EngineError):
         super().__init__(message, retryable=retryable)
         self.status, self.pause = status, pause
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return EngineError, self.args, {"retryable": self.retryable}
+    def plain(self) -> EngineError:
+        """The error for whoever knows nothing of HTTP."""
+        return EngineError(*self.args, retryable=self.retryable)
+
+    def raise_if_lasting(self) -> None:
+        """Raise what another question would meet as well: a server that is down, or a bad key."""
+        if self.retryable or self.status in _REFUSED or not self.status:
+            raise self.plain() from None
 
 
 class HttpClient:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
+from urllib.parse import urlsplit
 
 from langchain_metaaligner.engines.base import FinishReason
 from langchain_metaaligner.engines.completions.base import (
@@ -79,7 +82,7 @@ class HttpTransport(Transport):
 
     async def open(self) -> Served:
         """Ask the server what it is; as `Transport.open`."""
-        _check_extra()
+        check_address(self._bases[0])
         models = await self._models()
         self._kind = kind_by_owner(models) or await self._kind_by_pages()
         self._extras = self._kind.sampling
@@ -195,8 +198,10 @@ class HttpTransport(Transport):
         return Served("", "", origin=origin, window=window, chats=chats, speculates=speculates)
 
     async def _shown_by_ollama(self) -> Served:
-        path = f"{self._root}/api/show"
-        shown = await self._http.post(path, {"model": self._model}, None)
+        try:
+            shown = await self._http.post(f"{self._root}/api/show", {"model": self._model}, None)
+        except ServerError as error:
+            raise error.plain() from None
         info = shown.get("model_info") or {}
         trained = next(
             (_whole(value) for name, value in info.items() if name.endswith(".context_length")),
@@ -254,11 +259,16 @@ class HttpTransport(Transport):
             return None
         name, switch = self._kind.tokenizes
         body = {"model": self._model, name: text, switch: special}
+        return await self._tokens(body, deadline, text)
+
+    async def _tokens(
+        self, body: Mapping[str, Any], deadline: float | None, text: str
+    ) -> tuple[int, ...] | None:
         try:
             told = await self._http.post(f"{self._root}/tokenize", body, deadline, text)
         except ServerError as error:
             if error.retryable:
-                raise
+                raise error.plain() from None
             return None
         ids = told.get("tokens")
         if not isinstance(ids, list) or not all(isinstance(one, int) for one in ids):
@@ -277,16 +287,14 @@ class HttpTransport(Transport):
                 told = await self._http.post("/completions", {**body, **_ECHO}, None)
                 return True, _probe_scores(told) is not None
             except ServerError as error:
-                if error.retryable or error.status in (401, 403):
-                    raise
+                error.raise_if_lasting()
         for extras in (self._extras, {}):
             self._extras = extras
             try:
                 await self._http.post("/completions", self._body(Call(_PROBE, max_tokens=1)), None)
                 return True, False
             except ServerError as error:
-                if error.retryable or error.status in (401, 403):
-                    raise
+                error.raise_if_lasting()
         self._extras = self._kind.sampling
         return False, False
 
@@ -404,19 +412,26 @@ class HttpTransport(Transport):
                 " serve a model that follows instructions."
             )
             return CheckpointError(message)
-        return error
+        return error.plain()
 
     # -- log-probabilities ------------------------------------------------------------------
 
-    async def score(self, prompt: str, answer: str, deadline: float | None) -> Scores | None:
+    async def score(
+        self, prompt: str, answer: str, deadline: float | None, *, chat: bool
+    ) -> Scores | None:
         """Ask how likely an answer is after its prompt; as `Transport.score`."""
         tried: list[tuple[Prompt, tuple[int, ...]]] = [(prompt, ())]
-        if self._by_ids:
-            tried = await self._spellings(prompt, answer, deadline) or tried
+        if self._by_ids or chat:
+            tried = await self._spellings(prompt, answer, deadline, chat=chat)
+            if not tried:
+                return None
         sent = [[*before, *ids] if ids else f"{before}{answer}" for before, ids in tried]
         body = self._body(Call("", max_tokens=1, deadline=deadline))
         body |= {"prompt": sent if len(sent) > 1 else sent[0], **_ECHO}
-        told = await self._http.post("/completions", body, deadline, prompt, answer)
+        try:
+            told = await self._http.post("/completions", body, deadline, prompt, answer)
+        except ServerError as error:
+            raise error.plain() from None
         choices = told.get("choices")
         found = [
             scores
@@ -429,19 +444,33 @@ class HttpTransport(Transport):
         return max(found, key=lambda one: one.tokens[0].log_probability, default=None)
 
     async def _spellings(
-        self, prompt: str, answer: str, deadline: float | None
+        self, prompt: str, answer: str, deadline: float | None, *, chat: bool
     ) -> list[tuple[Prompt, tuple[int, ...]]]:
         """The tokens of a prompt and of the answer, in each way in which an edit may begin."""
-        before = await self._ids(prompt, special=True, deadline=deadline)
+        before, own, guard, guarded = await asyncio.gather(
+            self._template_ids(prompt, deadline)
+            if chat
+            else self._ids(prompt, special=True, deadline=deadline),
+            self._ids(answer, special=False, deadline=deadline),
+            self._ids(_GUARD, special=False, deadline=deadline),
+            self._ids(_GUARD + answer, special=False, deadline=deadline),
+        )
         if not before:
             return []
-        own = await self._ids(answer, special=False, deadline=deadline)
-        guard = await self._ids(_GUARD, special=False, deadline=deadline)
-        guarded = await self._ids(_GUARD + answer, special=False, deadline=deadline)
         made = [own] if own else []
         if guard and guarded and guarded[: len(guard)] == guard:
             made.append(guarded[len(guard) :])
         return [(before, ids) for ids in dict.fromkeys(made) if ids]
+
+    async def _template_ids(self, message: str, deadline: float | None) -> tuple[int, ...] | None:
+        """The tokens of a user message in the chat template, up to the start of the reply."""
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": message}],
+            "add_generation_prompt": True,
+            "chat_template_kwargs": _NO_THOUGHTS,
+        }
+        return await self._tokens(body, deadline, message)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -457,15 +486,31 @@ def _probe_scores(told: Mapping[str, Any]) -> Scores | None:
     return None if choice is None else scores_of(choice, _PROBE[:half], _PROBE[half:])
 
 
-def _check_extra() -> None:
+def check_address(url: str) -> None:
+    """Check a server's address and this installation, without asking the server.
+
+    Args:
+        url: The address.
+
+    Raises:
+        CheckpointError: The address has no host, or the client's package is missing.
+    """
     try:
-        import openai  # noqa: F401 - the client of this transport
-    except ImportError:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    if not host:
+        message = (
+            f"{without_secrets(url)!r} is no server's address. Expected one such as"
+            " http://localhost:8000/v1."
+        )
+        raise CheckpointError(message)
+    if importlib.util.find_spec("openai") is None:
         message = (
             "Asking a server needs the package openai, which is not installed. Install it with"
             ' pip install "langchain-metaaligner[server]".'
         )
-        raise CheckpointError(message) from None
+        raise CheckpointError(message)
 
 
 def _tokenizer(options: LoadOptions) -> Any:
