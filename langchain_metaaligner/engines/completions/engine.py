@@ -31,13 +31,19 @@ from langchain_metaaligner.engines.completions.loop import LoopThread
 from langchain_metaaligner.engines.completions.stop_texts import StopTexts
 from langchain_metaaligner.engines.leases import Leases
 from langchain_metaaligner.engines.waits import Body, Ended, Wait
-from langchain_metaaligner.errors import EngineError, MetaAlignerError, OverloadedError
+from langchain_metaaligner.errors import (
+    CheckpointError,
+    EngineError,
+    MetaAlignerError,
+    OverloadedError,
+)
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 _SLOTS = 64  # edits that are under way together, if the transport knows no better number
+_TEMPLATE = 64  # tokens that a chat template may add to a message
 _COUNTED = 256  # texts whose number of tokens is remembered
 _COUNTING = 60.0  # seconds that the count of a text's tokens may take
 _OPENING = 600.0  # seconds that loading a model may take; connecting has its own limit
@@ -143,9 +149,10 @@ class CompletionsEngine(Engine):
             text: Any text.
 
         Returns:
-            The number that the transport counts; if it can't, an upper bound: the text's bytes.
+            The number that the transport counts; if it can't, an estimate that is hardly ever too
+            low.
         """
-        return self._backend.count(text)
+        return self._backend.count(text) + (_TEMPLATE if isinstance(text, _Message) else 0)
 
     def apply_chat_template(self, messages: Sequence[Any]) -> str:
         """Return a user message as the prompt; the model's template is put around it elsewhere.
@@ -157,12 +164,21 @@ class CompletionsEngine(Engine):
             The content, for `Request(templated=True)`.
 
         Raises:
+            CheckpointError: The model has no chat template.
             EngineError: There are several messages, or one that is not the user's.
         """
+        served = self.served
+        if served.chats is False:
+            message = (
+                f"{served.model} has no chat template, so it is a base model and can't be asked"
+                " with family='instruct'. Give the family that it was trained on, or use a model"
+                " that follows instructions."
+            )
+            raise CheckpointError(message)
         if len(messages) != 1 or messages[0].get("role") != "user":
             message = "Only a single user message can be put into the model's chat template."
             raise EngineError(message)
-        return str(messages[0]["content"])
+        return _Message(messages[0]["content"])
 
     # -- life -------------------------------------------------------------------------------
 
@@ -237,6 +253,12 @@ class CompletionsEngine(Engine):
     def astream(self, request: Request) -> EditStream:
         """Make one edit and yield its text as it is generated, without a thread; as `stream`."""
         return self.stream(request)
+
+
+class _Message(str):
+    """A user message as a prompt: the chat template is put around it elsewhere."""
+
+    __slots__ = ()
 
 
 class Backend:
@@ -326,8 +348,7 @@ class Backend:
 
     def _count(self, text: str) -> int:
         if not self.served().counts:
-            # No tokenizer makes more tokens than bytes, but for one at the beginning.
-            return len(text.encode("utf-8", "surrogatepass")) + 1
+            return _estimate(text)
         return threads.result(self.run(self._counted(text)), None)
 
     async def _counted(self, text: str) -> int:
@@ -357,6 +378,12 @@ class Backend:
         self._waiting += count
 
 
+def _estimate(text: str) -> int:
+    """Estimate the number of a text's tokens, rather too high than too low."""
+    plain = len(text.encode("ascii", "ignore"))
+    return plain // 3 + 2 * (len(text) - plain) + 2
+
+
 async def _each(backend: Backend, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
     backend.admit(len(requests))
     made = await asyncio.gather(
@@ -383,6 +410,13 @@ async def _make(
     A model's own greedy edit begins with the answer up to the place where another token is likelier
     by the margin. So only what comes after that place has to be written.
     """
+    if not (served.completes or request.templated):
+        message = (
+            f"{served.model} takes no plain prompts from {served.kind}: there is no"
+            " /v1/completions for it. The published families need that: serve the model with vLLM,"
+            " SGLang or llama-server, or choose family='instruct' for a chat model."
+        )
+        raise CheckpointError(message)
     scores = None
     if served.scores and request.draft:
         asked = request.keep_above is not None or request.token_agreement

@@ -189,7 +189,14 @@ class HttpClient:
         """A reply whose status is a good one, closed at the end."""
         import openai
 
-        options = {"headers": {_STREAMED: "stream"}, "max_retries": 0}
+        headers: dict[str, Any] = {
+            _STREAMED: "stream",
+            # What is left out would be taken from OpenAI's environment variables.
+            "OpenAI-Organization": openai.Omit(),
+            "OpenAI-Project": openai.Omit(),
+            **({} if self._key else {"Authorization": openai.Omit()}),
+        }
+        options: Any = {"headers": headers, "max_retries": 0}
         client, response = self._opened(), None
         try:
             if method == "get":
@@ -199,9 +206,9 @@ class HttpClient:
             yield response
         except openai.APIStatusError as error:
             raise self._refused(error, texts) from None
-        except MetaAlignerError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the classes of several HTTP libraries
+        except Exception as error:
+            if not _is_of_connection(error):
+                raise
             # Its message may quote the request, whose prompt must not get into logs.
             kind = type(error.__cause__ or error).__name__
             message = (
@@ -275,22 +282,23 @@ class HttpClient:
 
     def _opened(self) -> Any:
         if self._client is None:
-            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Omit, Timeout
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
             self._client = AsyncOpenAI(
-                # What is left out would be taken from OpenAI's environment variables.
-                api_key=self._key or "-",
+                api_key=self._key or "-",  # one must be given; it is not sent
                 base_url=self.base,
-                default_headers={
-                    **({} if self._key else {"Authorization": Omit()}),  # type: ignore[dict-item]
-                    "OpenAI-Organization": Omit(),  # type: ignore[dict-item]
-                    "OpenAI-Project": Omit(),  # type: ignore[dict-item]
-                },
                 timeout=Timeout(_SILENCE, connect=_CONNECT, pool=None),
                 max_retries=0,
                 http_client=DefaultAsyncHttpxClient(limits=_limits(self._connections)),
             )
         return self._client
+
+
+def _is_of_connection(error: Exception) -> bool:
+    """Whether a connection failed, while it was opened or later."""
+    # openai's client has had two HTTP libraries, neither of which need be installed.
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or library in {"openai", "httpx", "httpx2", "anyio"}
 
 
 def _limits(connections: int) -> Any:

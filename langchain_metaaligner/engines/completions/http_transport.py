@@ -75,7 +75,7 @@ class HttpTransport(Transport):
         self._kind, self._model = OTHER, ""
         self._extras: Mapping[str, Any] = {}
         self._window: int | None = None
-        self._by_ids = False
+        self._asks = self._by_ids = False
         self._tokenizer: Any = None
 
     # -- what it is -------------------------------------------------------------------------
@@ -91,7 +91,8 @@ class HttpTransport(Transport):
         served = await self._described(entry)
         if self._options.tokenizer is not None:
             self._tokenizer = _tokenizer(self._options)
-        counts = self._tokenizer is not None or await self._counts()
+        self._asks = await self._counts()
+        counts = self._asks or self._tokenizer is not None
         completes, scores = await self._probed()
         self._window = served.window
         if served.window is not None and not counts:
@@ -244,7 +245,7 @@ class HttpTransport(Transport):
 
     async def count(self, text: str) -> int:
         """Count a text's tokens; as `Transport.count`."""
-        if self._tokenizer is not None:
+        if not self._asks:
             return len(self._tokenizer.encode(text).ids)
         ids = await self._ids(text, special=True)
         if ids is None:
