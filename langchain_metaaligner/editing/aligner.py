@@ -15,6 +15,7 @@ from langchain_metaaligner.editing.pending_edit import (
     Model,
     PendingEdit,
     caution_of,
+    check_options,
     edit_all,
     prepare,
     stream_edit,
@@ -155,6 +156,7 @@ class Aligner:
         engine = self._contract
         engine.load()
         caution_of(self.options, engine)
+        check_options(self.options, engine)
         return self
 
     def warm(

@@ -537,6 +537,26 @@ def caution_of(options: AlignerOptions, engine: Engine) -> float:
     raise CheckpointError(message)
 
 
+def check_options(options: AlignerOptions, engine: Engine) -> None:
+    """Let an engine refuse options that were given and need the answer's log-probabilities.
+
+    Args:
+        options: The aligner's options.
+        engine: The engine.
+
+    Raises:
+        CheckpointError: It can't keep one of them.
+    """
+    given = [name for name in ("keep_above", "token_agreement") if _is_given(options, name)]
+    if given:
+        with errors_of_ours():
+            engine.check_options(given)
+
+
+def _is_given(options: AlignerOptions, name: str) -> bool:
+    return getattr(options, name) not in (None, False)
+
+
 def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
     """Whether edits are prepared sooner than a thread is started for it."""
     try:
@@ -583,6 +603,7 @@ class _RequestWriter:
         self._engine, self._family, self._options = engine, family, options
         self._asked, self._wanted, self._deadline = asked, wanted, deadline
         self._caution = caution_of(options, engine)
+        check_options(options, engine)
 
     def parts(self, text: str, values: Sequence[JsonText] | None) -> tuple[Part, ...]:
         """Write the requests for an answer.

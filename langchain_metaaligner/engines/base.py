@@ -304,6 +304,17 @@ class Engine(ABC):
         """
         return
 
+    def check_options(self, names: Sequence[str]) -> None:
+        """Refuse options that were given and that this engine can't keep; by default none.
+
+        Args:
+            names: Of `keep_above` and `token_agreement`, those that were given.
+
+        Raises:
+            CheckpointError: It can't keep one of them. If it raises nothing, they are ignored.
+        """
+        return
+
     def close(self) -> None:
         """Release the engine's resources; by default does nothing."""
         return

@@ -191,6 +191,25 @@ class CompletionsEngine(Engine):
         """
         self._backend.served()
 
+    def check_options(self, names: Sequence[str]) -> None:
+        """Refuse options that need log-probabilities, if the model doesn't tell them.
+
+        Args:
+            names: The options that were given.
+
+        Raises:
+            CheckpointError: They can't be kept.
+            EngineError: The model can't be reached.
+        """
+        served = self.served
+        if not served.scores:
+            message = (
+                f"{names[0]}= can't be kept by {served.model}: {served.kind} doesn't tell the"
+                " log-probabilities of a prompt's tokens. Leave it out, or serve the model with"
+                " vLLM or run it in this process."
+            )
+            raise CheckpointError(message)
+
     def close(self) -> None:
         """Release this engine's share of the transport; the last share closes it."""
         self._lease.close()

@@ -6,10 +6,11 @@ import asyncio
 import email.utils
 import json
 import random
+import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, TypeVar
 
 from langchain_metaaligner.errors import (
     CheckpointError,
@@ -19,11 +20,14 @@ from langchain_metaaligner.errors import (
     without_quotes,
 )
 
+T = TypeVar("T")
+
 _TRIES = 6
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between two tries
 _LONGEST_WAIT = 60.0  # seconds that a server may ask for, if there is no deadline
 _CONNECT, _SILENCE = 10.0, 600.0  # seconds without a connection, and without a byte
 _SAID = 300  # characters of a server's own message
+_IDS = re.compile(r"\[\s*\d+(?:\s*,\s*\d+){3,}[^\]]*\]?")  # a prompt's tokens
 _STREAMED = "X-Stainless-Raw-Response"  # how openai's client is told to leave the reply unread
 _BUSY = frozenset({429, 503, 529})
 _REFUSED = frozenset({401, 403})
@@ -127,7 +131,7 @@ class HttpClient:
         Raises:
             EngineError: There is no reply, or it is an error or no JSON.
         """
-        async for reply in self.stream(path, body, deadline, *texts, whole=True):
+        async for reply in self.stream(path, body, deadline, *texts, read=_first):
             return reply
         raise ServerError(self._says("sent an empty reply"), retryable=True)
 
@@ -137,19 +141,19 @@ class HttpClient:
         body: Mapping[str, Any],
         deadline: float | None,
         *texts: str,
-        whole: bool = False,
-    ) -> AsyncGenerator[Any, None]:
-        """Send JSON and read a reply piece by piece, again after failures before the first piece.
+        read: Callable[[AsyncGenerator[Any, None]], AsyncGenerator[T, None]],
+    ) -> AsyncGenerator[T, None]:
+        """Send JSON and read a reply, again after failures before anything of it was read.
 
         Args:
             path: The path after the base, or a whole address.
             body: What is sent.
             deadline: As in `Call`.
             *texts: What must not be quoted in errors.
-            whole: Whether the reply is one piece.
+            read: Makes pieces of the JSON objects of a reply. Its errors count as the server's.
 
         Yields:
-            The JSON objects of the reply.
+            The pieces.
 
         Raises:
             EngineError: As for `post`.
@@ -157,12 +161,13 @@ class HttpClient:
         for tried in range(1, _TRIES + 1):
             begun = False
             try:
-                async with self._response("post", path, body, texts) as response:
-                    async for piece in self._pieces(response, texts):
+                async with (
+                    self._response("post", path, body, texts) as response,
+                    aclosing(read(self._objects(response, texts))) as pieces,
+                ):
+                    async for piece in pieces:
                         begun = True
                         yield piece
-                        if whole:
-                            return
                 return
             except ServerError as error:
                 if begun or not error.retryable or tried == _TRIES:
@@ -220,7 +225,7 @@ class HttpClient:
             if response is not None:
                 await response.close()
 
-    async def _pieces(self, response: Any, texts: tuple[str, ...]) -> AsyncIterator[Any]:
+    async def _objects(self, response: Any, texts: tuple[str, ...]) -> AsyncGenerator[Any, None]:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "text/event-stream":
             async for line in response.iter_lines():
@@ -294,6 +299,12 @@ class HttpClient:
         return self._client
 
 
+async def _first(replies: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    async for reply in replies:
+        yield reply
+        return
+
+
 def _is_of_connection(error: Exception) -> bool:
     """Whether a connection failed, while it was opened or later."""
     # openai's client has had two HTTP libraries, neither of which need be installed.
@@ -323,7 +334,7 @@ def _said(body: Mapping[str, Any], texts: tuple[str, ...]) -> str:
     said = error.get("message") if isinstance(error, Mapping) else error
     if not isinstance(said, str):
         return ""
-    said = " ".join(without_quotes(said, *texts).split())
+    said = _IDS.sub("[…]", " ".join(without_quotes(said, *texts).split()))
     return said[:_SAID].rstrip(".")
 
 

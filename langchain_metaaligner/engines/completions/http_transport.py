@@ -6,8 +6,9 @@ import asyncio
 import importlib.util
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,6 +54,7 @@ _WINDOWS = (
 # The names that templates have for thinking; each ignores those of others.
 _NO_THOUGHTS = {"enable_thinking": False, "thinking": False, "reasoning": False}
 _LENGTHS = frozenset({"length", "max_tokens", "limit"})
+_BROKEN = "The server's reply ended before the edit did. The answer was not edited."
 _FAILURES = frozenset({"abort", "error", "content_filter", "cancelled", "canceled"})
 
 
@@ -305,24 +307,9 @@ class HttpTransport(Transport):
 
     async def _openai(self, call: Call) -> AsyncGenerator[Piece, None]:
         path = "/chat/completions" if call.chat else "/completions"
-        texts = (call.prompt,) if isinstance(call.prompt, str) else ()
-        usage: dict[str, int] = {}
-        ended = False
-        replies = self._http.stream(path, self._body(call), call.deadline, *texts)
-        try:
-            async with aclosing(replies):
-                async for reply in replies:
-                    usage |= _usage_in(reply)
-                    choice = _choice_in(reply)
-                    if choice is None:
-                        continue
-                    finish = _finish_of(choice)
-                    ended = ended or finish is not None
-                    yield Piece(_text_in(choice, chat=call.chat), finish)
-        except ServerError as error:
-            raise self._explained(error, call) from None
-        if ended:
-            yield Piece(usage=usage or None)
+        async with aclosing(self._pieces(path, self._body(call), call, _openai_pieces)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def _native(self, call: Call) -> AsyncGenerator[Piece, None]:
         """Complete a prompt through Ollama's own interface, which leaves it as it is."""
@@ -346,21 +333,25 @@ class HttpTransport(Transport):
             "options": options,
         }
         path = f"{self._root}/api/{'chat' if call.chat else 'generate'}"
+        async with aclosing(self._pieces(path, body, call, _ollama_pieces)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _pieces(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        call: Call,
+        read: Callable[..., AsyncGenerator[Piece, None]],
+    ) -> AsyncGenerator[Piece, None]:
         texts = (call.prompt,) if isinstance(call.prompt, str) else ()
-        replies = self._http.stream(path, body, call.deadline, *texts)
+        replies = self._http.stream(
+            path, body, call.deadline, *texts, read=partial(read, chat=call.chat)
+        )
         try:
             async with aclosing(replies):
-                async for reply in replies:
-                    said = reply.get("message", reply)
-                    text = said.get("content" if call.chat else "response") or ""
-                    done = reply.get("done") is True
-                    yield Piece(
-                        str(text),
-                        _finish_of({"finish_reason": reply.get("done_reason") or "stop"})
-                        if done
-                        else None,
-                        _ollama_usage(reply) if done else None,
-                    )
+                async for piece in replies:
+                    yield piece
         except ServerError as error:
             raise self._explained(error, call) from None
 
@@ -582,8 +573,42 @@ def _text_in(choice: Mapping[str, Any], *, chat: bool) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _finish_of(choice: Mapping[str, Any]) -> FinishReason | None:
-    told = choice.get("finish_reason")
+async def _openai_pieces(
+    replies: AsyncGenerator[Any, None], *, chat: bool
+) -> AsyncGenerator[Piece, None]:
+    """Read the reply of an OpenAI-compatible server: one object, or events."""
+    usage: dict[str, int] = {}
+    finish: FinishReason | None = None
+    async for reply in replies:
+        usage |= _usage_in(reply)
+        choice = _choice_in(reply)
+        if choice is None:
+            continue
+        finish = _finish_of(choice.get("finish_reason")) or finish
+        if text := _text_in(choice, chat=chat):
+            yield Piece(text)
+    if finish is None:
+        raise ServerError(_BROKEN, retryable=True)
+    yield Piece(finish_reason=finish, usage=usage or None)
+
+
+async def _ollama_pieces(
+    replies: AsyncGenerator[Any, None], *, chat: bool
+) -> AsyncGenerator[Piece, None]:
+    """Read the reply of Ollama's own interface: one object, or lines."""
+    async for reply in replies:
+        said = reply.get("message") if chat else reply
+        text = said.get("content" if chat else "response") if isinstance(said, Mapping) else None
+        if text and isinstance(text, str):
+            yield Piece(text)
+        if reply.get("done") is True:
+            finish = _finish_of(reply.get("done_reason") or "stop")
+            yield Piece(finish_reason=finish, usage=_ollama_usage(reply))
+            return
+    raise ServerError(_BROKEN, retryable=True)
+
+
+def _finish_of(told: Any) -> FinishReason | None:
     if not isinstance(told, str) or not told:
         return None
     if told in _FAILURES:

@@ -1,4 +1,4 @@
-"""A server in a thread that plays each kind of server, and may fail in each way that a server can."""
+"""A server in a thread that plays each kind of server, and may fail in many ways."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FakeServer:
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.headers: Mapping[str, str] = {}
         self.gone = threading.Event()
-        self.pause = 0.0
+        self.pause, self.trouble = 0.0, "trouble"
         self.busy = self.most_busy = self.connections = 0
         self._lock = threading.Lock()
         self._ids: dict[str, int] = {}
@@ -89,15 +89,15 @@ class FakeServer:
         self._server.shutdown()
         self._server.server_close()
 
-    # -- what it says -------------------------------------------------------------------------
+    # -- what it says -------------------------------------------------------------------------------
 
     def answer(self, handler: Any, path: str, body: Mapping[str, Any]) -> None:
         self.asked.append((path, body))
-        self.headers = dict(handler.headers)
+        self.headers = {name.lower(): value for name, value in handler.headers.items()}
         if path in self.pages:
             told = self.pages[path]
             if isinstance(told, int):
-                return self._send(handler, {"error": {"message": "no"}}, told)
+                return self._send(handler, {"error": {"message": self.trouble}}, told)
             return self._send(handler, told)
         if path in ("/v1/completions", "/v1/chat/completions", "/api/generate", "/api/chat"):
             with self._lock:
@@ -167,15 +167,15 @@ class FakeServer:
             return {"error": f"Unexpected endpoint or method. ({path})"}
         return found
 
-    # -- completions ----------------------------------------------------------------------------
+    # -- completions --------------------------------------------------------------------------------
 
     def _complete(self, handler: Any, path: str, body: Mapping[str, Any]) -> None:
         fault = self.faults.popleft() if self.faults and self._is_edit(body) else ""
-        if fault.isdigit() or fault.startswith("429"):
+        if fault[:3].isdigit():
             status, _, after = fault.partition(":")
             headers = {"Retry-After": after} if after else {}
             prompt = str(body.get("prompt") or body.get("messages"))
-            said = {"error": {"message": f"trouble with {prompt}", "type": "x"}}
+            said = {"error": {"message": f"{self.trouble} with {prompt}", "type": "x"}}
             return self._send(handler, said, int(status), headers=headers)
         if fault == "reset":
             linger = struct.pack("ii", 1, 0)
@@ -253,7 +253,14 @@ class FakeServer:
         return told
 
     def _stream(
-        self, handler: Any, path: str, body: Mapping[str, Any], text: str, reason: str, *, half: bool
+        self,
+        handler: Any,
+        path: str,
+        body: Mapping[str, Any],
+        text: str,
+        reason: str,
+        *,
+        half: bool,
     ) -> None:
         native = path.startswith("/api/")
         handler.send_response(200)
@@ -276,11 +283,15 @@ class FakeServer:
                     handler.close_connection = True
                     return
                 if native:
-                    key = {"response": word} if path == "/api/generate" else {}
-                    said = {"message": {"role": "assistant", "content": word}} if not key else key
+                    said: Any = {"message": {"role": "assistant", "content": word}}
+                    said = {"response": word} if path == "/api/generate" else said
                     send(json.dumps({**said, "done": False}))
                 else:
-                    part = {"text": word} if path == "/v1/completions" else {"delta": {"content": word}}
+                    part = (
+                        {"text": word}
+                        if path == "/v1/completions"
+                        else {"delta": {"content": word}}
+                    )
                     send(json.dumps({"choices": [{"index": 0, **part, "finish_reason": None}]}))
             if native:
                 send(json.dumps(self._whole(path, body, "", reason)))
@@ -307,7 +318,7 @@ class FakeServer:
             self.gone.set()
         return gone
 
-    # -- log-probabilities ------------------------------------------------------------------------
+    # -- log-probabilities --------------------------------------------------------------------------
 
     def _echo(self, handler: Any, body: Mapping[str, Any]) -> None:
         given = body["prompt"]
