@@ -155,8 +155,8 @@ class Aligner:
         """
         engine = self._contract
         engine.load()
-        caution_of(self.options, engine)
-        check_options(self.options, engine)
+        caution_of(self.options, engine, self.family)
+        check_options(self.options, engine, self.family)
         return self
 
     def warm(

@@ -142,6 +142,11 @@ class CompletionsEngine(Engine):
         """Whether edits leave the answer only with a margin; needs the same log-probabilities."""
         return self.served.scores
 
+    @property
+    def scores_templated(self) -> bool:  # type: ignore[override]
+        """Whether the log-probabilities are known after the model's chat template, too."""
+        return self.served.scores_templated
+
     def count_tokens(self, text: str) -> int:
         """Count the tokens that a text has as a plain prompt.
 
@@ -191,22 +196,23 @@ class CompletionsEngine(Engine):
         """
         self._backend.served()
 
-    def check_options(self, names: Sequence[str]) -> None:
+    def check_options(self, names: Sequence[str], *, templated: bool) -> None:
         """Refuse options that need log-probabilities, if the model doesn't tell them.
 
         Args:
             names: The options that were given.
+            templated: Whether prompts are written by the model's chat template.
 
         Raises:
             CheckpointError: They can't be kept.
             EngineError: The model can't be reached.
         """
         served = self.served
-        if not served.scores:
+        if not served.scores or (templated and not served.scores_templated):
             message = (
                 f"{names[0]}= can't be kept by {served.model}: {served.kind} doesn't tell the"
-                " log-probabilities of a prompt's tokens. Leave it out, or serve the model with"
-                " vLLM or run it in this process."
+                f" log-probabilities of a {'message' if templated else 'prompt'}'s tokens. Leave it"
+                " out, or serve the model with vLLM or run it in this process."
             )
             raise CheckpointError(message)
 
@@ -437,7 +443,7 @@ async def _make(
         )
         raise CheckpointError(message)
     scores = None
-    if served.scores and request.draft:
+    if request.draft and served.scores and (served.scores_templated or not request.templated):
         asked = request.keep_above is not None or request.token_agreement
         if asked or request.temperature == 0:
             scores = await transport.score(
@@ -562,9 +568,10 @@ class _Flow:
                     lambda: threads.aresult(self._next(), None),
                 )
                 if isinstance(step, Ended):
-                    if isinstance(step.value, BaseException):
-                        raise step.value
-                    return step.value
+                    made: Edit | BaseException = step.value
+                    if isinstance(made, BaseException):
+                        raise made
+                    return made
                 yield step
         finally:
             self.stop()

@@ -22,7 +22,9 @@ from langchain_metaaligner.errors import (
 
 T = TypeVar("T")
 
-_TRIES = 6
+TRIES = 6
+"""How often a request is sent whose failure may pass."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between two tries
 _LONGEST_WAIT = 60.0  # seconds that a server may ask for, if there is no deadline
 _CONNECT, _SILENCE = 10.0, 600.0  # seconds without a connection, and without a byte
@@ -88,7 +90,7 @@ class HttpClient:
         Raises:
             EngineError: There is no connection, or a page that is needed can't be had.
         """
-        for tried in range(1, _TRIES + 1):
+        for tried in range(1, TRIES + 1):
             try:
                 return await self._page(path)
             except ServerError as error:
@@ -96,7 +98,7 @@ class HttpClient:
                     raise
                 if not needed or not error.retryable:
                     return None
-                if tried == _TRIES:
+                if tried == TRIES:
                     raise _last(error) from None
                 pause = self._pause(error, tried)
             await asyncio.sleep(pause)
@@ -115,7 +117,12 @@ class HttpClient:
             return text if "text/plain" in response.headers.get("content-type", "") else None
 
     async def post(
-        self, path: str, body: Mapping[str, Any], deadline: float | None, *texts: str
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        deadline: float | None,
+        *texts: str,
+        tries: int = TRIES,
     ) -> Any:
         """Send JSON and read JSON, again after failures that may pass.
 
@@ -124,6 +131,7 @@ class HttpClient:
             body: What is sent.
             deadline: As in `Call`.
             *texts: What must not be quoted in errors.
+            tries: How often it is sent at most.
 
         Returns:
             The whole reply.
@@ -131,7 +139,7 @@ class HttpClient:
         Raises:
             EngineError: There is no reply, or it is an error or no JSON.
         """
-        async for reply in self.stream(path, body, deadline, *texts, read=_first):
+        async for reply in self.stream(path, body, deadline, *texts, read=_first, tries=tries):
             return reply
         raise ServerError(self._says("sent an empty reply"), retryable=True)
 
@@ -142,6 +150,7 @@ class HttpClient:
         deadline: float | None,
         *texts: str,
         read: Callable[[AsyncGenerator[Any, None]], AsyncGenerator[T, None]],
+        tries: int = TRIES,
     ) -> AsyncGenerator[T, None]:
         """Send JSON and read a reply, again after failures before anything of it was read.
 
@@ -151,6 +160,7 @@ class HttpClient:
             deadline: As in `Call`.
             *texts: What must not be quoted in errors.
             read: Makes pieces of the JSON objects of a reply. Its errors count as the server's.
+            tries: How often it is sent at most.
 
         Yields:
             The pieces.
@@ -158,7 +168,7 @@ class HttpClient:
         Raises:
             EngineError: As for `post`.
         """
-        for tried in range(1, _TRIES + 1):
+        for tried in range(1, tries + 1):
             begun = False
             try:
                 async with (
@@ -170,7 +180,7 @@ class HttpClient:
                         yield piece
                 return
             except ServerError as error:
-                if begun or not error.retryable or tried == _TRIES:
+                if begun or not error.retryable or tried == tries:
                     raise _last(error) from None
                 pause = self._pause(error, tried)
                 if deadline is not None and time.monotonic() + pause >= deadline:

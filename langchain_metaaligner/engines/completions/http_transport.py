@@ -21,7 +21,11 @@ from langchain_metaaligner.engines.completions.base import (
     Served,
     Transport,
 )
-from langchain_metaaligner.engines.completions.http_client import HttpClient, ServerError
+from langchain_metaaligner.engines.completions.http_client import (
+    TRIES,
+    HttpClient,
+    ServerError,
+)
 from langchain_metaaligner.engines.completions.scoring import scores_of
 from langchain_metaaligner.engines.completions.server_kind import (
     LLAMA_SERVER,
@@ -112,6 +116,7 @@ class HttpTransport(Transport):
             chats=served.chats,
             counts=counts,
             scores=scores,
+            scores_templated=scores and self._asks and await self._tells_template(),
             speculates=served.speculates,
             flags=self._kind.flags,
             slots=self._options.max_connections,
@@ -242,7 +247,7 @@ class HttpTransport(Transport):
         before = await self._ids(prompt, special=False)
         both = await self._ids(prompt + answer, special=False)
         # Where the two merge, the text of both doesn't have the tokens that the model would write.
-        self._by_ids = bool(before and both) and both[: len(before or ())] != before
+        self._by_ids = bool(before) and both is not None and both[: len(before or ())] != before
         return True
 
     async def count(self, text: str) -> int:
@@ -265,10 +270,12 @@ class HttpTransport(Transport):
         return await self._tokens(body, deadline, text)
 
     async def _tokens(
-        self, body: Mapping[str, Any], deadline: float | None, text: str
+        self, body: Mapping[str, Any], deadline: float | None, text: str, *, tries: int = TRIES
     ) -> tuple[int, ...] | None:
         try:
-            told = await self._http.post(f"{self._root}/tokenize", body, deadline, text)
+            told = await self._http.post(
+                f"{self._root}/tokenize", body, deadline, text, tries=tries
+            )
         except ServerError as error:
             if error.retryable:
                 raise error.plain() from None
@@ -454,7 +461,17 @@ class HttpTransport(Transport):
             made.append(guarded[len(guard) :])
         return [(before, ids) for ids in dict.fromkeys(made) if ids]
 
-    async def _template_ids(self, message: str, deadline: float | None) -> tuple[int, ...] | None:
+    async def _tells_template(self) -> bool:
+        """Whether the server tells the tokens of a message in its chat template."""
+        try:
+            one, two = [await self._template_ids(text, None, tries=1) for text in ("one", "a two")]
+        except EngineError:
+            return False
+        return bool(one and two) and one != two
+
+    async def _template_ids(
+        self, message: str, deadline: float | None, *, tries: int = TRIES
+    ) -> tuple[int, ...] | None:
         """The tokens of a user message in the chat template, up to the start of the reply."""
         body = {
             "model": self._model,
@@ -462,7 +479,7 @@ class HttpTransport(Transport):
             "add_generation_prompt": True,
             "chat_template_kwargs": _NO_THOUGHTS,
         }
-        return await self._tokens(body, deadline, message)
+        return await self._tokens(body, deadline, message, tries=tries)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -37,13 +37,13 @@ class FakeServer:
     def __init__(self, kind: str = "vllm", models: tuple[str, ...] = ("hh-rlhf",)) -> None:
         self.kind, self.models = kind, models
         self.reply, self.gap, self.merges = REPLY, 5.0, False
-        self.window, self.begins = 1000, 1
+        self.window, self.begins, self.template = 1000, 1, True
         self.faults: deque[str] = deque()
         self.pages: dict[str, Any] = {}
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.headers: Mapping[str, str] = {}
         self.gone = threading.Event()
-        self.pause, self.trouble = 0.0, "trouble"
+        self.pause = 0.0
         self.busy = self.most_busy = self.connections = 0
         self._lock = threading.Lock()
         self._ids: dict[str, int] = {}
@@ -89,15 +89,18 @@ class FakeServer:
         self._server.shutdown()
         self._server.server_close()
 
-    # -- what it says -------------------------------------------------------------------------------
+    # -- what it says ------------------------------------------------------------------------------
 
     def answer(self, handler: Any, path: str, body: Mapping[str, Any]) -> None:
         self.asked.append((path, body))
         self.headers = {name.lower(): value for name, value in handler.headers.items()}
+        if not self.template and (path == "/v1/chat/completions" or "messages" in body):
+            said = {"error": {"message": "The model does not define a chat template."}}
+            return self._send(handler, said, 400)
         if path in self.pages:
             told = self.pages[path]
             if isinstance(told, int):
-                return self._send(handler, {"error": {"message": self.trouble}}, told)
+                return self._send(handler, {"error": {"message": "no"}}, told)
             return self._send(handler, told)
         if path in ("/v1/completions", "/v1/chat/completions", "/api/generate", "/api/chat"):
             with self._lock:
@@ -167,7 +170,7 @@ class FakeServer:
             return {"error": f"Unexpected endpoint or method. ({path})"}
         return found
 
-    # -- completions --------------------------------------------------------------------------------
+    # -- completions -------------------------------------------------------------------------------
 
     def _complete(self, handler: Any, path: str, body: Mapping[str, Any]) -> None:
         fault = self.faults.popleft() if self.faults and self._is_edit(body) else ""
@@ -175,7 +178,7 @@ class FakeServer:
             status, _, after = fault.partition(":")
             headers = {"Retry-After": after} if after else {}
             prompt = str(body.get("prompt") or body.get("messages"))
-            said = {"error": {"message": f"{self.trouble} with {prompt}", "type": "x"}}
+            said = {"error": {"message": f"trouble with {prompt}", "type": "x"}}
             return self._send(handler, said, int(status), headers=headers)
         if fault == "reset":
             linger = struct.pack("ii", 1, 0)
@@ -318,7 +321,7 @@ class FakeServer:
             self.gone.set()
         return gone
 
-    # -- log-probabilities --------------------------------------------------------------------------
+    # -- log-probabilities -------------------------------------------------------------------------
 
     def _echo(self, handler: Any, body: Mapping[str, Any]) -> None:
         given = body["prompt"]
@@ -363,7 +366,7 @@ class FakeServer:
         told = {"tokens": words, "token_logprobs": own, "top_logprobs": top, "text_offset": offsets}
         return {"text": text, "logprobs": told, "finish_reason": "stop" if ends else "length"}
 
-    # -- tokens -------------------------------------------------------------------------------------
+    # -- tokens ------------------------------------------------------------------------------------
 
     def words(self, text: str) -> list[str]:
         return re.findall(r" ?[^ ]+| " if self.merges else r"[^ ]+ ?| ", text)

@@ -172,8 +172,7 @@ def test_a_base_model_is_not_asked_to_follow_instructions(start, aligner):
     with pytest.raises(CheckpointError, match=r"base model.*family"):
         aligner(told, family="instruct").align(*ASKED)
     server = start("vllm", (NAME,))
-    server.pages["/v1/chat/completions"] = 400
-    server.trouble = "The model does not define a chat template"
+    server.template = False
     with pytest.raises(CheckpointError, match="base model"):
         aligner(server, family="instruct").align(*ASKED)
 
@@ -219,7 +218,7 @@ def test_a_key_is_sent_and_never_shown(start, aligner, monkeypatch):
     with pytest.raises(EngineError, match="api_key=") as raised:
         aligner(server, api_key="s3cret-key", max_connections=3).load()
     runnable = MetaAlignerRunnable(model=server.url, api_key="s3cret-key")
-    shown = f"{one.options!r} {one.engine!r} {raised.value!r} {runnable!r} {runnable.dict()}"
+    shown = f"{one.options!r} {one.engine!r} {raised.value!r} {runnable!r} {runnable.model_dump()}"
     assert "s3cret-key" not in shown
     assert b"s3cret-key" not in pickle.dumps(one) + pickle.dumps(runnable)
 
