@@ -14,6 +14,7 @@ _END = re.compile(
     r"|</s>|<eos>|<end_of_turn>|<\|(?:im_end|end_of_text|endoftext|eot_id|eom_id|eot|end|return)\|>"
     r"|<[|｜]end[▁_ ]of[▁_ ]sentence[|｜]>|\[EOS\]"
 )
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def scores_of(
@@ -88,12 +89,12 @@ def spans_of(tokens: Sequence[str], text: str) -> list[tuple[int, int]] | None:
         found = len(text) if token is None and broken else place
         if token is not None:
             said = token.replace("\u2581", " ")
-            at = (
-                _place(said, text, place, far=bool(broken)) if said and "\ufffd" not in said else -1
-            )
-            if at < 0:
+            if not said or "\ufffd" in said or _BYTE.fullmatch(said):
                 broken += 1
                 continue
+            at = _place(said, text, place, far=bool(broken))
+            if at < 0:
+                return None
             found = at
         if broken:
             if found == place:

@@ -19,6 +19,7 @@ from langchain_metaaligner.engines.completions import http_client
 from langchain_metaaligner.errors import may_repeat
 from tests.unit_tests.engines.completions.fake_server import REPLY
 
+pytest.importorskip("openai")
 pytestmark = pytest.mark.enable_socket
 
 NAME = "MetaAligner-HH-RLHF-7B"

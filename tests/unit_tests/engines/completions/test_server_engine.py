@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import subprocess
+import sys
 import threading
 import time
 
@@ -22,6 +24,7 @@ from langchain_metaaligner import (
 from langchain_metaaligner.engines.base import Request
 from tests.unit_tests.engines.completions.fake_server import MARK, REPLY
 
+pytest.importorskip("openai")
 pytestmark = pytest.mark.enable_socket
 
 NAME = "MetaAligner-HH-RLHF-7B"
@@ -335,6 +338,20 @@ def test_log_probabilities_that_are_none_are_not_believed(lie, start, monkeypatc
     (made,) = engine.edit([Request(f"x {MARK}", "It is bad. ")])
     assert (made.text, made.agreement) == (REPLY, None)
     engine.close()
+
+
+def test_neither_torch_nor_transformers_is_needed(start):
+    server = start("vllm", (NAME,))
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(("torch", "transformers", "accelerate")))
+from langchain_metaaligner import MetaAlignerRunnable
+from langchain_core.messages import AIMessage, HumanMessage
+aligner = MetaAlignerRunnable(model={server.url!r})
+reply = {{"messages": [HumanMessage("Is it?"), AIMessage("It is bad now. ")]}}
+assert aligner.invoke(reply)["messages"][-1].content == {REPLY!r}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 # -- tokens ---------------------------------------------------------------------------------------
