@@ -71,10 +71,10 @@ def edit_draft_decoding(
 ) -> torch.Tensor:
     """Generate the same output as `generate`, faster, with the help of a draft.
 
-    Without `caution`, greedy output in float32 is the same token for token, except where two tokens are exactly
-    tied; so is sampled output of a single sequence with the same seed. In shorter formats, nearly
-    tied tokens may be chosen differently. Every logits processor and stopping criterion is called
-    for each token.
+    Without `caution`, greedy output in float32 is the same token for token, except where two tokens
+    are exactly tied; so is sampled output of a single sequence with the same seed. In shorter
+    formats, nearly tied tokens may be chosen differently. Every logits processor and stopping
+    criterion is called for each token.
 
     With a custom function, `generate` itself silently ignores `streamer`, `tokenizer` and
     `synced_gpus`, and fails with `stop_strings`, which need the tokenizer. In a batch, each

@@ -208,7 +208,7 @@ def nearly(engine, output: list[int], answer: list[int], gaps: float | list[floa
         kept = position[-keep:] if isinstance(keep, int) else [position[n] for n in keep.tolist()]
         for row, place in enumerate(kept):
             at = place - start
-            if 0 <= at:
+            if at >= 0:
                 made[0, row, answer[at] if at < len(answer) else 2] = (
                     100.0 - by[min(at, len(by) - 1)]
                 )
