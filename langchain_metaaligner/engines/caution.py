@@ -44,7 +44,7 @@ def next_token(
         answer's.
     """
     own = [answer[place]] if place < len(answer) else [end for end in ends if end < len(scores)]
-    if place < _FREE or likeliest in own or not own:
+    if likeliest in own or not own:
         return likeliest
     score, token = max((float(scores[one]), one) for one in own)
     return likeliest if leaves(place, float(scores[likeliest]) - score, caution) else token

@@ -290,9 +290,9 @@ def test_where_drafts_can_not_be_used_the_margin_holds_all_the_same(tmp_path):
     tokenizer = spm_tokenizer()
     model = tiny_llama(tiny_config(len(tokenizer)))
     with torch.no_grad():  # whatever was computed together with this token says nothing
-        model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("▁safe")] = math.nan
+        model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("▁ideas")] = math.nan
     with load_engine(str(save(tmp_path, tokenizer=tokenizer, model=model))) as engine:
         ids = engine.prompt_tokenizer.spellings
-        output = ids(WORDS.replace("this", "that").replace("safe ideas", "please"))[0]
-        nearly(engine, output, ids(WORDS)[0], [1.5] * 9 + [3.0])
-        assert text_of(engine, caution=2.0) == WORDS.replace("safe ideas", "please")
+        output = ids(WORDS.replace("safe ideas", "hello please"))[0]
+        nearly(engine, output, ids(WORDS)[0], [1.5] * 10 + [3.0])
+        assert text_of(engine, caution=2.0) == WORDS.replace("ideas", "please")
