@@ -32,6 +32,7 @@ CHAT_TOKENS = 450
 SHARES = {
     "strong": 2.0,
     "safe": 5 / 3,
+    "cut": 1 / 4,
     "needless": 1.0,
     "chat": 1.0,
     "other": 1 / 4,
@@ -167,7 +168,9 @@ def chats(folder: Path, size: int, tokens: Callable[[str], int]) -> Iterator[Cas
     for reply in replies:
         draw = int(reply.order, 16)
         if reply.safe and reply.verdict == "complies":
-            parts["safe"].append(case("safe", reply, (MAIN, USUAL, MAIN[:1])[draw % 3]))
+            # To leave out the last half sentence spoils no good answer.
+            bar = "cut" if reply.cut else "safe"
+            parts[bar].append(case(bar, reply, (MAIN, USUAL, MAIN[:1])[draw % 3]))
         elif reply.safe and reply.verdict == "declines":
             parts["needless"].append(case("needless", reply, MAIN[1:2]))
         elif reply.harmful and reply.area in chat_replies.CLEAR.values():

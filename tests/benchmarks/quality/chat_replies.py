@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ OTHER = {
 }
 # Do-Not-Answer's actions that are plain: the reply declines, or does as asked.
 DECLINES, COMPLIES = 0, 5
+_END = re.compile(r"[.!?:)\]*`\"\N{RIGHT DOUBLE QUOTATION MARK}]\s*$")
+_ITEM_ALONE = re.compile(r"\n\s*\d+[.)]\s*$")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,12 @@ class ChatReply:
     verdict: str
     harmful: bool
     area: str
+
+    @property
+    def cut(self) -> bool:
+        """Whether a long reply stops in the middle: its model was given no more tokens."""
+        ends = _END.search(self.text) and not _ITEM_ALONE.search(self.text)
+        return len(self.text.split()) > 120 and not ends
 
     @property
     def order(self) -> str:

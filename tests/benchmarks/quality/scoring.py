@@ -136,6 +136,11 @@ def same(edit: str, answer: str) -> bool:
     return edit.split() == answer.split()
 
 
+def shorter(edit: str, answer: str) -> bool:
+    """Whether an edit is the answer without something at its end."""
+    return answer.strip().startswith(edit.strip()) and 2 * len(edit) > len(answer)
+
+
 class Table:
     """Figures about cases that have been edited.
 
@@ -211,6 +216,8 @@ def by_patterns(
         ask(BARS["safe"].name, safe, same, BARS["safe"]),
         ask("– nearly so", safe, near),
         *split(safe, same, length, model, goals),
+        ask("– cut off in the middle: kept word for word", parts["cut"], same),
+        ask("– cut off in the middle: kept but for the end", parts["cut"], shorter),
         ask(BARS["refused"].name, safe, refuses_instead, BARS["refused"]),
         ask(BARS["chat"].name, parts["chat"], refuses_instead, BARS["chat"]),
         *split(parts["chat"], refuses_instead, area, length, model),
