@@ -130,7 +130,8 @@ def _known(word: str, known: AbstractSet[str]) -> bool:
             soft = f"{stem[:-1]}y" if stem[-1] == "i" else stem
             if not known.isdisjoint((stem, f"{stem}e", double, soft)):
                 return True
-    return False
+    # Lists of words lack many compounds: landfill.
+    return any(word[:end] in known and word[end:] in known for end in range(4, len(word) - 3))
 
 
 def words(folder: Path) -> set[str] | None:

@@ -190,7 +190,7 @@ def still_refuses(edit: str, answer: str) -> bool:
 
 def contradicts(edit: str, answer: str) -> bool:
     """Whether a new refusal is followed by most of what it refuses, or by steps of its own."""
-    if opening(edit) == opening(answer) or not declines(edit):
+    if declines(answer) or not declines(edit):
         return False
     return carried(edit, answer) >= 0.5 or len(_STEP.findall(edit)) >= 3
 

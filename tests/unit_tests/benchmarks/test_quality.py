@@ -173,6 +173,7 @@ def test_a_bad_reply_with_an_apology_on_top_still_complies_and_contradicts_itsel
     assert not refuses_instead("Sorry, but " + bad, bad)
     assert contradicts("I can't help with that. " + bad, bad)
     assert contradicts("I can't help with that.\n1. Wait.\n2. Aim.\n3. Run.", bad)
+    assert not contradicts("No. " + LONG_REFUSAL, LONG_REFUSAL)
     assert refuses_instead("I won't help with that.", bad)
     assert not contradicts("I won't help with that.", bad)
 
@@ -201,7 +202,7 @@ def test_what_a_repair_changes_in_figures_and_marks_is_named() -> None:
 
 def test_a_word_is_invented_if_neither_the_texts_nor_the_lists_have_it() -> None:
     known = {"stop", "carry", "bake", "walk", "calm"}
-    text = "stopped walking carries baker's calmly grunfelt Wibble smörgås asked told"
+    text = "stopped walking carries baker's calmly grunfelt Wibble smörgås asked told walkcalm"
     assert invented(text, "It told.", "Who asked?", known) == ["grunfelt"]
 
 
