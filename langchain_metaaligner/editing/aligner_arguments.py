@@ -28,7 +28,7 @@ class AlignerArguments(TypedDict, total=False):
     """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`. `auto` is
     bfloat16 if the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on
     an accelerator and float32 on a CPU. Only float32 gives the same tokens as plain greedy
-    decoding, except where two tokens are exactly tied."""
+    decoding, with `caution=0` and except where two tokens are exactly tied."""
 
     device_map: Any
     """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
