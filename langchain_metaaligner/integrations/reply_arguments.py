@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Literal
-
 from langchain_core.language_models import BaseChatModel
+from typing import Literal
 
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.aligner_arguments import AlignerArguments
