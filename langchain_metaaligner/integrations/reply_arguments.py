@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from langchain_core.language_models import BaseChatModel
 from typing import Literal
+
+from langchain_core.language_models import BaseChatModel
 
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.aligner_arguments import AlignerArguments

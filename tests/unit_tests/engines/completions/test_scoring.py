@@ -116,7 +116,7 @@ def test_a_text_ends_at_its_first_stop_text_however_it_comes(text, stop, sizes):
     for size in [*sizes, len(text) or 1]:
         given_out += cutter.push(rest[:size])
         rest = rest[size:]
-    found = [place for one in stop if (place := text.find(one)) >= 0]
+    found = [(at + len(one), at) for one in stop if (at := text.find(one)) >= 0]
     assert cutter.found == bool(found)
     given_out += "" if cutter.found else cutter.finish()
-    assert given_out == text[: min(found, default=len(text))]
+    assert given_out == (text[: min(found)[1]] if found else text)
