@@ -45,6 +45,7 @@ Item = tuple[Any, Any, Objectives]
 
 _SHORT = 2048
 """Characters with which no work takes longer than starting a thread for it."""
+_MOST_VALUES = 1000  # texts of an answer that is JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,7 +465,7 @@ def prepare(
         MissingContextError: The context is empty or missing.
         UnknownObjectiveError: An objective is unknown.
         InputTypeError: The context or the answer is of the wrong type.
-        AnswerTooLongError: The answer does not fit into the window.
+        AnswerTooLongError: The answer does not fit into the window, or is JSON with too many texts.
         CheckpointError: An option asks for something that the engine can't do.
         EngineError: The engine can't count tokens or apply its template.
         EditTimeout: The time is over already.
@@ -473,9 +474,15 @@ def prepare(
     if not text.strip():
         reason = reason_without_text(answer)
         return Alignment(original=text, text=text, status="skipped", reason=reason)
-    values = read_json(text) if may_be_json(text) else None
+    values = read_json(text, _MOST_VALUES + 1) if may_be_json(text) else None
     if values == []:
         return Alignment(original=text, text=text, status="skipped", reason="JSON without text")
+    if values and len(values) > _MOST_VALUES:
+        message = (
+            f"The answer is JSON with more than {_MOST_VALUES:,} texts, each of which would be an"
+            " edit of its own. Ask the model for fewer, or edit them in several answers."
+        )
+        raise AnswerTooLongError(message)
     wanted = objectives if type(objectives) is Parsed else parse_objectives(objectives)
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
