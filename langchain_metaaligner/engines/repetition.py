@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from langchain_metaaligner.engines.base import Request
 from langchain_metaaligner.errors import GuardError
 
 SHORTEST = 256
@@ -68,18 +69,16 @@ class RepetitionWatch:
         return 0
 
 
-def check_repetition(text: str, answer: str, *, retryable: bool = False) -> None:
-    """Refuse a whole edit that repeats itself.
+def watch(request: Request) -> RepetitionWatch:
+    """Make the watch for the text of a request's edit.
 
     Args:
-        text: The edit.
-        answer: The answer.
-        retryable: Whether another try may give another text.
+        request: The request.
 
-    Raises:
-        GuardError: The text repeats itself.
+    Returns:
+        The watch.
     """
-    RepetitionWatch(answer, retryable=retryable).push(text)
+    return RepetitionWatch(request.draft, retryable=request.temperature > 0)
 
 
 def _grown(text: str, end: int, unit: int, run: int) -> int:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from functools import lru_cache
 
-from langchain_metaaligner.editing.guards.passages import Change
+from langchain_metaaligner.editing.guards.change import Change
 
 _SMALL = 12  # words of the answer that are put back for the sake of a form
 _FENCE = re.compile(r"```+|~~~+")

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from langchain_metaaligner.editing.guards.passages import Change
+from langchain_metaaligner.editing.guards.change import Change
 
-_SENTENCE = re.compile(r"[.!?:;][\"'\u201d\u2019)*_\]]*\s+|[\u3002\uff01\uff1f]|\n")
+_SENTENCE = re.compile(r"[.!?][\"'\u201d\u2019)*_\]]*\s+|[\u3002\uff01\uff1f]|\n")
 _LINE = 400  # characters before a passage in which its sentence's beginning is looked for
 _WORD = re.compile(r"[^\W\d_]+|[\d][\w]*")
 _IN_URL = r"[^\s<>\"'`|\u3000-\u9fff\uff00-\uffef]"
@@ -111,17 +111,19 @@ class ItemGuard:
             return after
         invented = self._invented(after, change, besides=had)
         same, other = _kept_words(before, after, around)
-        if same <= other:  # another sentence, and no word of the old one may come back
+        if other and same <= other:  # another sentence, and no word of the old one may come back
             if not invented:
                 return after
             return None if before.strip() else before
         lost, added = Counter(had) - Counter(has), Counter(has) - Counter(had)
         if not lost and added and not invented:
             return after
-        if len(olds) != len(news) or not added:
+        if other or len(olds) != len(news) or not added:
             return before
         made, end = [], 0
         for old, new in zip(olds, news, strict=True):
+            if _is_glued(after, new) and not _is_glued(before, old):
+                return before
             made += after[end : new.start], old.text if old.key != new.key else new.text
             end = new.start + len(new.text)
         return "".join([*made, after[end:]])
@@ -180,6 +182,12 @@ def _kept_words(before: str, after: str, around: str) -> tuple[int, int]:
     return both + len(_WORD.findall(around)), sum(old.values()) - both
 
 
+def _is_glued(text: str, item: Item) -> bool:
+    """Whether an item is a part of a word."""
+    end = item.start + len(item.text)
+    return text[max(0, item.start - 1) : item.start].isalpha() or text[end : end + 1].isalpha()
+
+
 def _of(pattern: re.Pattern[str], text: str, *, contact: bool) -> Iterator[Item]:
     for found in pattern.finditer(text):
         said = _without_end(found[0]) if contact else found[0]
@@ -195,15 +203,15 @@ def _without_end(address: str) -> str:
     return address
 
 
-def _urls(text: str, change: Change) -> Iterator[Item]:
+def _urls(text: str, _: Change) -> Iterator[Item]:
     return _of(_URL, _without(_EMAIL, text) if "@" in text else text, contact=True)
 
 
-def _emails(text: str, change: Change) -> Iterator[Item]:
+def _emails(text: str, _: Change) -> Iterator[Item]:
     return _of(_EMAIL, text, contact=True)
 
 
-def _citations(text: str, change: Change) -> Iterator[Item]:
+def _citations(text: str, _: Change) -> Iterator[Item]:
     for found in _CITATION.finditer(text):
         key = found[0].rpartition("](")[2] if "](" in found[0] else found[0]
         yield Item(found.start(), found[0], key, is_contact=True)
@@ -217,7 +225,8 @@ def _numbers(text: str, change: Change) -> Iterator[Item]:
     for pattern, sign in ((_CITATION, "["), (_EMAIL, "@"), (_URL, ".")):
         if sign in text:
             text = _without(pattern, text)
-    if change.moved:  # lists are numbered anew
+    marked = len(_MARKER.findall(change.before)), len(_MARKER.findall(change.after))
+    if change.moved or marked[0] != marked[1]:  # lists are numbered anew, or no longer
         text = _without(_MARKER, text)
     phones = [
         found

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from itertools import islice
+from typing import Any, Self
+
+from langchain_metaaligner.editing.guards.change import Change
+from langchain_metaaligner.editing.guards.judging import contradicts, judged
 
 # Scripts that are written without spaces, and their punctuation: each character is a unit.
-_DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff65"
+_DENSE = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff65"
+)
 _LONGEST = 512  # characters of a unit; of what is longer, such as an image in base64, parts count
 _UNIT = re.compile(rf"[^\s{_DENSE}]{{1,{_LONGEST}}}|[{_DENSE}]")
 _IS_BORDER = re.compile(rf"[\s{_DENSE}]").match
@@ -18,45 +23,9 @@ _LEAST, _MOST = 24, 400  # characters of a changed passage that are held back, a
 # Characters of the answer in which the edit is looked for at first, and when it has strayed long.
 _NEAR, _FAR = 1 << 11, 1 << 18
 _LONG_WORD = 8
+_SAYS_TWO_THINGS = 40  # characters of the shortest text that can contradict itself
 _BLOCK = 1 << 14
 _RECENT = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A passage of an answer that an edit changed, between words that it kept.
-
-    Attributes:
-        before: The passage as it is in the answer; empty if the edit only adds something.
-        after: The passage as it is in the edit, after the guards before this one; empty if the
-            edit only leaves something out.
-        answer: The whole answer.
-        start: Offset of the passage in the answer.
-        kept: What the edit has kept behind the passage, as far as it is known.
-        moved: Whether the edit has left out or added lines before or in the passage.
-        prompt: What the aligner was given: the objectives, the conversation and the answer.
-    """
-
-    before: str = field(repr=False)
-    after: str = field(repr=False)
-    answer: str = field(repr=False)
-    start: int
-    kept: str = field(default="", repr=False)
-    moved: bool = False
-    prompt: str = field(default="", repr=False)
-
-    @property
-    def end(self) -> int:
-        """Offset of the passage's end in the answer."""
-        return self.start + len(self.before)
-
-    def with_after(self, after: str) -> Change:
-        """The same passage with another text in its place."""
-        return replace(self, after=after)
-
-
-Judge = Callable[[Change, str], str]
-"""Decides what is written for a passage; also gets what of it was already given out."""
 
 
 class Passages:
@@ -70,11 +39,23 @@ class Passages:
 
     Args:
         answer: The answer.
-        judge: Decides about each passage.
+        prompt: The prompt of the edit.
+        guards: The option `guards`: names, and functions of the user's own.
+        retryable: Whether another try may give another edit.
+
+    Attributes:
+        told: What the guards did: for each of them, how often it did what.
+        text: The whole text that was given out, once it has ended.
     """
 
-    def __init__(self, answer: str, judge: Judge) -> None:
-        self._answer, self._judge = answer, judge
+    def __init__(
+        self, answer: str, prompt: str, guards: Sequence[Any], *, retryable: bool = False
+    ) -> None:
+        self.told: dict[str, dict[str, int]] = {}
+        self.text = ""
+        self._answer, self._prompt = answer, prompt
+        self._guards, self._retryable = guards, retryable
+        self._all: list[str] = []  # what was given out
         self._step = self._follow
         # The edit from the beginning of the current word or passage on, and how much of it was
         # compared, and given out.
@@ -98,6 +79,9 @@ class Passages:
 
         Returns:
             What can be given out.
+
+        Raises:
+            GuardError: A guard refuses the edit.
         """
         return self._go_on(piece, ended=False)
 
@@ -106,15 +90,50 @@ class Passages:
 
         Returns:
             What was held back.
+
+        Raises:
+            GuardError: A guard refuses the edit.
         """
-        return self._go_on("", ended=True)
+        rest = self._go_on("", ended=True)
+        text = self.text = "".join(self._all)
+        watched = len(text) >= _SAYS_TWO_THINGS and "contradiction" in self._guards
+        if watched and text != self._answer and contradicts(text) and not contradicts(self._answer):
+            self.told["contradiction"] = {"noted": 1}
+        return rest
+
+    @classmethod
+    def of_whole(
+        cls, edit: str, answer: str, prompt: str, guards: Sequence[Any], *, retryable: bool = False
+    ) -> Self:
+        """Let the guards look at a whole edit.
+
+        Args:
+            edit: The edit.
+            answer: The answer.
+            prompt: The prompt of the edit.
+            guards: The option `guards`.
+            retryable: Whether another try may give another edit.
+
+        Returns:
+            The passages, with the text that the guards let through.
+
+        Raises:
+            GuardError: A guard refuses the edit.
+        """
+        made = cls(answer, prompt, guards, retryable=retryable)
+        for start in range(0, len(edit), _BLOCK):
+            made.push(edit[start : start + _BLOCK])
+        made.finish()
+        return made
 
     def _go_on(self, piece: str, *, ended: bool) -> str:
         self._text += piece
         while self._step(ended=ended):
             pass
         out, self._out = self._out, []
-        return out[0] if len(out) == 1 else "".join(out)
+        made = out[0] if len(out) == 1 else "".join(out)
+        self._all.append(made)
+        return made
 
     # Each step returns whether another one can be made with the text that is there.
 
@@ -250,10 +269,8 @@ class Passages:
             weight += _weight(words[place - run])
             run += 1
         skipped, added = place + 1 - run, self._count - run
-        if abs(skipped - added) <= 2 and skipped <= 8:
-            needed = 4
-        else:
-            needed = 6 if skipped <= 32 else 10
+        near = abs(skipped - added) <= 2 and skipped <= 8
+        needed = 4 if near else 6 if skipped <= 32 else 10
         return (run, place + 1 - run) if weight >= needed else None
 
     def _settle(self, until: int, place: int, end: int) -> None:
@@ -271,11 +288,12 @@ class Passages:
         self._written += _size(after)
         self._moved = self._moved or before.count("\n") != after.count("\n")
         rewritten = 2 * (self._kept + len(kept)) < self._passed + len(kept)
-        if not (
-            rewritten or len(given) > until or len(before) > max(self._kept, _LEAST) + _MOST
-        ):
-            change = Change(before, after, self._answer, self._start, kept, self._moved)
-            self._out.append(self._judge(change, given)[len(given) :])
+        if not (rewritten or len(given) > until or len(before) > max(self._kept, _LEAST) + _MOST):
+            change = Change(
+                before, after, self._answer, self._start, kept, self._moved, self._prompt
+            )
+            made = judged(change, given, self._guards, self.told, retryable=self._retryable)
+            self._out.append(made[len(given) :])
             self._given = until
         self._give(until)
 
@@ -363,7 +381,11 @@ def _size(passage: str) -> int:
 
 
 def _begins(text: str, place: int) -> bool:
-    return not place or place == len(text) or bool(_IS_BORDER(text, place - 1) or _IS_BORDER(text, place))
+    return (
+        not place
+        or place == len(text)
+        or bool(_IS_BORDER(text, place - 1) or _IS_BORDER(text, place))
+    )
 
 
 def _common(one: str, i: int, other: str, j: int) -> int:
@@ -392,7 +414,7 @@ def _differing(one: str, other: str) -> str:
 
 
 def _last_border(text: str, start: int, end: int) -> int:
-    """The place after the last character of a part of a text that ends words; 0 if there is none."""
+    """The place after the last character that ends words, in a part of a text; 0 for none."""
     while end > start:
         if _IS_BORDER(text, end - 1):
             return end
