@@ -19,7 +19,7 @@ _UNIT = re.compile(rf"[^\s{_DENSE}]{{1,{_LONGEST}}}|[{_DENSE}]")
 _IS_BORDER = re.compile(rf"[\s{_DENSE}]").match
 # What may be an item that a guard keeps: it is held back until all of it is there.
 _ITEM = re.compile(r"[^\w\s.,;!?'\"()-]|\d|\w\.\w|www")
-_LEAST, _MOST = 24, 400  # characters of a changed passage that are held back, at least and at most
+_LEAST, _MOST = 40, 400  # characters of a changed passage that are held back, at least and at most
 # Characters of the answer in which the edit is looked for at first, and when it has strayed long.
 _NEAR, _FAR = 1 << 11, 1 << 18
 _LONG_WORD = 8
