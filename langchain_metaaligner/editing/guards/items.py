@@ -120,7 +120,8 @@ class ItemGuard:
             return after
         if other or len(olds) != len(news) or not added:
             return before
-        made, end = [], 0
+        made: list[str] = []
+        end = 0
         for old, new in zip(olds, news, strict=True):
             if _is_glued(after, new) and not _is_glued(before, old):
                 return before
