@@ -42,6 +42,7 @@ HOMES = {
         "from langchain_metaaligner.editing.aligner_arguments import AlignerArguments"
     ),
     "Alignment": "from langchain_metaaligner.editing.alignment import Alignment",
+    "Guards": "from langchain_metaaligner.editing.guards import Guards",
     "Engine": "from langchain_metaaligner.engines.base import Engine",
     "EngineLike": "from langchain_metaaligner.engines.base import EngineLike",
     "When": "from langchain_metaaligner.integrations.reply_policy import When",
