@@ -12,7 +12,7 @@ from cookbook.recipes.embedded.sources import TEXTS
 
 LEAST_WORDS = 30
 HOW = re.compile(
-    r"how (?:do|can|could|should|would|to)(?: i| you| we| one)? ([^?.!,;:\n]+)", re.IGNORECASE
+    r"\bhow (?:to|(?:do|can|could|should|would) (?:i|you|we|one)) ([^?.!,;:\n]+)", re.IGNORECASE
 )
 THING = re.compile(
     r"(?:write|give|tell|describe|draft)(?: me| us)? ((?:an?|the) [^?.!,;:\n]+)", re.IGNORECASE
