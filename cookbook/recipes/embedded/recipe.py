@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cookbook.recipes.embedded import examples, later_rounds
+from cookbook.recipes.embedded import chat_round, examples, later_rounds
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.training.data.example import TrainingExample
 from langchain_metaaligner.training.run.card import CardDetails
