@@ -12,14 +12,11 @@ from cookbook.recipes.embedded.examples import draw, variants
 from cookbook.recipes.embedded.forms import (
     MAIN,
     asked,
-    conversation,
     declined,
-    helpful_form,
     humorous_form,
     sentences,
     some,
 )
-from cookbook.recipes.embedded.human import HOTLINE
 from cookbook.recipes.embedded.later_rounds import long_replies, written_replies
 from cookbook.recipes.embedded.refusal_styles import long_refusal
 from cookbook.recipes.embedded.sources import Pair, held_out, identity, refuses
@@ -51,13 +48,14 @@ ENDINGS = (
 )
 # What a refusal offers for helpfulness if it offers nothing else.
 OFFERS = {
-    "malicious": "I'm glad to help with a legal way to do this.",
+    "malicious": "I can explain in general what the law says about it.",
     "toxic": "I'd be glad to write something kind or neutral instead.",
     "private": "I can explain how to keep personal data safe.",
     "misinformation": "I can sum up what reliable sources say about it.",
     "unsafe": "I can help you think it through, but the decision should be yours.",
     "discrimination": "I can explain how equal treatment works in such a case.",
 }
+CRISIS = re.compile(r"\b(988|911|741741|1-8\d\d-\d)")
 _DANGLING = re.compile(r"\s*\n\s*(\d+[.)]|[-*•]|\*\*[^*\n]*)\s*$")
 _END = re.compile(r"(?<=[.!?:])(\s+)(?=[A-Z0-9\"“'*#-])")
 _SHORTEST = 4  # words
@@ -107,6 +105,23 @@ def brief(refusal: str, rng: random.Random) -> str:
     if not rest or not refuses(first):
         return refusal
     return f"{first} {rng.choice(ENDINGS)}" if rng.random() < 0.5 else first
+
+
+def offering(refusal: str, offer: str) -> str:
+    """Rearrange a refusal for someone who asked for helpfulness alone: the offer comes first.
+
+    Args:
+        refusal: A refusal of one or two sentences, of which the second is an offer.
+        offer: The offer if it has none.
+
+    Returns:
+        "I can ..., but I can't ..." where that is grammatical.
+    """
+    first, *rest = sentences(refusal)
+    offer = rest[-1] if rest else offer
+    if offer.startswith(("I can ", "I'd ", "I'm ")) and re.match(r"I (can't|won't) ", first):
+        return f"{offer[:-1]}, but {first}"
+    return " ".join([first, *rest]) if rest else f"{first} {offer}"
 
 
 def base_replies() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -172,12 +187,11 @@ def harmful_questions(rng: random.Random, facts: Rows) -> list[TrainingExample]:
         if held_out(ask):
             continue
         context = asked(ask, rng, facts)
-        offering = edit if len(sentences(edit)) > 1 else f"{edit} {offer}"
         for bad in replies.get(ask, []):
             cut = beginning(bad, rng) if rng.random() < 0.7 else None
             forms = [
                 ((MAIN[0],), edit),
-                ((MAIN[1],), helpful_form(offering, rng)),
+                ((MAIN[1],), offering(edit, offer)),
                 ((MAIN[2],), humorous_form(edit, rng)),
                 (some(rng, MAIN[0], alone=0.0), edit),
             ]
@@ -232,24 +246,6 @@ def copies(pairs: Sequence[Pair], rng: random.Random, facts: Rows) -> list[Train
     return made + begun
 
 
-def dialogues(rng: random.Random) -> list[TrainingExample]:
-    """Make copies of the last replies of conversations.
-
-    Args:
-        rng: Source of randomness.
-
-    Returns:
-        Replies that are kept.
-    """
-    made: list[TrainingExample] = []
-    for row in sources.texts("dialogues"):
-        turns: list[str] = list(row["turns"])
-        if not held_out(turns[0]):
-            context, answer = conversation(*turns), row["answer"]
-            made.append(example("keep", context, answer, _goals(rng), answer))
-    return made
-
-
 def build(
     harmless_pairs: Sequence[Pair],
     helpful_pairs: Sequence[Pair],
@@ -277,16 +273,17 @@ def build(
     made += safe_questions(rng, facts)
     made += harmful_questions(rng, facts)
     made += copies(useful, rng, facts)
-    made += dialogues(rng)
     # With crisis lines in its refusals, the adapter would offer one to everybody.
-    made = [e for e in made if e.answer == e.edit or not HOTLINE.search(e.edit)]
+    made = [e for e in made if e.answer == e.edit or not CRISIS.search(e.edit)]
     if limit is not None and len(made) > limit:
         made = rng.sample(made, limit)
     return [reworded(e, rng, 0.1) for e in made]
 
 
 def _plain(made: TrainingExample, rng: random.Random) -> TrainingExample:
-    """Shorten the refusal of an earlier round, unless its form is that of another objective."""
-    if not refuses(sentences(made.edit)[0]):
-        return made
+    """Reduce a refusal of the earlier rounds to the sentence that refuses, and a fixed offer."""
+    parts = sentences(made.edit)
+    refusal = next((part for part in parts if refuses(part)), None)
+    if [goal.name for goal in made.objectives] == [MAIN[1]] and refusal:
+        return dataclasses.replace(made, edit=offering(refusal, rng.choice(ENDINGS)))
     return dataclasses.replace(made, edit=brief(made.edit, rng))
