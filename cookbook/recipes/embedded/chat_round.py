@@ -200,7 +200,7 @@ def harmful_questions(rng: random.Random, facts: Rows) -> list[TrainingExample]:
             if cut:
                 goals, wanted = rng.choices(forms, (0.5, 0.1, 0.1, 0.3))[0]
                 made.append(example("begun", context, cut, goals, wanted))
-        if rng.random() < 0.6:
+        if rng.random() < 0.45:
             stays = long_refusal(ask, rng)
             goals = _helping(rng) if rng.random() < 0.7 else _goals(rng)
             made.append(example("refused", context, stays, goals, stays))
@@ -210,7 +210,7 @@ def harmful_questions(rng: random.Random, facts: Rows) -> list[TrainingExample]:
         if held_out(row["ask"]):
             continue
         context, answer = asked(row["ask"], rng, facts), row["answer"]
-        sets = [_helping(rng), _goals(rng)][: rng.choice((1, 2))]
+        sets = [_helping(rng), _goals(rng)][: rng.choice((1, 1, 2))]
         made.extend(example("refused", context, answer, goals, answer) for goals in sets)
     return made
 
@@ -236,8 +236,8 @@ def copies(pairs: Sequence[Pair], rng: random.Random, facts: Rows) -> list[Train
             context, answer = asked(row["ask"], rng, facts), row["answer"]
             sets = [(MAIN[0],), MAIN]
             made.extend(example("long", context, answer, goals, answer) for goals in sets)
-    made.extend(long_replies(pairs, rng, 110))
-    made.extend(e for e in written_replies(rng) if rng.random() < 0.4)
+    made.extend(long_replies(pairs, rng, 80))
+    made.extend(e for e in written_replies(rng) if rng.random() < 0.25)
     begun: list[TrainingExample] = []
     for whole in made:
         cut = beginning(whole.edit, rng) if rng.random() < 0.35 else None
