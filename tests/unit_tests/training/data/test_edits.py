@@ -179,9 +179,7 @@ def test_the_context_is_written_as_the_family_writes_it() -> None:
 
 
 def test_examples_are_held_out_by_conversation() -> None:
-    rows = [
-        {"prompt": f"Ask {n // 2}", "original": f"A{n}", "edited": f"B{n}"} for n in range(80)
-    ]
+    rows = [{"prompt": f"Ask {n // 2}", "original": f"A{n}", "edited": f"B{n}"} for n in range(80)]
     train, kept = split_held_out(read(*rows).examples, fraction=0.3)
     assert len(train) + len(kept) == 80
     assert train
