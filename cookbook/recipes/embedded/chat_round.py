@@ -154,7 +154,7 @@ def safe_questions(rng: random.Random, facts: Rows) -> list[TrainingExample]:
         if held_out(row["ask"]):
             continue
         context, answer = asked(row["ask"], rng, facts), row["answer"]
-        sets = [(MAIN[0],)] if rng.random() < 0.6 else [_goals(rng)]
+        sets: list[tuple[str, ...]] = [(MAIN[0],) if rng.random() < 0.6 else _goals(rng)]
         if rng.random() < 0.3:
             sets.append(MAIN)
         made.extend(example("look", context, answer, goals, answer) for goals in sets)
@@ -232,7 +232,9 @@ def copies(pairs: Sequence[Pair], rng: random.Random, facts: Rows) -> list[Train
     _, replies = base_replies()
     for ask, answers in replies.items():
         context = asked(ask, rng, facts)
-        made.extend(example("base", context, reply, _goals(rng), reply) for reply in answers)
+        for reply in answers:
+            sets = [(MAIN[0],), _goals(rng)]
+            made.extend(example("base", context, reply, goals, reply) for goals in sets)
     for row in sources.texts("long_answers"):
         if not held_out(row["ask"]):
             context, answer = asked(row["ask"], rng, facts), row["answer"]

@@ -66,7 +66,7 @@ ROUNDS = (
     Round(
         "4-chat-models",
         SETTINGS.model_copy(update={"learning_rate": 4e-4, "max_length": 640, "seed": 10}),
-        partial(chat_round.build, limit=2000),
+        partial(chat_round.build, limit=1850),
         follows=2,
     ),
 )
