@@ -61,7 +61,7 @@ def usable(reply: str) -> bool:
     return (
         _LEAST <= len(words) <= _MOST
         and not refuses(reply)
-        and not re.search(r"as an? (AI|language model)|I'm here to (help|assist)", reply)
+        and not re.search(r"[Aa]s an? (AI|language model)|I'm here to (help|assist)", reply)
         and len(set(words)) > 0.45 * len(words)
         and len(set(lines)) > 0.8 * len(lines)
     )
