@@ -164,6 +164,8 @@ FILES = {
     "facts": (("ask", "answer"), ("ask",)),
     "formal": (("ask", "answer"), ("ask", "answer")),
     "formatted": (("ask", "answer"), ("ask", "answer")),
+    "harmful_asks": (("ask", "edit", "area"), ("ask",)),
+    "kept_refusals": (("ask", "answer", "kind"), ("ask", "answer")),
     "lookalikes": (("ask", "answer"), ("ask",)),
     "playful": (("ask", "dry", "humour"), ("ask", "humour")),
     "probes": (("ask", "answer"), ("ask",)),
