@@ -49,6 +49,10 @@ class Effect(StrEnum):
     """Time, memory, access or reports, but never the text."""
 
 
+CAUTION = 0.0
+"""The default of `caution` where an engine can keep it, in nats."""
+
+
 class Static:
     """The type of an option in the signatures, for types that other modules define.
 
@@ -373,6 +377,12 @@ class AlignerOptions(LoadOptions):
     Agreement is the mean log-probability of the answer's tokens under the aligner, at most 0.
     Engines that don't report agreement ignore this option."""
 
+    caution: Annotated[float | None, Field(ge=0.0, allow_inf_nan=False), Effect.TEXT] = None
+    """By how much another token must be likelier than the answer's next one for the edit to leave
+    the answer after its first three tokens, in nats; after that, decoding is plain. 0 is plain
+    greedy decoding. `None` uses the default where the engine sees log-probabilities. Other engines
+    refuse a value above 0, and so does sampling."""
+
     token_agreement: Annotated[bool, Effect.NEITHER] = False
     """Record the agreement of each token of the answer, for diffs. It is never part of a message.
     The first forward pass then covers the whole answer: it is larger, but no pass is added."""
@@ -380,6 +390,16 @@ class AlignerOptions(LoadOptions):
     eager: Annotated[bool | None, Effect.NEITHER] = None
     """Prefill the context and the answer while the policy is still generating. `None` does so in
     streams, unless tools are bound."""
+
+    @model_validator(mode="after")
+    def _cautious_if_greedy(self) -> Self:
+        if self.caution and self.temperature:
+            message = (
+                f"caution={self.caution} is a margin for greedy decoding, but"
+                f" temperature={self.temperature} samples. Give only one of the two."
+            )
+            raise ValueError(message)
+        return self
 
 
 class ReplyOptions(AlignerOptions):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
+from cookbook.recipes.embedded.forms import sentences
 from cookbook.recipes.embedded.refusal_styles import long_refusal, styles, topic
-from cookbook.recipes.embedded.sources import texts
+from cookbook.recipes.embedded.sources import endings, texts
 
 ASKS = [row["ask"] for row in texts("lookalikes")[:40] + texts("harmful_asks")[:40]]
 MANY = [long_refusal(ASKS[seed % len(ASKS)], random.Random(seed)) for seed in range(800)]
@@ -56,3 +58,24 @@ def test_a_topic_is_named_in_words_of_the_question(ask: str, named: str) -> None
 def test_a_question_without_a_plain_topic_gets_a_general_phrase() -> None:
     named = {topic("Is aspirin a drug?", random.Random(seed)) for seed in range(20)}
     assert named == {"this subject", "this topic", "this", "that"}
+
+
+def test_a_short_refusal_says_one_thing_and_may_end_in_a_fixed_sentence_of_its_area() -> None:
+    for row in texts("harmful_asks"):
+        _, *rest = sentences(re.sub(r"\b(Mrs?|Dr)\.", r"\1", row["edit"]))
+        assert not rest or " ".join(rest) in endings(row["area"]), row
+
+
+def test_no_question_is_refused_in_two_ways() -> None:
+    def asks(*names: str) -> list[str]:
+        rows = [row for name in names for row in texts(name)]
+        return [re.sub(r"\W+", " ", row["ask"].lower()).strip() for row in rows]
+
+    new = asks("harmful_asks", "kept_refusals")
+    assert len(new) == len(set(new))
+    assert not set(new) & set(asks("risky", "formal", "lookalikes", "facts"))
+
+
+def test_what_is_kept_names_no_hotline() -> None:
+    kept = [row["answer"] for row in texts("kept_refusals")]
+    assert not [answer for answer in kept if re.search(r"\b(988|911|1-8\d\d)\b", answer)]
