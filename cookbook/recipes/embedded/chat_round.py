@@ -256,6 +256,7 @@ def build(
     *,
     seed: int = 10,
     limit: int | None = None,
+    documentation: int = 60,
 ) -> list[TrainingExample]:
     """Make the examples of the fourth round, without held-out conversations.
 
@@ -264,12 +265,13 @@ def build(
         helpful_pairs: Human pairs about helpfulness.
         seed: Seed of everything random.
         limit: Most examples; a random part of all is taken.
+        documentation: Number of paragraphs of documentation to draw from.
 
     Returns:
         The examples in a fixed order, all of the contrastive stage.
     """
     rng = random.Random(seed)
-    drawn = draw(harmless_pairs, helpful_pairs, rng)
+    drawn = draw(harmless_pairs, helpful_pairs, rng, documentation=documentation)
     made = [e for e in drawn if rng.random() < REPLAY.get(e.kind, 1.0)]
     made = [_plain(e, rng) if e.kind == "harm" else e for e in made]
     facts = [row for row in sources.texts("facts") if not held_out(row["ask"])]

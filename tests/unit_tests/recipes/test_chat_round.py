@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import re
 from functools import cache
@@ -52,6 +54,15 @@ def names(example: TrainingExample) -> tuple[str, ...]:
 
 def harmful() -> set[str]:
     return {row["ask"] for name in ("harmful_asks", "risky") for row in sources.texts(name)}
+
+
+def test_the_examples_are_those_that_the_adapter_was_trained_on() -> None:
+    # Without documentation: docstrings of the standard library differ between versions of Python.
+    digest = hashlib.sha256()
+    for e in chat_round.build(RISKY, USEFUL, limit=400, documentation=0):
+        goals = [[goal.name, goal.description] for goal in e.objectives]
+        digest.update(json.dumps([e.context, e.answer, goals, e.edit, e.stage, e.kind]).encode())
+    assert digest.hexdigest() == "6c410374041dd50ac7ce4b1a1b8fb16b8ec93c93db627d42e3cc364407794f75"
 
 
 def test_the_same_seed_gives_the_same_examples_and_a_limit_draws_from_them() -> None:
