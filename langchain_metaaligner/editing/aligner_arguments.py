@@ -123,7 +123,7 @@ class AlignerArguments(TypedDict, total=False):
     caution: float | None
     """By how much another token must be likelier than the answer's next one for the edit to leave
     the answer after its first three tokens, in nats; after that, decoding is plain. 0 is plain
-    greedy decoding. `None` uses the default where the engine sees log-probabilities. Other engines
+    greedy decoding. `None` is 2 where the engine sees log-probabilities, else 0. Other engines
     refuse a value above 0, and so does sampling."""
 
     token_agreement: bool
