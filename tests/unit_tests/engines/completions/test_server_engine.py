@@ -432,7 +432,7 @@ def test_closing_a_stream_closes_the_connection_even_while_a_piece_is_awaited(st
 
 async def test_streams_give_words_as_they_come(start, aligner):
     server = start("llama", (NAME,))
-    one = aligner(server)
+    one = aligner(server, guards=())  # which would hold changed words back
     stream = one.stream(*ASKED)
     assert list(stream) == server.words(REPLY)
     assert stream.alignment.text == REPLY
