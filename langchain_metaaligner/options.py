@@ -22,8 +22,11 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     SecretStr,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -80,7 +83,15 @@ def _as_guards(given: Any) -> Any:
     return (*(name for name in GUARDS if name in names), *(one for one in guards if callable(one)))
 
 
-CAUTION = 0.0
+class TakenBy(frozenset[str]):
+    """The engines that an option is for: `local`, `server`, `llama.cpp`; by default `local`."""
+
+    def __new__(cls, *engines: str) -> Self:
+        """Take the engines as arguments."""
+        return super().__new__(cls, engines)
+
+
+CAUTION = 2.0
 """The default of `caution` where an engine can keep it, in nats."""
 
 
@@ -229,7 +240,16 @@ def _names_secret(name: Any, item: Any) -> bool:
     return in_part or not words.isdisjoint(_SECRET_WORDS | _ALL_SECRET)
 
 
-_Name = Annotated[str, BeforeValidator(_as_path)]
+def _as_model(given: Any, as_name: ValidatorFunctionWrapHandler) -> Any:
+    given = _as_path(given)
+    # The table of engines decides what to do with an object that is no name.
+    is_object = all(callable(getattr(given, name, None)) for name in ("invoke", "astream"))
+    return given if is_object else as_name(given)
+
+
+_Model = Annotated[
+    str, WrapValidator(_as_model), PlainSerializer(lambda given: given, return_type=Any)
+]
 _Folder = Annotated[str, BeforeValidator(_as_folder)]
 
 
@@ -263,7 +283,7 @@ class _Options(BaseModel):
         # Only what was given is pickled: everything else takes the defaults of the version that
         # reads it. A token must not end up in a file.
         fields = type(self).model_fields
-        given = self.model_fields_set - {"token"}
+        given = self.model_fields_set - {"token", "api_key"}
         state: dict[str, Any] = {
             "given": {name: getattr(self, name) for name in fields if name in given}
         }
@@ -301,7 +321,7 @@ class LoadOptions(_Options):
     """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`. `auto` is
     bfloat16 if the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on
     an accelerator and float32 on a CPU. Only float32 gives the same tokens as plain greedy
-    decoding, except where two tokens are exactly tied."""
+    decoding, with `caution=0` and except where two tokens are exactly tied."""
 
     device_map: Annotated[Any, Effect.WEIGHTS] = "auto"
     """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
@@ -310,17 +330,25 @@ class LoadOptions(_Options):
     """Branch, tag or commit of the checkpoint on the hub."""
 
     token: Annotated[
-        SecretStr | bool | None, Effect.NEITHER, Static("SecretStr | str | bool | None")
+        SecretStr | bool | None,
+        Effect.NEITHER,
+        Static("SecretStr | str | bool | None"),
+        TakenBy("local", "server", "llama.cpp"),
     ] = Field(default=None, repr=False)
     """Token for the hub. By default, huggingface_hub uses the token that it finds itself. The
     token is never pickled."""
 
     cache_dir: Annotated[
-        _Folder | None, Effect.NEITHER, Static("str | os.PathLike[str] | None")
+        _Folder | None,
+        Effect.NEITHER,
+        Static("str | os.PathLike[str] | None"),
+        TakenBy("local", "server", "llama.cpp"),
     ] = None
     """Folder for downloads."""
 
-    local_files_only: Annotated[bool, Effect.NEITHER] = False
+    local_files_only: Annotated[bool, Effect.NEITHER, TakenBy("local", "server", "llama.cpp")] = (
+        False
+    )
     """Use only files that are already on this machine."""
 
     attn_implementation: Annotated[str | None, Effect.WEIGHTS] = None
@@ -353,8 +381,28 @@ class LoadOptions(_Options):
     """Limit in bytes for keys and values of earlier prompts, which later edits reuse. 0 keeps none;
     `None` chooses a limit that suits the device."""
 
-    max_queue: Annotated[int, Field(gt=0), Effect.NEITHER] = 256
+    max_queue: Annotated[
+        int, Field(gt=0), Effect.NEITHER, TakenBy("local", "server", "llama.cpp")
+    ] = 256
     """How many edits may wait; further ones are refused with `OverloadedError`."""
+
+    served_model: Annotated[str | None, Effect.WEIGHTS, TakenBy("server")] = None
+    """The name of the model at a server that serves several; of one, it is found out."""
+
+    api_key: Annotated[
+        SecretStr | None, Effect.NEITHER, Static("SecretStr | str | None"), TakenBy("server")
+    ] = Field(default=None, repr=False)
+    """Key for a server. `None` uses the environment variable `METAALIGNER_API_KEY`, if it is set.
+    The key is never pickled."""
+
+    max_connections: Annotated[int, Field(gt=0), Effect.NEITHER, TakenBy("server")] = 64
+    """How many requests a server gets at the same time; further ones wait."""
+
+    tokenizer: Annotated[
+        _Folder | None, Effect.TEXT, Static("str | os.PathLike[str] | None"), TakenBy("server")
+    ] = None
+    """Folder or hub id with the `tokenizer.json` of a server's model. It counts the tokens of
+    prompts if the server can't, which are estimated otherwise."""
 
     model_kwargs: Annotated[dict[str, Any], AfterValidator(hidden), Effect.WEIGHTS] = Field(
         default_factory=dict
@@ -379,8 +427,11 @@ class LoadOptions(_Options):
 class AlignerOptions(LoadOptions):
     """What an aligner is, and how it edits."""
 
-    model: Annotated[_Name | None, Effect.WEIGHTS, Static("str | os.PathLike[str] | None")] = None
-    """Hub id or folder of the checkpoint. `None` uses the environment variable
+    model: Annotated[
+        _Model | None, Effect.WEIGHTS, Static("str | os.PathLike[str] | BaseChatModel | None")
+    ] = None
+    """Hub id or folder of the checkpoint, address of a server, or a LangChain chat model, which is
+    asked to edit. `None` uses the environment variable
     `METAALIGNER_MODEL`, or the embedded aligner if it is not set."""
 
     family: Annotated[str | None, Effect.TEXT] = None
@@ -411,7 +462,7 @@ class AlignerOptions(LoadOptions):
     caution: Annotated[float | None, Field(ge=0.0, allow_inf_nan=False), Effect.TEXT] = None
     """By how much another token must be likelier than the answer's next one for the edit to leave
     the answer after its first three tokens, in nats; after that, decoding is plain. 0 is plain
-    greedy decoding. `None` uses the default where the engine sees log-probabilities. Other engines
+    greedy decoding. `None` is 2 where the engine sees log-probabilities, else 0. Other engines
     refuse a value above 0, and so does sampling."""
 
     guards: Annotated[
@@ -498,18 +549,19 @@ class ReplyOptions(AlignerOptions):
     """A function that is called with the `Alignment` of each edit or failure."""
 
 
-def parse_load_options(given: Mapping[str, Any]) -> LoadOptions:
-    """Check the options of the local engine.
+def parse_load_options(given: Mapping[str, Any], engine: str = "local") -> LoadOptions:
+    """Check the options of an engine.
 
     Args:
         given: Names and values; `None` means the default.
+        engine: The engine's name, as in `TakenBy`.
 
     Returns:
         All options.
 
     Raises:
-        CheckpointError: An option would run code that comes with a checkpoint, or does not work
-            with forward passes that several edits share.
+        CheckpointError: An option would run code that comes with a checkpoint, does not work with
+            forward passes that several edits share, or is for another engine.
         TypeError: An option is unknown.
         pydantic.ValidationError: A value is of the wrong type or out of range.
     """
@@ -520,7 +572,34 @@ def parse_load_options(given: Mapping[str, Any]) -> LoadOptions:
             f" Its options are {', '.join(sorted(LoadOptions.model_fields))}."
         )
         raise TypeError(message)
-    return LoadOptions(**given)
+    options = LoadOptions(**given)
+    taken = options_of(engine)
+    for name in sorted(options.model_fields_set - taken):
+        if given[name] is not None and getattr(options, name) != _default(LoadOptions, name):
+            message = f"{name}= {_NOT_TAKEN[engine]} Its options are {', '.join(sorted(taken))}."
+            raise CheckpointError(message)
+    return options
+
+
+def options_of(engine: str) -> frozenset[str]:
+    """The names of the options that an engine takes.
+
+    Args:
+        engine: Its name, as in `TakenBy`.
+    """
+    return frozenset(
+        name
+        for name, field in LoadOptions.model_fields.items()
+        if engine in next((one for one in field.metadata if isinstance(one, TakenBy)), _LOCAL)
+    )
+
+
+_LOCAL = TakenBy("local")
+_NOT_TAKEN = {
+    "local": "is not for a checkpoint that runs in this process.",
+    "server": "can't be chosen here: a server loads its model itself, as it was started.",
+    "llama.cpp": "is not for llama.cpp.",
+}
 
 
 def load_key(options: LoadOptions) -> Hashable:

@@ -564,12 +564,13 @@ def deadline_of(options: AlignerOptions, started: float) -> float | None:
     return None if options.timeout is None else started + options.timeout
 
 
-def caution_of(options: AlignerOptions, engine: Engine) -> float:
+def caution_of(options: AlignerOptions, engine: Engine, family: PromptFamily) -> float:
     """The margin with which an engine's edits may leave the answer.
 
     Args:
         options: The aligner's options.
         engine: The engine.
+        family: The prompt family.
 
     Returns:
         The margin in nats; 0 for plain decoding.
@@ -581,7 +582,7 @@ def caution_of(options: AlignerOptions, engine: Engine) -> float:
     if asked == 0 or options.temperature > 0:
         return 0.0
     with errors_of_ours():
-        if engine.keeps_caution:
+        if engine.keeps_caution and (engine.scores_templated or not family.chat):
             return CAUTION if asked is None else asked
     if asked is None:
         return 0.0
@@ -590,6 +591,27 @@ def caution_of(options: AlignerOptions, engine: Engine) -> float:
         " answer's tokens with its own. Leave caution out or give 0, or use a local checkpoint."
     )
     raise CheckpointError(message)
+
+
+def check_options(options: AlignerOptions, engine: Engine, family: PromptFamily) -> None:
+    """Let an engine refuse options that were given and need the answer's log-probabilities.
+
+    Args:
+        options: The aligner's options.
+        engine: The engine.
+        family: The prompt family.
+
+    Raises:
+        CheckpointError: It can't keep one of them.
+    """
+    given = [name for name in ("keep_above", "token_agreement") if _is_given(options, name)]
+    if given:
+        with errors_of_ours():
+            engine.check_options(given, templated=family.chat)
+
+
+def _is_given(options: AlignerOptions, name: str) -> bool:
+    return getattr(options, name) not in (None, False)
 
 
 def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
@@ -637,7 +659,8 @@ class _RequestWriter:
         self.left_out: dict[str, int] = {}
         self._engine, self._family, self._options = engine, family, options
         self._asked, self._wanted, self._deadline = asked, wanted, deadline
-        self._caution = caution_of(options, engine)
+        self._caution = caution_of(options, engine, family)
+        check_options(options, engine, family)
 
     def parts(self, text: str, values: Sequence[JsonText] | None) -> tuple[Part, ...]:
         """Write the requests for an answer.

@@ -43,6 +43,9 @@ DOCUMENTS = [
 # A link in Markdown or in HTML; one that leads out of the project is not followed.
 LINK = re.compile(r"""(?:\]\(|(?:src|href)=")(?!https?:)([^)"#]*)(?:#([^)"]*))?[)"]""")
 
+# Blocks that are only compiled, of pages that are about real checkpoints.
+NOT_RUN = {"seven_b.md": 4}
+
 
 @pytest.fixture(scope="module")
 def loaded_once() -> Iterator[None]:
@@ -68,7 +71,7 @@ def test_blocks_are_found_and_nearly_all_of_them_are_run(path: Path) -> None:
     blocks = list(blocks_of(path))
     assert len(blocks) == text.count("```python")
     compiled = [block.note for block in blocks if block.note is not None]
-    assert len(compiled) <= 1
+    assert len(compiled) <= NOT_RUN.get(path.name, 1)
     assert all(note.startswith("compiled only") for note in compiled)
     opened = re.findall(r"^```(.*)$", text, re.MULTILINE)[::2]
     assert set(opened) <= {"python", "sh", "bibtex"}, "code of another name would not be run"
@@ -228,7 +231,8 @@ def test_the_page_on_the_faces_explains_every_key_of_the_metadata() -> None:
     page = (ROOT / "docs" / "faces.md").read_text(encoding="utf-8")
     section = page.partition("## The metadata\n")[2].partition("\n## ")[0]
     explained = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE)))
-    record = Alignment("Hi", "Hi", error="EngineError: no device", reason="when")
+    told = {"error": "EngineError: no device", "reason": "when", "caution": 2.0}
+    record = Alignment("Hi", "Hi", **told)
     assert set(explained) == set(record.provenance(keep_original=True))
 
 
