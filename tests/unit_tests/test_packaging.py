@@ -33,6 +33,7 @@ PUBLIC = [
     "EditTimeout",
     "Engine",
     "EngineError",
+    "GuardError",
     "InputTypeError",
     "LeakError",
     "MetaAlignerError",

@@ -242,7 +242,8 @@ def test_the_page_on_the_faces_explains_every_key_of_the_metadata() -> None:
     page = (ROOT / "docs" / "faces.md").read_text(encoding="utf-8")
     section = page.partition("## The metadata\n")[2].partition("\n## ")[0]
     explained = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE)))
-    record = Alignment("Hi", "Hi", error="EngineError: no device", reason="when")
+    told = {"error": "EngineError: no device", "reason": "when", "caution": 2.0}
+    record = Alignment("Hi", "Hi", **told)
     assert set(explained) == set(record.provenance(keep_original=True))
 
 

@@ -500,12 +500,20 @@ def check_address(url: str) -> None:
         url: The address.
 
     Raises:
-        CheckpointError: The address has no host, or the client's package is missing.
+        CheckpointError: The address has no host, or holds a password or a query; or the client's
+            package is missing.
     """
     try:
-        host = urlsplit(url).hostname
+        parts = urlsplit(url)
+        host = parts.hostname
     except ValueError:
-        host = None
+        parts = host = None
+    if parts is not None and host and (parts.username or parts.password or parts.query):
+        message = (
+            f"The address of {host} holds a user, a password or a query, which would show wherever"
+            " the address does. Give the address up to /v1, and the key as api_key=."
+        )
+        raise CheckpointError(message)
     if not host:
         message = (
             f"{without_secrets(url)!r} is no server's address. Expected one such as"

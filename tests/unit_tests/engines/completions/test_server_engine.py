@@ -456,7 +456,7 @@ def test_an_edit_that_stops_waiting_gives_its_place_back(start):
 
 async def test_streams_give_words_as_they_come(start, aligner):
     server = start("llama", (NAME,))
-    one = aligner(server)
+    one = aligner(server, guards=())  # which would hold changed words back
     stream = one.stream(*ASKED)
     assert list(stream) == server.words(REPLY)
     assert stream.alignment.text == REPLY
