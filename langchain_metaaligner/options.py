@@ -49,6 +49,17 @@ class Effect(StrEnum):
     """Time, memory, access or reports, but never the text."""
 
 
+class TakenBy(frozenset[str]):
+    """The engines that an option is for: `local`, `server`, `llama.cpp`; by default `local`."""
+
+    def __new__(cls, *engines: str) -> Self:
+        return super().__new__(cls, engines)
+
+
+CAUTION = 0.0
+"""The default of `caution` where an engine can keep it, in nats."""
+
+
 class Static:
     """The type of an option in the signatures, for types that other modules define.
 
@@ -228,7 +239,7 @@ class _Options(BaseModel):
         # Only what was given is pickled: everything else takes the defaults of the version that
         # reads it. A token must not end up in a file.
         fields = type(self).model_fields
-        given = self.model_fields_set - {"token"}
+        given = self.model_fields_set - {"token", "api_key"}
         state: dict[str, Any] = {
             "given": {name: getattr(self, name) for name in fields if name in given}
         }
@@ -275,17 +286,25 @@ class LoadOptions(_Options):
     """Branch, tag or commit of the checkpoint on the hub."""
 
     token: Annotated[
-        SecretStr | bool | None, Effect.NEITHER, Static("SecretStr | str | bool | None")
+        SecretStr | bool | None,
+        Effect.NEITHER,
+        Static("SecretStr | str | bool | None"),
+        TakenBy("local", "server", "llama.cpp"),
     ] = Field(default=None, repr=False)
     """Token for the hub. By default, huggingface_hub uses the token that it finds itself. The
     token is never pickled."""
 
     cache_dir: Annotated[
-        _Folder | None, Effect.NEITHER, Static("str | os.PathLike[str] | None")
+        _Folder | None,
+        Effect.NEITHER,
+        Static("str | os.PathLike[str] | None"),
+        TakenBy("local", "server", "llama.cpp"),
     ] = None
     """Folder for downloads."""
 
-    local_files_only: Annotated[bool, Effect.NEITHER] = False
+    local_files_only: Annotated[bool, Effect.NEITHER, TakenBy("local", "server", "llama.cpp")] = (
+        False
+    )
     """Use only files that are already on this machine."""
 
     attn_implementation: Annotated[str | None, Effect.WEIGHTS] = None
@@ -318,8 +337,28 @@ class LoadOptions(_Options):
     """Limit in bytes for keys and values of earlier prompts, which later edits reuse. 0 keeps none;
     `None` chooses a limit that suits the device."""
 
-    max_queue: Annotated[int, Field(gt=0), Effect.NEITHER] = 256
+    max_queue: Annotated[
+        int, Field(gt=0), Effect.NEITHER, TakenBy("local", "server", "llama.cpp")
+    ] = 256
     """How many edits may wait; further ones are refused with `OverloadedError`."""
+
+    served_model: Annotated[str | None, Effect.WEIGHTS, TakenBy("server")] = None
+    """The name of the model at a server that serves several; of one, it is found out."""
+
+    api_key: Annotated[
+        SecretStr | None, Effect.NEITHER, Static("SecretStr | str | None"), TakenBy("server")
+    ] = Field(default=None, repr=False)
+    """Key for a server. `None` uses the environment variable `METAALIGNER_API_KEY`, if it is set.
+    The key is never pickled."""
+
+    max_connections: Annotated[int, Field(gt=0), Effect.NEITHER, TakenBy("server")] = 64
+    """How many requests a server gets at the same time; further ones wait."""
+
+    tokenizer: Annotated[
+        _Folder | None, Effect.TEXT, Static("str | os.PathLike[str] | None"), TakenBy("server")
+    ] = None
+    """Folder or hub id with the `tokenizer.json` of a server's model. It counts the tokens of
+    prompts if the server can't, which are estimated otherwise."""
 
     model_kwargs: Annotated[dict[str, Any], AfterValidator(hidden), Effect.WEIGHTS] = Field(
         default_factory=dict
@@ -373,6 +412,12 @@ class AlignerOptions(LoadOptions):
     Agreement is the mean log-probability of the answer's tokens under the aligner, at most 0.
     Engines that don't report agreement ignore this option."""
 
+    caution: Annotated[float | None, Field(ge=0.0, allow_inf_nan=False), Effect.TEXT] = None
+    """By how much another token must be likelier than the answer's next one for the edit to leave
+    the answer after its first three tokens, in nats; after that, decoding is plain. 0 is plain
+    greedy decoding. `None` uses the default where the engine sees log-probabilities. Other engines
+    refuse a value above 0, and so does sampling."""
+
     token_agreement: Annotated[bool, Effect.NEITHER] = False
     """Record the agreement of each token of the answer, for diffs. It is never part of a message.
     The first forward pass then covers the whole answer: it is larger, but no pass is added."""
@@ -380,6 +425,16 @@ class AlignerOptions(LoadOptions):
     eager: Annotated[bool | None, Effect.NEITHER] = None
     """Prefill the context and the answer while the policy is still generating. `None` does so in
     streams, unless tools are bound."""
+
+    @model_validator(mode="after")
+    def _cautious_if_greedy(self) -> Self:
+        if self.caution and self.temperature:
+            message = (
+                f"caution={self.caution} is a margin for greedy decoding, but"
+                f" temperature={self.temperature} samples. Give only one of the two."
+            )
+            raise ValueError(message)
+        return self
 
 
 class ReplyOptions(AlignerOptions):
@@ -441,18 +496,19 @@ class ReplyOptions(AlignerOptions):
     """A function that is called with the `Alignment` of each edit or failure."""
 
 
-def parse_load_options(given: Mapping[str, Any]) -> LoadOptions:
-    """Check the options of the local engine.
+def parse_load_options(given: Mapping[str, Any], engine: str = "local") -> LoadOptions:
+    """Check the options of an engine.
 
     Args:
         given: Names and values; `None` means the default.
+        engine: The engine's name, as in `TakenBy`.
 
     Returns:
         All options.
 
     Raises:
-        CheckpointError: An option would run code that comes with a checkpoint, or does not work
-            with forward passes that several edits share.
+        CheckpointError: An option would run code that comes with a checkpoint, does not work with
+            forward passes that several edits share, or is for another engine.
         TypeError: An option is unknown.
         pydantic.ValidationError: A value is of the wrong type or out of range.
     """
@@ -463,7 +519,34 @@ def parse_load_options(given: Mapping[str, Any]) -> LoadOptions:
             f" Its options are {', '.join(sorted(LoadOptions.model_fields))}."
         )
         raise TypeError(message)
-    return LoadOptions(**given)
+    options = LoadOptions(**given)
+    taken = options_of(engine)
+    for name in sorted(options.model_fields_set - taken):
+        if given[name] is not None and getattr(options, name) != _default(LoadOptions, name):
+            message = f"{name}= {_NOT_TAKEN[engine]} Its options are {', '.join(sorted(taken))}."
+            raise CheckpointError(message)
+    return options
+
+
+def options_of(engine: str) -> frozenset[str]:
+    """The names of the options that an engine takes.
+
+    Args:
+        engine: Its name, as in `TakenBy`.
+    """
+    return frozenset(
+        name
+        for name, field in LoadOptions.model_fields.items()
+        if engine in next((one for one in field.metadata if isinstance(one, TakenBy)), _LOCAL)
+    )
+
+
+_LOCAL = TakenBy("local")
+_NOT_TAKEN = {
+    "local": "is not for a checkpoint that runs in this process.",
+    "server": "can't be chosen here: a server loads its model itself, as it was started.",
+    "llama.cpp": "is not for llama.cpp.",
+}
 
 
 def load_key(options: LoadOptions) -> Hashable:

@@ -14,6 +14,7 @@ from langchain_metaaligner.editing.pending_edit import (
     Item,
     Model,
     PendingEdit,
+    caution_of,
     edit_all,
     prepare,
     stream_edit,
@@ -151,7 +152,9 @@ class Aligner:
         Raises:
             CheckpointError: The checkpoint can't be loaded or used.
         """
-        self._contract.load()
+        engine = self._contract
+        engine.load()
+        caution_of(self.options, engine)
         return self
 
     def warm(

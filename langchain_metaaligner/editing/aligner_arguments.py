@@ -106,6 +106,12 @@ class AlignerArguments(TypedDict, total=False):
     Agreement is the mean log-probability of the answer's tokens under the aligner, at most 0.
     Engines that don't report agreement ignore this option."""
 
+    caution: float | None
+    """By how much another token must be likelier than the answer's next one for the edit to leave
+    the answer after its first three tokens, in nats; after that, decoding is plain. 0 is plain
+    greedy decoding. `None` uses the default where the engine sees log-probabilities. Other engines
+    refuse a value above 0, and so does sampling."""
+
     token_agreement: bool
     """Record the agreement of each token of the answer, for diffs. It is never part of a message.
     The first forward pass then covers the whole answer: it is larger, but no pass is added."""

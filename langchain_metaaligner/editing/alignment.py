@@ -51,6 +51,8 @@ class Alignment:
             `token_agreement=True` was given. `None`, like `agreement`, if the engine can't report
             it: it is not a local engine, or the edit differs from the answer and the model can't
             remove tokens from its cache (sliding-window attention).
+        caution: The margin in nats with which the edit could leave the original; 0 is plain
+            decoding. `None` if no edit was made.
         dropped: What was left out of the context: counts of `system` messages, `turns` and
             `words`, only those above zero.
         error: Type and message of the error, if there was one.
@@ -72,6 +74,7 @@ class Alignment:
     dropped: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
     reason: str | None = None
+    caution: float | None = None
 
     __reduce_ex__ = reduce_at_root
 
@@ -126,6 +129,8 @@ class Alignment:
             "agreement": self.agreement,
             "dropped": dict(self.dropped),
         }
+        if self.caution is not None:
+            record["caution"] = self.caution
         if self.error is not None:
             # The message may quote text that must not be shown.
             record["error"] = self.error.partition(":")[0]

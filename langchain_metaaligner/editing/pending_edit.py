@@ -28,11 +28,17 @@ from langchain_metaaligner.engines.base import (
     Request,
     TokenAgreement,
     as_ours,
+    errors_of_ours,
     too_late,
 )
 from langchain_metaaligner.engines.waits import Body, Ended, Wait
-from langchain_metaaligner.errors import AnswerTooLongError, EngineError, without_quotes
-from langchain_metaaligner.options import AlignerOptions
+from langchain_metaaligner.errors import (
+    AnswerTooLongError,
+    CheckpointError,
+    EngineError,
+    without_quotes,
+)
+from langchain_metaaligner.options import CAUTION, AlignerOptions
 
 Item = tuple[Any, Any, Objectives]
 """Context, answer and objectives of one edit."""
@@ -193,6 +199,7 @@ class PendingEdit:
             passes=sum(passes) if len(passes) == len(edits) else None,
             agreement=_agreement_of(self.parts, edits),
             token_agreement=_joined(tokens),
+            caution=self.parts[0].request.caution,
             seconds=time.monotonic() - self.started,
         )
 
@@ -458,6 +465,7 @@ def prepare(
         UnknownObjectiveError: An objective is unknown.
         InputTypeError: The context or the answer is of the wrong type.
         AnswerTooLongError: The answer does not fit into the window.
+        CheckpointError: An option asks for something that the engine can't do.
         EngineError: The engine can't count tokens or apply its template.
         EditTimeout: The time is over already.
     """
@@ -499,6 +507,34 @@ def deadline_of(options: AlignerOptions, started: float) -> float | None:
         started: `time.monotonic()` at the start of the work, in seconds.
     """
     return None if options.timeout is None else started + options.timeout
+
+
+def caution_of(options: AlignerOptions, engine: Engine) -> float:
+    """The margin with which an engine's edits may leave the answer.
+
+    Args:
+        options: The aligner's options.
+        engine: The engine.
+
+    Returns:
+        The margin in nats; 0 for plain decoding.
+
+    Raises:
+        CheckpointError: A margin was asked for that the engine can't keep.
+    """
+    asked = options.caution
+    if asked == 0 or options.temperature > 0:
+        return 0.0
+    with errors_of_ours():
+        if engine.keeps_caution:
+            return CAUTION if asked is None else asked
+    if asked is None:
+        return 0.0
+    message = (
+        f"caution={asked} can't be kept by the engine {engine.name!r}, which does not compare the"
+        " answer's tokens with its own. Leave caution out or give 0, or use a local checkpoint."
+    )
+    raise CheckpointError(message)
 
 
 def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
@@ -546,6 +582,7 @@ class _RequestWriter:
         self.left_out: dict[str, int] = {}
         self._engine, self._family, self._options = engine, family, options
         self._asked, self._wanted, self._deadline = asked, wanted, deadline
+        self._caution = caution_of(options, engine)
 
     def parts(self, text: str, values: Sequence[JsonText] | None) -> tuple[Part, ...]:
         """Write the requests for an answer.
@@ -617,6 +654,7 @@ class _RequestWriter:
             token_agreement=options.token_agreement,
             templated=prompt.templated,
             draft_at=prompt.draft_at,
+            caution=self._caution,
         )
         return Part(request, prompt, text, before, value, self._family.chat)
 

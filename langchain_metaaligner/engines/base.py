@@ -72,6 +72,9 @@ class Request:
         keep_above: Return the draft itself, without decoding, if its agreement is at least this
             value. One pass over the whole draft decides. `None` always decodes. Engines that
             don't report agreement ignore it.
+        caution: By how much another token must be likelier than the draft's next one for the edit
+            to leave the draft after its first three tokens, in nats. Ignored when sampling, and by
+            engines without `keeps_caution`.
         token_agreement: Whether the edit should report the agreement of each token of the draft.
         templated: Whether the model's chat template wrote the prompt. If so, its control tokens
             are read as such, and no beginning-of-text token is added. If not, the prompt is plain
@@ -89,6 +92,7 @@ class Request:
     token_agreement: bool = False
     templated: bool = False
     draft_at: int | None = None
+    caution: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,7 @@ class Engine(ABC):
             in its thread.
         prefills: Whether `warm` makes a later edit faster.
         reports_agreement: Whether edits have an `agreement`.
+        keeps_caution: Whether edits leave their draft only where `Request.caution` allows it.
     """
 
     name: str = cast("str", _ClassName())
@@ -161,6 +166,7 @@ class Engine(ABC):
     keeps_deadlines: bool = False
     prefills: bool = False
     reports_agreement: bool = False
+    keeps_caution: bool = False
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
@@ -434,7 +440,7 @@ class _Adapted(Engine):
     """
 
     def __init__(self, inner: Any) -> None:
-        self._inner = inner
+        self._inner = self.__wrapped__ = inner
 
     def __reduce__(self) -> tuple[Any, ...]:
         return as_engine, (self._inner,)
@@ -480,7 +486,10 @@ _CONTRACT = {
 
 
 # Not read when an object is wrapped: reading them may load a model or fail.
-_TOLD_BY_MODEL = {"window", "family_hint", "control_tokens", "readings", "origin"}
+_TOLD_BY_MODEL = {
+    *("window", "family_hint", "control_tokens", "readings", "origin"),
+    *("reports_agreement", "keeps_caution"),
+}
 
 
 def _adapted(inner: Any) -> Engine:

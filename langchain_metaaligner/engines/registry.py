@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from langchain_metaaligner.checkpoints import EMBEDDED
@@ -57,8 +58,27 @@ def _check_local(name: str, options: Mapping[str, Any]) -> None:
         check_devices(name, parsed.device_map)
 
 
+def _make_server(name: str, **options: Any) -> Engine:
+    from langchain_metaaligner.engines.completions.engine import CompletionsEngine
+    from langchain_metaaligner.engines.completions.http_transport import HttpTransport
+    from langchain_metaaligner.options import load_key, parse_load_options, without_secrets
+
+    parsed = parse_load_options(options, "server")
+    key = "server", name, load_key(parsed)
+    make = partial(HttpTransport, name, parsed)
+    return CompletionsEngine(without_secrets(name), key, make, max_queue=parsed.max_queue)
+
+
+def _check_server(name: str, options: Mapping[str, Any]) -> None:
+    from langchain_metaaligner.engines.completions.http_transport import check_address
+    from langchain_metaaligner.options import parse_load_options
+
+    parse_load_options(options, "server")
+    check_address(name)
+
+
 KINDS = [
-    EngineKind("servers", re.compile(r"https?://.*", re.IGNORECASE)),
+    EngineKind("servers", re.compile(r"https?://.*", re.IGNORECASE), _make_server, _check_server),
     EngineKind("GGUF files", re.compile(r".*\.gguf", re.IGNORECASE | re.DOTALL)),
     EngineKind("checkpoints", re.compile(r".*", re.DOTALL), _make_local, _check_local),
 ]
@@ -71,7 +91,7 @@ def load_engine(model: str | None = None, **options: Any) -> Engine:
     No files are read yet: the weights are loaded by the first edit or by `engine.load()`.
 
     Args:
-        model: A hub id or a folder. `None` uses the environment variable `METAALIGNER_MODEL`, or
+        model: A hub id, a folder, or a server's address up to and with `/v1`. `None` uses the environment variable `METAALIGNER_MODEL`, or
             the embedded aligner if it is not set.
         **options: Options of the engine, such as `dtype`, `device_map`, `revision`, `adapter` or
             `quantization_config`.

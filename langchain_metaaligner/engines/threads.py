@@ -248,7 +248,8 @@ _pools: dict[int, Pool] = {}
 def calls_of(engine: object) -> Pool:
     """Find the threads in which an engine is called that does not stop by itself.
 
-    Each engine has its own, so that one that hangs holds up no other.
+    Each engine has its own, so that one that hangs holds up no other. Aligners that share an
+    object as their engine share its threads, although each wraps it anew.
 
     Args:
         engine: The engine; it is not kept alive.
@@ -256,13 +257,23 @@ def calls_of(engine: object) -> Pool:
     Returns:
         Its pool. The end of the process does not wait for it.
     """
-    key = id(engine)  # an engine may be equal to another one, or have no hash
+    wrapped = getattr(engine, "__wrapped__", engine)
+    try:
+        return _pool_of(wrapped)
+    except TypeError:  # an object with slots alone has no weak references
+        return _pool_of(engine)
+
+
+def _pool_of(owner: object) -> Pool:
+    key = id(owner)  # an engine may be equal to another one, or have no hash
     found = _pools.get(key)
     if found is None:
-        found = Pool("metaaligner-engine", 64, ends=False)
-        if _pools.setdefault(key, found) is not found:
-            return _pools[key]
-        weakref.finalize(engine, _pools.pop, key, None).atexit = False
+        made = Pool("metaaligner-engine", 64, ends=False)
+        finalizer = weakref.finalize(owner, _pools.pop, key, None)
+        finalizer.atexit = False
+        found = _pools.setdefault(key, made)
+        if found is not made:
+            finalizer.detach()
     return found
 
 

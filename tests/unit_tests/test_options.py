@@ -156,6 +156,7 @@ def test_a_wrong_value_is_not_quoted():
     ("name", "value"),
     [
         ("keep_above", -0.5),
+        ("caution", 0.5),
         ("dtype", "float32"),
         ("quantization_config", {"bits": 4}),
         ("on_error", "pass"),

@@ -15,9 +15,9 @@ from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines import threads
 from langchain_metaaligner.engines.base import Edit, Engine, Request
 from langchain_metaaligner.engines.cancellation import Cancellation, Cancelled, EditStream
+from langchain_metaaligner.engines.leases import Leases
 from langchain_metaaligner.engines.local.decoder import costs_for
 from langchain_metaaligner.engines.local.drafting import CPU, Drafter
-from langchain_metaaligner.engines.local.leases import Leases
 from langchain_metaaligner.engines.local.loaded_model import CLOSED, LoadedModel
 from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, Scheduler
 from langchain_metaaligner.engines.local.sequence import EditSequence

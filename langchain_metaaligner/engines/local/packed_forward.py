@@ -27,8 +27,12 @@ from langchain_metaaligner.errors import EngineError
 
 # On a CPU, attention is computed for blocks of new tokens that begin at multiples of this place in
 # their sequence, over all keys up to the block's end. So a token's result depends on its place
-# alone, and not on how many tokens a pass happens to begin with or to bring.
+# alone, and not on how many tokens a pass happens to begin with or to bring. Far from the beginning
+# the blocks are larger, since each call of the kernel rearranges all keys.
 _BLOCK = 64
+_LARGE_BLOCK = 256
+LARGE_FROM = 1024
+"""The place in a sequence from which on attention is computed for larger blocks."""
 # On a CPU, many matrix kernels treat the last 1 to 3 rows of a product differently, so there are
 # never any.
 _ROWS = 4
@@ -65,11 +69,13 @@ class CausalMask:
         wanted = groups, like.device
         if self._made_for != wanted:
             end = self.seen + self.new
-            first = self.seen - self.seen % _BLOCK
-            self._blocks = [
-                self._block(place, min(end, place + _BLOCK), groups, like)
-                for place in range(first, end, _BLOCK)
-            ]
+            self._blocks = []
+            place = self.seen
+            while place < end:
+                size = _block_size(place)
+                first = place - place % size
+                self._blocks.append(self._block(first, size, min(end, first + size), groups, like))
+                place = first + size
             self._made_for = wanted
         return self._blocks
 
@@ -84,21 +90,26 @@ class CausalMask:
         return self._blocks[0][2]
 
     def _block(
-        self, place: int, end: int, groups: int, like: torch.Tensor
+        self, place: int, size: int, end: int, groups: int, like: torch.Tensor
     ) -> tuple[int, int, torch.Tensor]:
         """Make the block from a place, a multiple of its size, to before `end`."""
         start = max(place, self.seen)
         count = groups * (end - start)
-        bias = like.new_zeros((-(-count // _ROWS) * _ROWS, place + _BLOCK))
-        own = bias[:count, place:].view(groups, end - start, _BLOCK)
-        own[:] = _triangle(like.dtype, like.device)[start - place : end - place]
+        bias = like.new_zeros((-(-count // _ROWS) * _ROWS, place + size))
+        own = bias[:count, place:].view(groups, end - start, size)
+        own[:] = _triangle(size, like.dtype, like.device)[start - place : end - place]
         return start - self.seen, end - self.seen, bias
 
 
+def _block_size(place: int) -> int:
+    """Find how large the block is that a place of a sequence lies in."""
+    return _BLOCK if place < LARGE_FROM else _LARGE_BLOCK
+
+
 @cache
-def _triangle(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Make the bias of a block for its own keys, `[block, block]`."""
-    return torch.full((_BLOCK, _BLOCK), -torch.inf, dtype=dtype, device=device).triu_(1)
+def _triangle(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Make the bias of a block for its own keys, `[size, size]`."""
+    return torch.full((size, size), -torch.inf, dtype=dtype, device=device).triu_(1)
 
 
 def attend(
@@ -238,7 +249,7 @@ class KeyValueCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Make larger buffers with the old content, each `[key_heads, room, head_dim]`."""
         room = max(self._room, end + max(_SPARE, end // 4))
-        room += -room % _BLOCK
+        room += -room % _block_size(room)
         grown = tuple(new.new_zeros((new.shape[0], room, new.shape[2])) for new in (keys, values))
         if held is not None:
             for old, new in zip(held, grown, strict=True):

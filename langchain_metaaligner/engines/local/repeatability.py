@@ -15,7 +15,12 @@ from langchain_metaaligner.engines.local.forward import (
     ForwardInput,
     base_model,
 )
-from langchain_metaaligner.engines.local.packed_forward import PackedForward
+from langchain_metaaligner.engines.local.packed_forward import (
+    LARGE_FROM,
+    CausalMask,
+    PackedForward,
+    attend,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +98,8 @@ def _smallest_rows(forward: PackedForward) -> int | None:
     usual = forward.rows
     width = getattr(base_model(forward.model).config, "intermediate_size", None) or 0
     fitting = [rows for rows in _ROWS if not rows * width % _VECTOR]
+    if not _same_far_on(forward.model):
+        return None
     with _first_layer_only(forward.model):
         for rows in fitting:
             forward.rows = rows
@@ -120,6 +127,26 @@ def _same_in_pieces(forward: PackedForward) -> bool:
         pieces.append(forward.run(parts))
     made = torch.cat(pieces)[-kept:]
     return torch.allclose(made, whole, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+def _same_far_on(model: Any) -> bool:
+    """Whether attention over long sequences has the same results in one pass and in several."""
+    config = base_model(model).config
+    heads = config.num_attention_heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    like = next(model.parameters())
+    numbers = torch.arange(2 * LARGE_FROM * kept * size, dtype=torch.float32).sin()
+    keys = numbers.view(kept, 2 * LARGE_FROM, size).to(like.dtype)
+    query = numbers[: heads * _TOKENS * size].view(1, heads, _TOKENS, size).to(like.dtype)
+    with torch.inference_mode():
+        whole = attend(query, keys, keys, CausalMask(LARGE_FROM, _TOKENS), None)
+        pieces, start = [], 0
+        for count in _CUTS:
+            part = query[:, :, start : start + count]
+            pieces.append(attend(part, keys, keys, CausalMask(LARGE_FROM + start, count), None))
+            start += count
+    return torch.equal(torch.cat(pieces, dim=1), whole)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from langchain_metaaligner import (
 from langchain_metaaligner.editing import prompts
 from langchain_metaaligner.editing.prompts import PromptFamily
 from langchain_metaaligner.engines.base import TokenAgreement
+from langchain_metaaligner.options import CAUTION
 from tests.unit_tests.scripted import ScriptedEngine, StuckEngine, aligner_of, hh
 
 
@@ -55,6 +56,45 @@ def test_what_the_engine_tells_is_in_the_record():
     edit = Edit("a b", usage=usage, passes=3, agreement=-0.25)
     alignment = aligner_of(ScriptedEngine(edit)).align("c", "a", "humour")
     assert (alignment.usage, alignment.passes, alignment.agreement) == (usage, 3, -0.25)
+
+
+class CautiousEngine(ScriptedEngine):
+    keeps_caution = True
+
+
+@pytest.mark.parametrize(
+    ("options", "margin"),
+    [({}, CAUTION), ({"caution": 1.5}, 1.5), ({"caution": 0}, 0.0), ({"temperature": 1.0}, 0.0)],
+)
+def test_an_engine_is_told_the_margin_and_the_record_says_it(options, margin):
+    engine = CautiousEngine("edit")
+    alignment = aligner_of(engine, **options).align("c", "a", "humour")
+    assert engine.requests[0].caution == margin
+    assert alignment.caution == alignment.provenance()["caution"] == margin
+
+
+@pytest.mark.parametrize("options", [{}, {"caution": 0.0}])
+def test_an_engine_that_keeps_no_margin_decodes_plainly_and_the_record_says_so(options):
+    engine = ScriptedEngine("edit")
+    alignment = aligner_of(engine, **options).load().align("c", "a", "humour")
+    assert engine.requests[0].caution == alignment.provenance()["caution"] == 0
+
+
+@pytest.mark.parametrize("edit", [Aligner.load, lambda one: one.align("c", "a", "humour")])
+def test_a_margin_that_an_engine_can_not_keep_is_an_error(edit):
+    with pytest.raises(CheckpointError, match=r"caution=1.5 .* 'scripted'"):
+        edit(aligner_of(ScriptedEngine("edit"), caution=1.5))
+
+
+@pytest.mark.parametrize("caution", [-1.0, float("nan"), float("inf"), "much"])
+def test_a_margin_is_a_number_of_nats(caution):
+    with pytest.raises(ValidationError, match="caution"):
+        Aligner(caution=caution)
+
+
+def test_a_margin_is_for_greedy_edits_only():
+    with pytest.raises(ValidationError, match=r"caution=2.0 .* temperature=0.5 samples"):
+        Aligner(caution=2.0, temperature=0.5)
 
 
 def test_each_tokens_agreement_is_asked_for_and_has_its_place_in_the_original():

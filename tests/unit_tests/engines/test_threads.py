@@ -11,6 +11,7 @@ import pytest
 
 from langchain_metaaligner import Edit, EditTimeout, Engine, OverloadedError, Request
 from langchain_metaaligner.engines import deadlines, threads
+from langchain_metaaligner.engines.base import as_engine
 
 REQUEST = Request(prompt="p", draft="d")
 SHORT = 0.05
@@ -195,6 +196,27 @@ def test_an_engine_that_nobody_uses_any_more_leaves_nothing():
     while any(key in threads._pools for key in keys) and time.monotonic() < end:
         time.sleep(0.01)
     assert not any(key in threads._pools for key in keys)
+
+
+def test_an_object_that_several_aligners_wrap_has_one_pool_of_threads():
+    class Foreign:
+        def edit(self, requests):
+            return [Edit(request.draft) for request in requests]
+
+    engine = Foreign()
+    assert threads.calls_of(as_engine(engine)) is threads.calls_of(as_engine(engine))
+    assert threads.calls_of(as_engine(engine)) is not threads.calls_of(as_engine(Foreign()))
+
+
+def test_an_object_without_weak_references_can_be_an_engine():
+    class Slotted:
+        __slots__ = ()
+
+        def edit(self, requests):
+            return [Edit(request.draft) for request in requests]
+
+    wrapped = as_engine(Slotted())
+    assert threads.calls_of(wrapped) is threads.calls_of(wrapped)
 
 
 def test_engines_that_are_equal_or_have_no_hash_have_threads_of_their_own():

@@ -404,6 +404,7 @@ def test_the_provenance_tells_what_was_done():
         "usage": {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5},
         "passes": 2,
         "agreement": -0.25,
+        "caution": 0.0,
         "dropped": {},
     }
 

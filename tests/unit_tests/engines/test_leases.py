@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 from concurrent.futures import ThreadPoolExecutor
 
-from langchain_metaaligner.engines.local.leases import Leases
+from langchain_metaaligner.engines.leases import Leases
 
 
 class Thing:

@@ -1,0 +1,162 @@
+"""Reads the log-probabilities of an answer from the echo of a completion."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_metaaligner.engines.base import TokenAgreement
+from langchain_metaaligner.engines.completions.base import Prompt, Scores
+
+_END = re.compile(
+    r"|</s>|<eos>|<end_of_turn>|<\|(?:im_end|end_of_text|endoftext|eot_id|eom_id|eot|end|return)\|>"
+    r"|<[|｜]end[▁_ ]of[▁_ ]sentence[|｜]>|\[EOS\]"
+)
+
+
+def scores_of(
+    choice: Mapping[str, Any], prompt: str | Sequence[int], answer: str, ids: Sequence[int] = ()
+) -> Scores | None:
+    """Read a completion of a prompt and an answer, made with `echo`, `logprobs` and one new token.
+
+    Args:
+        choice: The completion.
+        prompt: The prompt: its text, or its token ids, in the same form as it was sent.
+        answer: The answer's text.
+        ids: The answer's tokens, if the prompt was sent as ids.
+
+    Returns:
+        The scores; `None` if the log-probabilities are missing, are no log-probabilities, or are
+        not those of the answer.
+    """
+    told = choice.get("logprobs")
+    if not isinstance(told, Mapping):
+        return None
+    tokens, own, top = (told.get(key) for key in ("tokens", "token_logprobs", "top_logprobs"))
+    if not (_is_list(tokens) and _is_list(own) and _is_list(top)):
+        return None
+    if not len(tokens) == len(own) == len(top):
+        return None
+    first = len(prompt) if ids else _first_token(told.get("text_offset"), tokens, prompt)
+    if first is None or not 0 < first < len(tokens) - 1:
+        return None
+    if ids and len(tokens) != len(prompt) + len(ids) + 1:
+        return None
+    spans = spans_of(tokens[first:-1], answer)
+    rows = [_row(*one) for one in zip(own[first:], top[first:], strict=True)]
+    if spans is None or any(row is None for row in rows) or not any(row and row[0] for row in rows):
+        return None
+    made = [row for row in rows if row is not None]
+    prompts: list[Prompt] = []
+    for count in range(len(spans) + 1):
+        end = spans[count - 1][1] if count else 0
+        if ids:
+            prompts.append((*prompt, *ids[:count]))  # type: ignore[arg-type]
+        else:
+            prompts.append(f"{prompt}{answer[:end]}")
+    after = made[-1][1]
+    return Scores(
+        tokens=tuple(
+            TokenAgreement(start, end, min(0.0, row[0]))
+            for (start, end), row in zip(spans, made, strict=False)
+        ),
+        likeliest=tuple(row[1] for row in made[:-1]),
+        end=_end(choice, tokens[-1], own[-1], top[-1], after),
+        after=after,
+        prompts=tuple(prompts),
+        input_tokens=first,
+    )
+
+
+def spans_of(tokens: Sequence[str], text: str) -> list[tuple[int, int]] | None:
+    """Find the characters that each token of a text stands for, from the tokens' texts.
+
+    Servers decode each token by itself, which loses spaces and parts of characters.
+
+    Args:
+        tokens: The tokens' texts.
+        text: The text.
+
+    Returns:
+        The offsets of the first character and after the last one, for each token; tokens that are
+        parts of the same character have the same offsets. `None` if these are not the text's.
+    """
+    spans: list[tuple[int, int]] = []
+    place, broken = 0, 0  # characters that are done, tokens since then that are parts of some
+    for token in [*tokens, None]:
+        found = len(text) if token is None and broken else place
+        if token is not None:
+            said = token.replace("\u2581", " ")
+            at = (
+                _place(said, text, place, far=bool(broken)) if said and "\ufffd" not in said else -1
+            )
+            if at < 0:
+                broken += 1
+                continue
+            found = at
+        if broken:
+            if found == place:
+                return None
+            spans += [(place, found)] * broken
+            place, broken = found, 0
+        if token is not None:
+            end = found + len(said) if text.startswith(said, found) else _end_of(said, text, found)
+            spans.append((place, end))
+            place = end
+    return spans if place == len(text) and len(spans) == len(tokens) else None
+
+
+def _place(said: str, text: str, place: int, *, far: bool) -> int:
+    """Where a token begins: at the place, or behind characters that came in parts."""
+    if not far:
+        if text.startswith(said, place) or _end_of(said, text, place) > place:
+            return place
+        return -1
+    return text.find(said, place + 1)
+
+
+def _end_of(said: str, text: str, place: int) -> int:
+    """The end of a token whose spaces at its beginning were lost, or were added."""
+    bare = said.lstrip(" ")
+    after = place
+    while text[after : after + 1] == " ":
+        after += 1
+    return after + len(bare) if text.startswith(bare, after) else place
+
+
+def _first_token(offsets: Any, tokens: Sequence[str], prompt: str | Sequence[int]) -> int | None:
+    """The number of tokens before the answer; a token across the border is the answer's."""
+    if not _is_list(offsets) or len(offsets) != len(tokens):
+        return None
+    ends = [start + len(token) for start, token in zip(offsets, tokens, strict=True)]
+    return next((at for at, end in enumerate(ends) if end > len(prompt)), None)
+
+
+def _row(own: Any, top: Any) -> tuple[float, float] | None:
+    """The log-probabilities of the token itself and of the likeliest one in its place."""
+    if not _is_log_probability(own) or not isinstance(top, Mapping):
+        return None
+    others = list(top.values())
+    if not all(map(_is_log_probability, others)):
+        return None
+    return float(own), max([float(own), *map(float, others)])
+
+
+def _end(
+    choice: Mapping[str, Any], token: str, own: float, top: Mapping[str, float], after: float
+) -> float:
+    """The log-probability of an end after the answer, or the highest that it can be."""
+    if choice.get("finish_reason") == "stop":
+        return after
+    ends = [odds for name, odds in {**top, token: own}.items() if _END.fullmatch(name)]
+    return max(ends) if ends else min([own, *top.values()])
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value)
+
+
+def _is_log_probability(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value <= 1e-3
