@@ -77,9 +77,37 @@ def _check_server(name: str, options: Mapping[str, Any]) -> None:
     check_address(name)
 
 
+def _make_llamacpp(name: str, **options: Any) -> Engine:
+    from langchain_metaaligner.engines.completions.engine import CompletionsEngine
+    from langchain_metaaligner.engines.completions.llamacpp_transport import LlamaCppTransport
+    from langchain_metaaligner.options import load_key, parse_load_options
+
+    parsed, name = parse_load_options(options, "llama.cpp"), normal_name(name)
+    key = "llama.cpp", name, load_key(parsed)
+    make = partial(LlamaCppTransport, name, parsed)
+    return CompletionsEngine(name, key, make, max_queue=parsed.max_queue)
+
+
+def _check_llamacpp(name: str, options: Mapping[str, Any]) -> None:
+    from langchain_metaaligner.engines.completions.gguf_model import check_name
+    from langchain_metaaligner.engines.completions.llamacpp_transport import check_installed
+    from langchain_metaaligner.options import parse_load_options
+
+    parsed = parse_load_options(options, "llama.cpp")
+    check_installed()
+    check_name(name)
+    if parsed.adapter is not None:
+        check_name(parsed.adapter)
+
+
 KINDS = [
     EngineKind("servers", re.compile(r"https?://.*", re.IGNORECASE), _make_server, _check_server),
-    EngineKind("GGUF files", re.compile(r".*\.gguf", re.IGNORECASE | re.DOTALL)),
+    EngineKind(
+        "GGUF files",
+        re.compile(r".*\.gguf", re.IGNORECASE | re.DOTALL),
+        _make_llamacpp,
+        _check_llamacpp,
+    ),
     EngineKind("checkpoints", re.compile(r".*", re.DOTALL), _make_local, _check_local),
 ]
 """All kinds, in order; the first one that matches a name is used."""

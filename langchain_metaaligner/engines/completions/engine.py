@@ -116,11 +116,13 @@ class CompletionsEngine(Engine):
 
     @property
     def family_hint(self) -> str | None:  # type: ignore[override]
-        """The prompt family that the model was trained on, if its name tells it.
+        """The prompt family that the model was trained on, if its file or its name tells it.
 
         A model with a chat template and no such name is `instruct`.
         """
         served = self.served
+        if served.family is not None:
+            return served.family
         for name in (served.model, served.origin):
             if name and (family := checkpoints.family_of(name, {})) is not None:
                 return family
