@@ -383,8 +383,8 @@ class LoadOptions(_Options):
     use."""
 
     spec_type: Annotated[
-        Literal["ngram-mod", "ngram-simple", "none"], Effect.NEITHER, TakenBy("llama.cpp")
-    ] = "ngram-mod"
+        Literal["ngram-simple", "ngram-mod", "none"], Effect.NEITHER, TakenBy("llama.cpp")
+    ] = "ngram-simple"
     """How llama.cpp drafts tokens: from what the prompt and the output contain already, by one of
     its two ways, or not at all."""
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from langchain_metaaligner.engines import processes
 
-LOADING = processes.Gate()
-"""Held while llama.cpp is loaded: a fork waits for it."""
+CHANGING = processes.Gate()
+"""Held while llama.cpp loads or frees a model, which share what is static in it; a fork waits."""
 
 
 class NativeThreads:
@@ -41,8 +41,9 @@ class NativeThreads:
 
     def drop(self) -> None:
         """Destroy the object, with nobody else holding it; a forked process only forgets it."""
-        self._native = None
         _held.discard(self)
+        with CHANGING:
+            self._native = None
 
     def keep(self) -> None:
         """Never destroy the object."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.errors import CheckpointError
@@ -37,12 +37,16 @@ def export_gguf(
     Raises:
         CheckpointError: The checkpoint can't be loaded or has no form in GGUF.
         TypeError: An option is unknown.
+        ValueError: There is no such dtype.
     """
     from langchain_metaaligner.engines.local.progress import SILENT
     from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
     from langchain_metaaligner.engines.local.weights import find_source
     from langchain_metaaligner.options import normal_name, parse_load_options
 
+    if dtype not in get_args(GgufDtype):
+        message = f"dtype={dtype!r} is unknown; expected one of {', '.join(get_args(GgufDtype))}."
+        raise ValueError(message)
     name, family = normal_name(str(model)), options.pop("family", None)
     given = {"device_map": "cpu", **options, "dtype": "float32"}
     source = find_source(name, parse_load_options(given))
@@ -92,9 +96,6 @@ def _writer(file: Path, dtype: str) -> Any:
         "f16": gguf.LlamaFileType.MOSTLY_F16,
         "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     }
-    if dtype not in kinds:
-        message = f"dtype={dtype!r} is unknown; expected one of {', '.join(kinds)}."
-        raise ValueError(message)
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_file_type(kinds[dtype])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
