@@ -53,6 +53,7 @@ class TakenBy(frozenset[str]):
     """The engines that an option is for: `local`, `server`, `llama.cpp`; by default `local`."""
 
     def __new__(cls, *engines: str) -> Self:
+        """Take the engines as arguments."""
         return super().__new__(cls, engines)
 
 

@@ -15,6 +15,7 @@ from langchain_metaaligner.editing.pending_edit import (
     Model,
     PendingEdit,
     caution_of,
+    check_options,
     edit_all,
     prepare,
     stream_edit,
@@ -154,7 +155,8 @@ class Aligner:
         """
         engine = self._contract
         engine.load()
-        caution_of(self.options, engine)
+        caution_of(self.options, engine, self.family)
+        check_options(self.options, engine, self.family)
         return self
 
     def warm(

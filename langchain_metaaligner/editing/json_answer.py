@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, islice
 
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _TOKENS = re.compile(
@@ -98,13 +98,14 @@ may_be_json = _BEGINS.match
 """Whether a text begins as JSON or a code fence does, and is worth to be read."""
 
 
-def read_json(answer: str) -> list[JsonText] | None:
+def read_json(answer: str, most: int | None = None) -> list[JsonText] | None:
     """Find the string values of an answer that is one or more JSON objects or arrays.
 
     Keys, blank strings and everything that is no string are not among them.
 
     Args:
         answer: The answer; the JSON may be inside one code fence.
+        most: After how many values to stop.
 
     Returns:
         The values, in order; `None` if the answer is something else.
@@ -114,7 +115,7 @@ def read_json(answer: str) -> list[JsonText] | None:
         return None
     try:
         _check(answer, start, end)
-        return list(_values(answer, start, end))
+        return list(islice(_values(answer, start, end), most))
     except ValueError:
         return None
 

@@ -45,6 +45,7 @@ Item = tuple[Any, Any, Objectives]
 
 _SHORT = 2048
 """Characters with which no work takes longer than starting a thread for it."""
+_MOST_VALUES = 1000  # texts of an answer that is JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,7 +465,7 @@ def prepare(
         MissingContextError: The context is empty or missing.
         UnknownObjectiveError: An objective is unknown.
         InputTypeError: The context or the answer is of the wrong type.
-        AnswerTooLongError: The answer does not fit into the window.
+        AnswerTooLongError: The answer does not fit into the window, or is JSON with too many texts.
         CheckpointError: An option asks for something that the engine can't do.
         EngineError: The engine can't count tokens or apply its template.
         EditTimeout: The time is over already.
@@ -473,9 +474,15 @@ def prepare(
     if not text.strip():
         reason = reason_without_text(answer)
         return Alignment(original=text, text=text, status="skipped", reason=reason)
-    values = read_json(text) if may_be_json(text) else None
+    values = read_json(text, _MOST_VALUES + 1) if may_be_json(text) else None
     if values == []:
         return Alignment(original=text, text=text, status="skipped", reason="JSON without text")
+    if values and len(values) > _MOST_VALUES:
+        message = (
+            f"The answer is JSON with more than {_MOST_VALUES:,} texts, each of which would be an"
+            " edit of its own. Ask the model for fewer, or edit them in several answers."
+        )
+        raise AnswerTooLongError(message)
     wanted = objectives if type(objectives) is Parsed else parse_objectives(objectives)
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
@@ -509,12 +516,13 @@ def deadline_of(options: AlignerOptions, started: float) -> float | None:
     return None if options.timeout is None else started + options.timeout
 
 
-def caution_of(options: AlignerOptions, engine: Engine) -> float:
+def caution_of(options: AlignerOptions, engine: Engine, family: PromptFamily) -> float:
     """The margin with which an engine's edits may leave the answer.
 
     Args:
         options: The aligner's options.
         engine: The engine.
+        family: The prompt family.
 
     Returns:
         The margin in nats; 0 for plain decoding.
@@ -526,7 +534,7 @@ def caution_of(options: AlignerOptions, engine: Engine) -> float:
     if asked == 0 or options.temperature > 0:
         return 0.0
     with errors_of_ours():
-        if engine.keeps_caution:
+        if engine.keeps_caution and (engine.scores_templated or not family.chat):
             return CAUTION if asked is None else asked
     if asked is None:
         return 0.0
@@ -535,6 +543,27 @@ def caution_of(options: AlignerOptions, engine: Engine) -> float:
         " answer's tokens with its own. Leave caution out or give 0, or use a local checkpoint."
     )
     raise CheckpointError(message)
+
+
+def check_options(options: AlignerOptions, engine: Engine, family: PromptFamily) -> None:
+    """Let an engine refuse options that were given and need the answer's log-probabilities.
+
+    Args:
+        options: The aligner's options.
+        engine: The engine.
+        family: The prompt family.
+
+    Raises:
+        CheckpointError: It can't keep one of them.
+    """
+    given = [name for name in ("keep_above", "token_agreement") if _is_given(options, name)]
+    if given:
+        with errors_of_ours():
+            engine.check_options(given, templated=family.chat)
+
+
+def _is_given(options: AlignerOptions, name: str) -> bool:
+    return getattr(options, name) not in (None, False)
 
 
 def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
@@ -582,7 +611,8 @@ class _RequestWriter:
         self.left_out: dict[str, int] = {}
         self._engine, self._family, self._options = engine, family, options
         self._asked, self._wanted, self._deadline = asked, wanted, deadline
-        self._caution = caution_of(options, engine)
+        self._caution = caution_of(options, engine, family)
+        check_options(options, engine, family)
 
     def parts(self, text: str, values: Sequence[JsonText] | None) -> tuple[Part, ...]:
         """Write the requests for an answer.

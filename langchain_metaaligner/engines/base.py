@@ -155,6 +155,8 @@ class Engine(ABC):
         prefills: Whether `warm` makes a later edit faster.
         reports_agreement: Whether edits have an `agreement`.
         keeps_caution: Whether edits leave their draft only where `Request.caution` allows it.
+        scores_templated: Whether `reports_agreement` and `keeps_caution` hold for templated prompts
+            too.
     """
 
     name: str = cast("str", _ClassName())
@@ -167,6 +169,7 @@ class Engine(ABC):
     prefills: bool = False
     reports_agreement: bool = False
     keeps_caution: bool = False
+    scores_templated: bool = True
 
     @classmethod
     def __subclasshook__(cls, other: type) -> bool:
@@ -301,6 +304,18 @@ class Engine(ABC):
 
         Raises:
             CheckpointError: The model can't be found, read or used.
+        """
+        return
+
+    def check_options(self, names: Sequence[str], *, templated: bool) -> None:
+        """Refuse options that were given and that this engine can't keep; by default none.
+
+        Args:
+            names: Of `keep_above` and `token_agreement`, those that were given.
+            templated: Whether prompts are written by the model's chat template.
+
+        Raises:
+            CheckpointError: It can't keep one of them. If it raises nothing, they are ignored.
         """
         return
 
@@ -488,7 +503,7 @@ _CONTRACT = {
 # Not read when an object is wrapped: reading them may load a model or fail.
 _TOLD_BY_MODEL = {
     *("window", "family_hint", "control_tokens", "readings", "origin"),
-    *("reports_agreement", "keeps_caution"),
+    *("reports_agreement", "keeps_caution", "scores_templated"),
 }
 
 

@@ -119,8 +119,8 @@ def load_engine(model: str | None = None, **options: Any) -> Engine:
     No files are read yet: the weights are loaded by the first edit or by `engine.load()`.
 
     Args:
-        model: A hub id, a folder, or a server's address up to and with `/v1`. `None` uses the environment variable `METAALIGNER_MODEL`, or
-            the embedded aligner if it is not set.
+        model: A hub id, a folder, or a server's address up to and with `/v1`. `None` uses the
+            environment variable `METAALIGNER_MODEL`, or the embedded aligner if it is not set.
         **options: Options of the engine, such as `dtype`, `device_map`, `revision`, `adapter` or
             `quantization_config`.
 

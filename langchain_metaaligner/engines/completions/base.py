@@ -26,6 +26,7 @@ class Served:
         chats: Whether it has a chat template; `None` if that is not known.
         counts: Whether `Transport.count` counts tokens. If not, their number is estimated.
         scores: Whether it gives the log-probabilities of a prompt's tokens.
+        scores_templated: Whether it does so in its chat template, too.
         speculates: Whether it drafts tokens; `None` if that is not known.
         flags: What makes its edits faster, if it doesn't speculate, as one sentence.
         slots: How many edits it works on at the same time; `None` if unknown.
@@ -40,6 +41,7 @@ class Served:
     chats: bool | None = None
     counts: bool = False
     scores: bool = False
+    scores_templated: bool = False
     speculates: bool | None = None
     flags: str = ""
     slots: int | None = None

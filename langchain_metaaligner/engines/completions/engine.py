@@ -31,13 +31,19 @@ from langchain_metaaligner.engines.completions.loop import LoopThread
 from langchain_metaaligner.engines.completions.stop_texts import StopTexts
 from langchain_metaaligner.engines.leases import Leases
 from langchain_metaaligner.engines.waits import Body, Ended, Wait
-from langchain_metaaligner.errors import EngineError, MetaAlignerError, OverloadedError
+from langchain_metaaligner.errors import (
+    CheckpointError,
+    EngineError,
+    MetaAlignerError,
+    OverloadedError,
+)
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 _SLOTS = 64  # edits that are under way together, if the transport knows no better number
+_TEMPLATE = 64  # tokens that a chat template may add to a message
 _COUNTED = 256  # texts whose number of tokens is remembered
 _COUNTING = 60.0  # seconds that the count of a text's tokens may take
 _OPENING = 600.0  # seconds that loading a model may take; connecting has its own limit
@@ -138,6 +144,11 @@ class CompletionsEngine(Engine):
         """Whether edits leave the answer only with a margin; needs the same log-probabilities."""
         return self.served.scores
 
+    @property
+    def scores_templated(self) -> bool:  # type: ignore[override]
+        """Whether the log-probabilities are known after the model's chat template, too."""
+        return self.served.scores_templated
+
     def count_tokens(self, text: str) -> int:
         """Count the tokens that a text has as a plain prompt.
 
@@ -145,9 +156,10 @@ class CompletionsEngine(Engine):
             text: Any text.
 
         Returns:
-            The number that the transport counts; if it can't, an upper bound: the text's bytes.
+            The number that the transport counts; if it can't, an estimate that is hardly ever too
+            low.
         """
-        return self._backend.count(text)
+        return self._backend.count(text) + (_TEMPLATE if isinstance(text, _Message) else 0)
 
     def apply_chat_template(self, messages: Sequence[Any]) -> str:
         """Return a user message as the prompt; the model's template is put around it elsewhere.
@@ -159,12 +171,21 @@ class CompletionsEngine(Engine):
             The content, for `Request(templated=True)`.
 
         Raises:
+            CheckpointError: The model has no chat template.
             EngineError: There are several messages, or one that is not the user's.
         """
+        served = self.served
+        if served.chats is False:
+            message = (
+                f"{served.model} has no chat template, so it is a base model and can't be asked"
+                " with family='instruct'. Give the family that it was trained on, or use a model"
+                " that follows instructions."
+            )
+            raise CheckpointError(message)
         if len(messages) != 1 or messages[0].get("role") != "user":
             message = "Only a single user message can be put into the model's chat template."
             raise EngineError(message)
-        return str(messages[0]["content"])
+        return _Message(messages[0]["content"])
 
     # -- life -------------------------------------------------------------------------------
 
@@ -176,6 +197,26 @@ class CompletionsEngine(Engine):
             EngineError: It can't be reached.
         """
         self._backend.served()
+
+    def check_options(self, names: Sequence[str], *, templated: bool) -> None:
+        """Refuse options that need log-probabilities, if the model doesn't tell them.
+
+        Args:
+            names: The options that were given.
+            templated: Whether prompts are written by the model's chat template.
+
+        Raises:
+            CheckpointError: They can't be kept.
+            EngineError: The model can't be reached.
+        """
+        served = self.served
+        if not served.scores or (templated and not served.scores_templated):
+            message = (
+                f"{names[0]}= can't be kept by {served.model}: {served.kind} doesn't tell the"
+                f" log-probabilities of a {'message' if templated else 'prompt'}'s tokens. Leave it"
+                " out, or serve the model with vLLM or run it in this process."
+            )
+            raise CheckpointError(message)
 
     def close(self) -> None:
         """Release this engine's share of the transport; the last share closes it."""
@@ -239,6 +280,12 @@ class CompletionsEngine(Engine):
     def astream(self, request: Request) -> EditStream:
         """Make one edit and yield its text as it is generated, without a thread; as `stream`."""
         return self.stream(request)
+
+
+class _Message(str):
+    """A user message as a prompt: the chat template is put around it elsewhere."""
+
+    __slots__ = ()
 
 
 class Backend:
@@ -328,8 +375,7 @@ class Backend:
 
     def _count(self, text: str) -> int:
         if not self.served().counts:
-            # No tokenizer makes more tokens than bytes, but for one at the beginning.
-            return len(text.encode("utf-8", "surrogatepass")) + 1
+            return _estimate(text)
         return threads.result(self.run(self._counted(text)), None)
 
     async def _counted(self, text: str) -> int:
@@ -359,6 +405,12 @@ class Backend:
         self._waiting += count
 
 
+def _estimate(text: str) -> int:
+    """Estimate the number of a text's tokens, rather too high than too low."""
+    plain = len(text.encode("ascii", "ignore"))
+    return plain // 3 + 2 * (len(text) - plain) + 2
+
+
 async def _each(backend: Backend, requests: Sequence[Request]) -> list[Edit | MetaAlignerError]:
     backend.admit(len(requests))
     made = await asyncio.gather(
@@ -385,8 +437,15 @@ async def _make(
     A model's own greedy edit begins with the answer up to the place where another token is likelier
     by the margin. So only what comes after that place has to be written.
     """
+    if not (served.completes or request.templated):
+        message = (
+            f"{served.model} takes no plain prompts from {served.kind}: there is no"
+            " /v1/completions for it. The published families need that: serve the model with vLLM,"
+            " SGLang or llama-server, or choose family='instruct' for a chat model."
+        )
+        raise CheckpointError(message)
     scores = None
-    if served.scores and request.draft:
+    if request.draft and served.scores and (served.scores_templated or not request.templated):
         asked = request.keep_above is not None or request.token_agreement
         if asked or request.temperature == 0:
             scores = await transport.score(
@@ -511,9 +570,10 @@ class _Flow:
                     lambda: threads.aresult(self._next(), None),
                 )
                 if isinstance(step, Ended):
-                    if isinstance(step.value, BaseException):
-                        raise step.value
-                    return step.value
+                    made: Edit | BaseException = step.value
+                    if isinstance(made, BaseException):
+                        raise made
+                    return made
                 yield step
         finally:
             self.stop()

@@ -6,10 +6,11 @@ import asyncio
 import email.utils
 import json
 import random
+import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, TypeVar
 
 from langchain_metaaligner.errors import (
     CheckpointError,
@@ -19,11 +20,16 @@ from langchain_metaaligner.errors import (
     without_quotes,
 )
 
-_TRIES = 6
+T = TypeVar("T")
+
+TRIES = 6
+"""How often a request is sent whose failure may pass."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds between two tries
 _LONGEST_WAIT = 60.0  # seconds that a server may ask for, if there is no deadline
 _CONNECT, _SILENCE = 10.0, 600.0  # seconds without a connection, and without a byte
 _SAID = 300  # characters of a server's own message
+_IDS = re.compile(r"\[\s*\d+(?:\s*,\s*\d+){3,}[^\]]*\]?")  # a prompt's tokens
 _STREAMED = "X-Stainless-Raw-Response"  # how openai's client is told to leave the reply unread
 _BUSY = frozenset({429, 503, 529})
 _REFUSED = frozenset({401, 403})
@@ -84,7 +90,7 @@ class HttpClient:
         Raises:
             EngineError: There is no connection, or a page that is needed can't be had.
         """
-        for tried in range(1, _TRIES + 1):
+        for tried in range(1, TRIES + 1):
             try:
                 return await self._page(path)
             except ServerError as error:
@@ -92,7 +98,7 @@ class HttpClient:
                     raise
                 if not needed or not error.retryable:
                     return None
-                if tried == _TRIES:
+                if tried == TRIES:
                     raise _last(error) from None
                 pause = self._pause(error, tried)
             await asyncio.sleep(pause)
@@ -111,7 +117,12 @@ class HttpClient:
             return text if "text/plain" in response.headers.get("content-type", "") else None
 
     async def post(
-        self, path: str, body: Mapping[str, Any], deadline: float | None, *texts: str
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        deadline: float | None,
+        *texts: str,
+        tries: int = TRIES,
     ) -> Any:
         """Send JSON and read JSON, again after failures that may pass.
 
@@ -120,6 +131,7 @@ class HttpClient:
             body: What is sent.
             deadline: As in `Call`.
             *texts: What must not be quoted in errors.
+            tries: How often it is sent at most.
 
         Returns:
             The whole reply.
@@ -127,7 +139,7 @@ class HttpClient:
         Raises:
             EngineError: There is no reply, or it is an error or no JSON.
         """
-        async for reply in self.stream(path, body, deadline, *texts, whole=True):
+        async for reply in self.stream(path, body, deadline, *texts, read=_first, tries=tries):
             return reply
         raise ServerError(self._says("sent an empty reply"), retryable=True)
 
@@ -137,35 +149,38 @@ class HttpClient:
         body: Mapping[str, Any],
         deadline: float | None,
         *texts: str,
-        whole: bool = False,
-    ) -> AsyncGenerator[Any, None]:
-        """Send JSON and read a reply piece by piece, again after failures before the first piece.
+        read: Callable[[AsyncGenerator[Any, None]], AsyncGenerator[T, None]],
+        tries: int = TRIES,
+    ) -> AsyncGenerator[T, None]:
+        """Send JSON and read a reply, again after failures before anything of it was read.
 
         Args:
             path: The path after the base, or a whole address.
             body: What is sent.
             deadline: As in `Call`.
             *texts: What must not be quoted in errors.
-            whole: Whether the reply is one piece.
+            read: Makes pieces of the JSON objects of a reply. Its errors count as the server's.
+            tries: How often it is sent at most.
 
         Yields:
-            The JSON objects of the reply.
+            The pieces.
 
         Raises:
             EngineError: As for `post`.
         """
-        for tried in range(1, _TRIES + 1):
+        for tried in range(1, tries + 1):
             begun = False
             try:
-                async with self._response("post", path, body, texts) as response:
-                    async for piece in self._pieces(response, texts):
+                async with (
+                    self._response("post", path, body, texts) as response,
+                    aclosing(read(self._objects(response, texts))) as pieces,
+                ):
+                    async for piece in pieces:
                         begun = True
                         yield piece
-                        if whole:
-                            return
                 return
             except ServerError as error:
-                if begun or not error.retryable or tried == _TRIES:
+                if begun or not error.retryable or tried == tries:
                     raise _last(error) from None
                 pause = self._pause(error, tried)
                 if deadline is not None and time.monotonic() + pause >= deadline:
@@ -189,7 +204,14 @@ class HttpClient:
         """A reply whose status is a good one, closed at the end."""
         import openai
 
-        options = {"headers": {_STREAMED: "stream"}, "max_retries": 0}
+        headers: dict[str, Any] = {
+            _STREAMED: "stream",
+            # What is left out would be taken from OpenAI's environment variables.
+            "OpenAI-Organization": openai.Omit(),
+            "OpenAI-Project": openai.Omit(),
+            **({} if self._key else {"Authorization": openai.Omit()}),
+        }
+        options: Any = {"headers": headers, "max_retries": 0}
         client, response = self._opened(), None
         try:
             if method == "get":
@@ -199,9 +221,9 @@ class HttpClient:
             yield response
         except openai.APIStatusError as error:
             raise self._refused(error, texts) from None
-        except MetaAlignerError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the classes of several HTTP libraries
+        except Exception as error:
+            if not _is_of_connection(error):
+                raise
             # Its message may quote the request, whose prompt must not get into logs.
             kind = type(error.__cause__ or error).__name__
             message = (
@@ -213,7 +235,7 @@ class HttpClient:
             if response is not None:
                 await response.close()
 
-    async def _pieces(self, response: Any, texts: tuple[str, ...]) -> AsyncIterator[Any]:
+    async def _objects(self, response: Any, texts: tuple[str, ...]) -> AsyncGenerator[Any, None]:
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "text/event-stream":
             async for line in response.iter_lines():
@@ -275,22 +297,29 @@ class HttpClient:
 
     def _opened(self) -> Any:
         if self._client is None:
-            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Omit, Timeout
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
             self._client = AsyncOpenAI(
-                # What is left out would be taken from OpenAI's environment variables.
-                api_key=self._key or "-",
+                api_key=self._key or "-",  # one must be given; it is not sent
                 base_url=self.base,
-                default_headers={
-                    **({} if self._key else {"Authorization": Omit()}),  # type: ignore[dict-item]
-                    "OpenAI-Organization": Omit(),  # type: ignore[dict-item]
-                    "OpenAI-Project": Omit(),  # type: ignore[dict-item]
-                },
                 timeout=Timeout(_SILENCE, connect=_CONNECT, pool=None),
                 max_retries=0,
                 http_client=DefaultAsyncHttpxClient(limits=_limits(self._connections)),
             )
         return self._client
+
+
+async def _first(replies: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    async for reply in replies:
+        yield reply
+        return
+
+
+def _is_of_connection(error: Exception) -> bool:
+    """Whether a connection failed, while it was opened or later."""
+    # openai's client has had two HTTP libraries, neither of which need be installed.
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError) or library in {"openai", "httpx", "httpx2", "anyio"}
 
 
 def _limits(connections: int) -> Any:
@@ -315,7 +344,7 @@ def _said(body: Mapping[str, Any], texts: tuple[str, ...]) -> str:
     said = error.get("message") if isinstance(error, Mapping) else error
     if not isinstance(said, str):
         return ""
-    said = " ".join(without_quotes(said, *texts).split())
+    said = _IDS.sub("[…]", " ".join(without_quotes(said, *texts).split()))
     return said[:_SAID].rstrip(".")
 
 

@@ -6,8 +6,9 @@ import asyncio
 import importlib.util
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,11 @@ from langchain_metaaligner.engines.completions.base import (
     Served,
     Transport,
 )
-from langchain_metaaligner.engines.completions.http_client import HttpClient, ServerError
+from langchain_metaaligner.engines.completions.http_client import (
+    TRIES,
+    HttpClient,
+    ServerError,
+)
 from langchain_metaaligner.engines.completions.scoring import scores_of
 from langchain_metaaligner.engines.completions.server_kind import (
     LLAMA_SERVER,
@@ -53,6 +58,7 @@ _WINDOWS = (
 # The names that templates have for thinking; each ignores those of others.
 _NO_THOUGHTS = {"enable_thinking": False, "thinking": False, "reasoning": False}
 _LENGTHS = frozenset({"length", "max_tokens", "limit"})
+_BROKEN = "The server's reply ended before the edit did. The answer was not edited."
 _FAILURES = frozenset({"abort", "error", "content_filter", "cancelled", "canceled"})
 
 
@@ -75,7 +81,7 @@ class HttpTransport(Transport):
         self._kind, self._model = OTHER, ""
         self._extras: Mapping[str, Any] = {}
         self._window: int | None = None
-        self._by_ids = False
+        self._asks = self._by_ids = False
         self._tokenizer: Any = None
 
     # -- what it is -------------------------------------------------------------------------
@@ -91,7 +97,8 @@ class HttpTransport(Transport):
         served = await self._described(entry)
         if self._options.tokenizer is not None:
             self._tokenizer = _tokenizer(self._options)
-        counts = self._tokenizer is not None or await self._counts()
+        self._asks = await self._counts()
+        counts = self._asks or self._tokenizer is not None
         completes, scores = await self._probed()
         self._window = served.window
         if served.window is not None and not counts:
@@ -109,6 +116,7 @@ class HttpTransport(Transport):
             chats=served.chats,
             counts=counts,
             scores=scores,
+            scores_templated=scores and self._asks and await self._tells_template(),
             speculates=served.speculates,
             flags=self._kind.flags,
             slots=self._options.max_connections,
@@ -239,12 +247,12 @@ class HttpTransport(Transport):
         before = await self._ids(prompt, special=False)
         both = await self._ids(prompt + answer, special=False)
         # Where the two merge, the text of both doesn't have the tokens that the model would write.
-        self._by_ids = bool(before and both) and both[: len(before or ())] != before
+        self._by_ids = bool(before) and both is not None and both[: len(before or ())] != before
         return True
 
     async def count(self, text: str) -> int:
         """Count a text's tokens; as `Transport.count`."""
-        if self._tokenizer is not None:
+        if not self._asks:
             return len(self._tokenizer.encode(text).ids)
         ids = await self._ids(text, special=True)
         if ids is None:
@@ -262,10 +270,12 @@ class HttpTransport(Transport):
         return await self._tokens(body, deadline, text)
 
     async def _tokens(
-        self, body: Mapping[str, Any], deadline: float | None, text: str
+        self, body: Mapping[str, Any], deadline: float | None, text: str, *, tries: int = TRIES
     ) -> tuple[int, ...] | None:
         try:
-            told = await self._http.post(f"{self._root}/tokenize", body, deadline, text)
+            told = await self._http.post(
+                f"{self._root}/tokenize", body, deadline, text, tries=tries
+            )
         except ServerError as error:
             if error.retryable:
                 raise error.plain() from None
@@ -304,24 +314,9 @@ class HttpTransport(Transport):
 
     async def _openai(self, call: Call) -> AsyncGenerator[Piece, None]:
         path = "/chat/completions" if call.chat else "/completions"
-        texts = (call.prompt,) if isinstance(call.prompt, str) else ()
-        usage: dict[str, int] = {}
-        ended = False
-        replies = self._http.stream(path, self._body(call), call.deadline, *texts)
-        try:
-            async with aclosing(replies):
-                async for reply in replies:
-                    usage |= _usage_in(reply)
-                    choice = _choice_in(reply)
-                    if choice is None:
-                        continue
-                    finish = _finish_of(choice)
-                    ended = ended or finish is not None
-                    yield Piece(_text_in(choice, chat=call.chat), finish)
-        except ServerError as error:
-            raise self._explained(error, call) from None
-        if ended:
-            yield Piece(usage=usage or None)
+        async with aclosing(self._pieces(path, self._body(call), call, _openai_pieces)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def _native(self, call: Call) -> AsyncGenerator[Piece, None]:
         """Complete a prompt through Ollama's own interface, which leaves it as it is."""
@@ -345,21 +340,25 @@ class HttpTransport(Transport):
             "options": options,
         }
         path = f"{self._root}/api/{'chat' if call.chat else 'generate'}"
+        async with aclosing(self._pieces(path, body, call, _ollama_pieces)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _pieces(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        call: Call,
+        read: Callable[..., AsyncGenerator[Piece, None]],
+    ) -> AsyncGenerator[Piece, None]:
         texts = (call.prompt,) if isinstance(call.prompt, str) else ()
-        replies = self._http.stream(path, body, call.deadline, *texts)
+        replies = self._http.stream(
+            path, body, call.deadline, *texts, read=partial(read, chat=call.chat)
+        )
         try:
             async with aclosing(replies):
-                async for reply in replies:
-                    said = reply.get("message", reply)
-                    text = said.get("content" if call.chat else "response") or ""
-                    done = reply.get("done") is True
-                    yield Piece(
-                        str(text),
-                        _finish_of({"finish_reason": reply.get("done_reason") or "stop"})
-                        if done
-                        else None,
-                        _ollama_usage(reply) if done else None,
-                    )
+                async for piece in replies:
+                    yield piece
         except ServerError as error:
             raise self._explained(error, call) from None
 
@@ -462,7 +461,17 @@ class HttpTransport(Transport):
             made.append(guarded[len(guard) :])
         return [(before, ids) for ids in dict.fromkeys(made) if ids]
 
-    async def _template_ids(self, message: str, deadline: float | None) -> tuple[int, ...] | None:
+    async def _tells_template(self) -> bool:
+        """Whether the server tells the tokens of a message in its chat template."""
+        try:
+            one, two = [await self._template_ids(text, None, tries=1) for text in ("one", "a two")]
+        except EngineError:
+            return False
+        return bool(one and two) and one != two
+
+    async def _template_ids(
+        self, message: str, deadline: float | None, *, tries: int = TRIES
+    ) -> tuple[int, ...] | None:
         """The tokens of a user message in the chat template, up to the start of the reply."""
         body = {
             "model": self._model,
@@ -470,7 +479,7 @@ class HttpTransport(Transport):
             "add_generation_prompt": True,
             "chat_template_kwargs": _NO_THOUGHTS,
         }
-        return await self._tokens(body, deadline, message)
+        return await self._tokens(body, deadline, message, tries=tries)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -581,8 +590,42 @@ def _text_in(choice: Mapping[str, Any], *, chat: bool) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _finish_of(choice: Mapping[str, Any]) -> FinishReason | None:
-    told = choice.get("finish_reason")
+async def _openai_pieces(
+    replies: AsyncGenerator[Any, None], *, chat: bool
+) -> AsyncGenerator[Piece, None]:
+    """Read the reply of an OpenAI-compatible server: one object, or events."""
+    usage: dict[str, int] = {}
+    finish: FinishReason | None = None
+    async for reply in replies:
+        usage |= _usage_in(reply)
+        choice = _choice_in(reply)
+        if choice is None:
+            continue
+        finish = _finish_of(choice.get("finish_reason")) or finish
+        if text := _text_in(choice, chat=chat):
+            yield Piece(text)
+    if finish is None:
+        raise ServerError(_BROKEN, retryable=True)
+    yield Piece(finish_reason=finish, usage=usage or None)
+
+
+async def _ollama_pieces(
+    replies: AsyncGenerator[Any, None], *, chat: bool
+) -> AsyncGenerator[Piece, None]:
+    """Read the reply of Ollama's own interface: one object, or lines."""
+    async for reply in replies:
+        said = reply.get("message") if chat else reply
+        text = said.get("content" if chat else "response") if isinstance(said, Mapping) else None
+        if text and isinstance(text, str):
+            yield Piece(text)
+        if reply.get("done") is True:
+            finish = _finish_of(reply.get("done_reason") or "stop")
+            yield Piece(finish_reason=finish, usage=_ollama_usage(reply))
+            return
+    raise ServerError(_BROKEN, retryable=True)
+
+
+def _finish_of(told: Any) -> FinishReason | None:
     if not isinstance(told, str) or not told:
         return None
     if told in _FAILURES:

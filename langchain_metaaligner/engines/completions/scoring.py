@@ -34,12 +34,10 @@ def scores_of(
     told = choice.get("logprobs")
     if not isinstance(told, Mapping):
         return None
-    tokens, own, top = (told.get(key) for key in ("tokens", "token_logprobs", "top_logprobs"))
-    if not (_is_list(tokens) and _is_list(own) and _is_list(top)):
-        return None
+    tokens, own, top = (_list(told, key) for key in ("tokens", "token_logprobs", "top_logprobs"))
     if not len(tokens) == len(own) == len(top):
         return None
-    first = len(prompt) if ids else _first_token(told.get("text_offset"), tokens, prompt)
+    first = len(prompt) if ids else _first_token(_list(told, "text_offset"), tokens, prompt)
     if first is None or not 0 < first < len(tokens) - 1:
         return None
     if ids and len(tokens) != len(prompt) + len(ids) + 1:
@@ -49,11 +47,12 @@ def scores_of(
     if spans is None or any(row is None for row in rows) or not any(row and row[0] for row in rows):
         return None
     made = [row for row in rows if row is not None]
+    before = () if isinstance(prompt, str) else tuple(prompt)
     prompts: list[Prompt] = []
     for count in range(len(spans) + 1):
         end = spans[count - 1][1] if count else 0
         if ids:
-            prompts.append((*prompt, *ids[:count]))  # type: ignore[arg-type]
+            prompts.append((*before, *ids[:count]))
         else:
             prompts.append(f"{prompt}{answer[:end]}")
     after = made[-1][1]
@@ -126,9 +125,11 @@ def _end_of(said: str, text: str, place: int) -> int:
     return after + len(bare) if text.startswith(bare, after) else place
 
 
-def _first_token(offsets: Any, tokens: Sequence[str], prompt: str | Sequence[int]) -> int | None:
+def _first_token(
+    offsets: Sequence[int], tokens: Sequence[str], prompt: str | Sequence[int]
+) -> int | None:
     """The number of tokens before the answer; a token across the border is the answer's."""
-    if not _is_list(offsets) or len(offsets) != len(tokens):
+    if len(offsets) != len(tokens):
         return None
     ends = [start + len(token) for start, token in zip(offsets, tokens, strict=True)]
     return next((at for at, end in enumerate(ends) if end > len(prompt)), None)
@@ -154,8 +155,9 @@ def _end(
     return max(ends) if ends else min([own, *top.values()])
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value)
+def _list(told: Mapping[str, Any], key: str) -> list[Any]:
+    found = told.get(key)
+    return found if isinstance(found, list) else []
 
 
 def _is_log_probability(value: Any) -> bool:

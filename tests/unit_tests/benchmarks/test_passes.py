@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.leases import Leases
 from langchain_metaaligner.engines.local import decoder as decoding
 from langchain_metaaligner.engines.local import engine as local
 from langchain_metaaligner.engines.local.drafting import ACCELERATOR, CPU
-from langchain_metaaligner.engines.leases import Leases
 from langchain_metaaligner.engines.registry import load_engine
 from tests.benchmarks import cases
 from tests.benchmarks.forcing import counted, forced

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from langchain_metaaligner import Context, Edit, EngineError, MetaAlignerRunnable
+from langchain_metaaligner import (
+    AnswerTooLongError,
+    Context,
+    Edit,
+    EngineError,
+    MetaAlignerRunnable,
+)
 from langchain_metaaligner.editing.json_answer import may_be_json, read_json
 from langchain_metaaligner.engines.base import TokenAgreement
 from tests.unit_tests.scripted import ScriptedEngine, aligner_of
@@ -151,3 +157,15 @@ def test_deep_and_long_json_takes_no_long_time() -> None:
 def test_what_does_not_begin_as_json_is_none(text, before, body):
     for answer in (text, f"{before}{body}", f"{before}{body}\n{before.strip().rstrip('json')}"):
         assert may_be_json(answer) or read_json(answer) is None
+
+
+@pytest.mark.parametrize("count", [1000, 1001, 300_000])
+def test_json_with_more_texts_than_anybody_edits_one_by_one_is_too_long(count: int) -> None:
+    engine = ScriptedEngine()
+    answer = json.dumps(["word"] * count)
+    if count == 1000:
+        assert aligner_of(engine).align("Hi", answer, "humour").original == answer
+        return
+    with pytest.raises(AnswerTooLongError, match=r"JSON with more than 1,000 texts"):
+        aligner_of(engine).align("Hi", answer, "humour")
+    assert not engine.requests

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from langchain_metaaligner.engines.leases import Leases
 from langchain_metaaligner.engines.local import engine as local
 from langchain_metaaligner.engines.local import placement as placing
 from langchain_metaaligner.engines.local.engine import LocalEngine
-from langchain_metaaligner.engines.leases import Leases
 from langchain_metaaligner.engines.registry import load_engine
 from tests.unit_tests.tiny import byte_level_tokenizer, save
 

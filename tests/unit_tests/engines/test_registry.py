@@ -21,8 +21,6 @@ both = pytest.mark.parametrize(
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("http://localhost:8000/v1", "servers"),
-        ("HTTPS://example.com", "servers"),
         ("model.gguf", "GGUF files"),
         ("owner/name:model-Q4.GGUF", "GGUF files"),
     ],
