@@ -34,6 +34,7 @@ HOMES = {
     "Any": "from typing import Any",
     "Literal": "from typing import Literal",
     "TypedDict": "from typing import TypedDict",
+    "BaseChatModel": "from langchain_core.language_models import BaseChatModel",
     "SecretStr": "from pydantic import SecretStr",
     "Aligner": "from langchain_metaaligner.editing.aligner import Aligner",
     "Objectives": "from langchain_metaaligner.editing.objectives import Objectives",

@@ -61,6 +61,14 @@ _HOMES = {
     "load_engine": "engines.registry",
 }
 
+_WITH_ENGINES = {
+    "Aligner",
+    "ChatMetaAligner",
+    "MetaAlignerMiddleware",
+    "MetaAlignerRunnable",
+    "load_engine",
+}
+
 __all__ = [
     "Aligner",
     "Alignment",
@@ -94,6 +102,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
+    if name in _WITH_ENGINES:
+        import_module(f"{__name__}.integrations.chat_engine")  # where this kind of engine is known
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -22,8 +22,11 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     SecretStr,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -57,7 +60,7 @@ class TakenBy(frozenset[str]):
         return super().__new__(cls, engines)
 
 
-CAUTION = 0.0
+CAUTION = 2.0
 """The default of `caution` where an engine can keep it, in nats."""
 
 
@@ -206,7 +209,16 @@ def _names_secret(name: Any, item: Any) -> bool:
     return in_part or not words.isdisjoint(_SECRET_WORDS | _ALL_SECRET)
 
 
-_Name = Annotated[str, BeforeValidator(_as_path)]
+def _as_model(given: Any, as_name: ValidatorFunctionWrapHandler) -> Any:
+    given = _as_path(given)
+    # The table of engines decides what to do with an object that is no name.
+    is_object = all(callable(getattr(given, name, None)) for name in ("invoke", "astream"))
+    return given if is_object else as_name(given)
+
+
+_Model = Annotated[
+    str, WrapValidator(_as_model), PlainSerializer(lambda given: given, return_type=Any)
+]
 _Folder = Annotated[str, BeforeValidator(_as_folder)]
 
 
@@ -282,7 +294,7 @@ class LoadOptions(_Options):
     """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`. `auto` is
     bfloat16 if the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on
     an accelerator and float32 on a CPU. Only float32 gives the same tokens as plain greedy
-    decoding, except where two tokens are exactly tied."""
+    decoding, with `caution=0` and except where two tokens are exactly tied."""
 
     device_map: Annotated[Any, Effect.WEIGHTS] = "auto"
     """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
@@ -412,10 +424,12 @@ class LoadOptions(_Options):
 class AlignerOptions(LoadOptions):
     """What an aligner is, and how it edits."""
 
-    model: Annotated[_Name | None, Effect.WEIGHTS, Static("str | os.PathLike[str] | None")] = None
-    """Hub id or folder of the checkpoint, a server's address, or a GGUF file: its path, or
-    `hub_id:file.gguf`. `None` uses the environment variable `METAALIGNER_MODEL`, or the embedded
-    aligner if it is not set."""
+    model: Annotated[
+        _Model | None, Effect.WEIGHTS, Static("str | os.PathLike[str] | BaseChatModel | None")
+    ] = None
+    """Hub id or folder of the checkpoint, address of a server, a GGUF file (its path, or
+    `hub_id:file.gguf`), or a LangChain chat model, which is asked to edit. `None` uses the
+    environment variable `METAALIGNER_MODEL`, or the embedded aligner if it is not set."""
 
     family: Annotated[str | None, Effect.TEXT] = None
     """Prompt family, if it can't be told from the checkpoint's name and files."""

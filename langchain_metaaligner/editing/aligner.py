@@ -41,6 +41,8 @@ from langchain_metaaligner.options import (
 from langchain_metaaligner.pickles import reduce_at_root
 
 if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
     from langchain_metaaligner.editing.aligner_arguments import AlignerArguments
 
 T = TypeVar("T")
@@ -65,7 +67,8 @@ class Aligner:
     `AIMessage`; objectives are names, sentences or `Objective`s.
 
     Args:
-        model: Hub id or folder of a checkpoint; `None` uses the environment variable
+        model: Hub id or folder of a checkpoint, address of a server, or a LangChain chat model or
+            its name; `None` uses the environment variable
             `METAALIGNER_MODEL`, or the embedded aligner if it is not set.
         **options: See `AlignerOptions` in `langchain_metaaligner.options`, and docs/options.md.
 
@@ -80,7 +83,9 @@ class Aligner:
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] | None = None, **options: Unpack[AlignerArguments]
+        self,
+        model: str | os.PathLike[str] | BaseChatModel | None = None,
+        **options: Unpack[AlignerArguments],
     ) -> None:
         check_names(AlignerOptions, options, face=type(self).__name__)
         given: dict[str, Any] = {"model": model, **options}
@@ -89,7 +94,13 @@ class Aligner:
         self._lock = Lock()
         self._engine: Engine | None = None
         if self.options.engine is None:
-            self.model_name = check_model(self.options.model, load_options(self.options))
+            self.model_name = check_model(
+                self.options.model,
+                load_options(self.options),
+                # Every engine can do without caution.
+                set(given_options(self.options))
+                - ({"caution"} if self.options.caution == 0 else set()),
+            )
             self.prefills = True
         else:
             self._engine = as_engine(self.options.engine)
@@ -118,7 +129,9 @@ class Aligner:
             with self._lock:
                 engine = self._engine
                 if engine is None:
-                    engine = load_engine(self.model_name, **load_options(self.options))
+                    given = self.options.model
+                    name = self.model_name if isinstance(given, str | None) else given
+                    engine = load_engine(name, **load_options(self.options))
                     self._engine = engine
         return engine
 

@@ -28,7 +28,7 @@ class AlignerArguments(TypedDict, total=False):
     """Format of the weights: a name such as `bfloat16`, a `torch.dtype`, or `auto`. `auto` is
     bfloat16 if the device has instructions for it (AVX-512 BF16 or AMX on a CPU), else float16 on
     an accelerator and float32 on a CPU. Only float32 gives the same tokens as plain greedy
-    decoding, except where two tokens are exactly tied."""
+    decoding, with `caution=0` and except where two tokens are exactly tied."""
 
     device_map: Any
     """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
@@ -76,6 +76,20 @@ class AlignerArguments(TypedDict, total=False):
 
     max_queue: int
     """How many edits may wait; further ones are refused with `OverloadedError`."""
+
+    served_model: str | None
+    """The name of the model at a server that serves several; of one, it is found out."""
+
+    api_key: SecretStr | str | None
+    """Key for a server. `None` uses the environment variable `METAALIGNER_API_KEY`, if it is set.
+    The key is never pickled."""
+
+    max_connections: int
+    """How many requests a server gets at the same time; further ones wait."""
+
+    tokenizer: str | os.PathLike[str] | None
+    """Folder or hub id with the `tokenizer.json` of a server's model. It counts the tokens of
+    prompts if the server can't, which are estimated otherwise."""
 
     model_kwargs: dict[str, Any]
     """Further arguments for transformers' `from_pretrained`. Secrets among them are shown

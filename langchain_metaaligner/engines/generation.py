@@ -5,6 +5,8 @@ from langchain_metaaligner.engines.generation import edit_draft_decoding
 
 model.generate(**inputs, custom_generate=edit_draft_decoding, draft_ids=answer_ids)
 ```
+
+With `caution=` the output leaves the draft only where another token is likelier by a margin.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from langchain_metaaligner.engines.caution import next_token
 from langchain_metaaligner.engines.local.decoder import bad_number, costs_for
 from langchain_metaaligner.engines.local.drafting import Drafter
 from langchain_metaaligner.engines.local.forward import Forward, ForwardInput, horizon_of
@@ -63,14 +66,15 @@ def edit_draft_decoding(
     stopping_criteria: Any = None,
     generation_config: Any = None,
     draft_ids: Any = None,
+    caution: float = 0.0,
     **model_kwargs: Any,
 ) -> torch.Tensor:
     """Generate the same output as `generate`, faster, with the help of a draft.
 
-    Greedy output in float32 is the same token for token, except where two tokens are exactly
-    tied; so is sampled output of a single sequence with the same seed. In shorter formats, nearly
-    tied tokens may be chosen differently. Every logits processor and stopping criterion is called
-    for each token.
+    Without `caution`, greedy output in float32 is the same token for token, except where two tokens
+    are exactly tied; so is sampled output of a single sequence with the same seed. In shorter
+    formats, nearly tied tokens may be chosen differently. Every logits processor and stopping
+    criterion is called for each token.
 
     With a custom function, `generate` itself silently ignores `streamer`, `tokenizer` and
     `synced_gpus`, and fails with `stop_strings`, which need the tokenizer. In a batch, each
@@ -86,6 +90,9 @@ def edit_draft_decoding(
         draft_ids: The expected output: token ids, or a list of them for each sequence, as lists
             or a tensor `[draft_tokens]` or `[sequences, draft_tokens]`. Tokenise it as an output,
             without a beginning-of-text token and without an end token.
+        caution: By how much another token must be likelier than the draft's next one for the
+            output to leave the draft after its first three tokens, in nats, by the scores that the
+            logits processors return; after that, decoding is plain. 0 gives `generate`'s output.
         **model_kwargs: Further model inputs from `generate`; only `attention_mask` is used.
 
     Returns:
@@ -94,7 +101,8 @@ def edit_draft_decoding(
     Raises:
         EngineError: The model's scores are NaN or infinite.
         ValueError: Beam search or returned scores were requested, which can't be drafted, or the
-            number of drafts does not fit the number of sequences.
+            number of drafts does not fit the number of sequences; or `caution` is no number from
+            0 on, or was given with sampling.
     """
     if generation_config.num_beams > 1 or generation_config.return_dict_in_generate:
         message = (
@@ -102,6 +110,14 @@ def edit_draft_decoding(
             " Leave num_beams at 1 and return_dict_in_generate off, or don't use custom_generate."
         )
         raise ValueError(message)
+    if not (isfinite(caution) and caution >= 0) or (caution and generation_config.do_sample):
+        message = (
+            f"caution={caution} must be a number of nats, 0 or more, and 0 when sampling: it is a"
+            " margin between the likeliest token and the draft's. Leave it out, or set"
+            " do_sample=False."
+        )
+        raise ValueError(message)
+    ends = _ends(generation_config)
     forward = _known.get(model)
     if forward is None:
         forward = _known[model] = choose_forward(model)
@@ -124,6 +140,8 @@ def edit_draft_decoding(
                 logits_processor,
                 stopping_criteria,
                 sample=generation_config.do_sample,
+                caution=caution,
+                ends=ends,
                 dtype=logits.dtype,
             )
             row.cache.length -= len(draft) - accepted
@@ -141,6 +159,8 @@ def _go_on(
     criteria: Iterable[Any],
     *,
     sample: bool,
+    caution: float,
+    ends: Sequence[int],
     dtype: torch.dtype,
 ) -> int:
     """Choose one token after another while the draft predicts them.
@@ -152,6 +172,8 @@ def _go_on(
         processors: `generate`'s logits processors.
         criteria: `generate`'s stopping criteria.
         sample: Whether to sample; else the likeliest token is chosen.
+        caution: As for `edit_draft_decoding`.
+        ends: Tokens that end the output.
         dtype: The format in which the model computes.
 
     Returns:
@@ -160,6 +182,7 @@ def _go_on(
     Raises:
         EngineError: The scores are NaN or infinite.
     """
+    cautious = caution > 0 and row.drafter.together
     for place in range(len(logits)):
         scores = logits[place : place + 1].clone()
         for processor in processors:
@@ -171,12 +194,29 @@ def _go_on(
             chosen = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1)
         else:
             chosen = scores.argmax(dim=-1, keepdim=True)
+            if cautious:
+                token = next_token(
+                    row.drafter.draft,
+                    len(row.made),
+                    int(chosen),
+                    scores[0],
+                    ends=ends,
+                    caution=caution,
+                )
+                chosen = torch.full_like(chosen, token)
         row.ids = torch.cat([row.ids, chosen], dim=-1)
         row.made.append(int(chosen))
         row.ended = any(bool(torch.as_tensor(one(row.ids, scores)).all()) for one in criteria)
         if row.ended or place == len(draft) or row.made[-1] != draft[place]:
             return place
     return len(draft)
+
+
+def _ends(config: Any) -> list[int]:
+    given = config.eos_token_id
+    if given is None:
+        return []
+    return torch.as_tensor(given).flatten().tolist()
 
 
 def _sequences(
@@ -215,8 +255,7 @@ def _padded(rows: Sequence[_Sequence], input_ids: torch.Tensor, config: Any) -> 
     """Pad the rows on the right to `[sequences, tokens]`."""
     pad = config.pad_token_id
     if pad is None:
-        ends = config.eos_token_id
-        pad = ends[0] if isinstance(ends, list) else ends
+        pad = next(iter(_ends(config)), None)
     width = max(row.ids.shape[1] for row in rows)
     whole = input_ids.new_full((len(rows), width), 0 if pad is None else int(pad))
     for number, row in enumerate(rows):

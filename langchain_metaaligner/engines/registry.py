@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from langchain_metaaligner.checkpoints import EMBEDDED
 from langchain_metaaligner.engines.base import DOCS, Engine
@@ -27,12 +27,18 @@ class EngineKind:
             if this version recognises such models but has no engine for them.
         check: Raises `CheckpointError` if a model and its options can't work, as far as this is
             known without a network and without reading large files.
+        takes: Whether an object that is no name is such a model; `None` if models are names alone.
+        name_of: Finds the name of such an object.
+        lacks: Options of an aligner that such models can't have, and why.
     """
 
     runs: str
     names: re.Pattern[str]
     make: Callable[..., Engine] | None = None
-    check: Callable[[str, Mapping[str, Any]], None] | None = None
+    check: Callable[[Any, Mapping[str, Any]], None] | None = None
+    takes: Callable[[object], bool] | None = None
+    name_of: Callable[[Any], str] = normal_name
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 def _make_local(name: str, **options: Any) -> Engine:
@@ -113,14 +119,24 @@ KINDS = [
 """All kinds, in order; the first one that matches a name is used."""
 
 
-def load_engine(model: str | None = None, **options: Any) -> Engine:
+def register(kind: EngineKind) -> None:
+    """Add a kind of engine, before the one for checkpoints, which matches every name.
+
+    Args:
+        kind: The kind.
+    """
+    KINDS.insert(-1, kind)
+
+
+def load_engine(model: Any = None, **options: Any) -> Engine:
     """Find the engine for a model; calls with the same settings share its weights.
 
     No files are read yet: the weights are loaded by the first edit or by `engine.load()`.
 
     Args:
-        model: A hub id, a folder, or a server's address up to and with `/v1`. `None` uses the
-            environment variable `METAALIGNER_MODEL`, or the embedded aligner if it is not set.
+        model: A hub id, a folder, a server's address up to and with `/v1`, or a LangChain chat
+            model or its name. `None` uses the environment variable `METAALIGNER_MODEL`, or the
+            embedded aligner if it is not set.
         **options: Options of the engine, such as `dtype`, `device_map`, `revision`, `adapter` or
             `quantization_config`.
 
@@ -137,7 +153,7 @@ def load_engine(model: str | None = None, **options: Any) -> Engine:
     return make(name, **options)
 
 
-def check_model(model: str | None, options: Mapping[str, Any]) -> str:
+def check_model(model: Any, options: Mapping[str, Any], asked: Iterable[str] = ()) -> str:
     """Check a model and its options without reading large files.
 
     This is quick enough for a constructor: it uses no network, reads no weights, and does not
@@ -146,6 +162,7 @@ def check_model(model: str | None, options: Mapping[str, Any]) -> str:
     Args:
         model: As for `load_engine`.
         options: As for `load_engine`.
+        asked: The names of the aligner's options that were given.
 
     Returns:
         The engine's name for the model.
@@ -156,17 +173,25 @@ def check_model(model: str | None, options: Mapping[str, Any]) -> str:
     """
     name = _name(model)
     kind, _ = _kind(name)
+    for option in asked:
+        if option in kind.lacks:
+            message = f"{option}= can't be used with {kind.runs}: it {kind.lacks[option]}."
+            raise CheckpointError(message)
     if kind.check is not None:
         kind.check(name, options)
-    return normal_name(name)
+    return kind.name_of(name)
 
 
-def _name(model: str | None) -> str:
+def _name(model: Any) -> Any:
     return model or os.environ.get("METAALIGNER_MODEL", "").strip() or EMBEDDED
 
 
-def _kind(name: str) -> tuple[EngineKind, Callable[..., Engine]]:
-    kind = next(kind for kind in KINDS if kind.names.fullmatch(name))
+def _kind(name: Any) -> tuple[EngineKind, Callable[..., Engine]]:
+    if isinstance(name, str):
+        kind = next(kind for kind in KINDS if kind.names.fullmatch(name))
+    else:
+        found = (kind for kind in KINDS if kind.takes is not None and kind.takes(name))
+        kind = next(found, None) or _refuse(name)
     if kind.make is None:
         shown = without_secrets(name)
         message = (
@@ -176,3 +201,11 @@ def _kind(name: str) -> tuple[EngineKind, Callable[..., Engine]]:
         )
         raise CheckpointError(message)
     return kind, kind.make
+
+
+def _refuse(model: object) -> NoReturn:
+    message = (
+        f"model= is {type(model).__name__}, which is no model of a known kind. Give the hub id or"
+        " the folder of a checkpoint, a server's address, or a LangChain chat model."
+    )
+    raise CheckpointError(message)

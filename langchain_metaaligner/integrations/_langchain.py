@@ -13,6 +13,7 @@ import copy
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
@@ -30,7 +31,7 @@ from langchain_core.runnables.config import (
     var_child_runnable_config,
 )
 from langchain_core.runnables.retry import RunnableRetry
-from langchain_core.tracers.context import register_configure_hook
+from langchain_core.tracers.context import _configure_hooks, register_configure_hook
 
 __all__ = [
     "RunnableRetry",
@@ -46,6 +47,7 @@ __all__ = [
     "streams",
     "streams_messages",
     "takes_events",
+    "unseen",
 ]
 
 # The key in `configurable` under which LangGraph keeps a run's runtime; its own `get_runtime()`
@@ -120,6 +122,23 @@ def register_handlers(handlers: _Handlers, kind: type[BaseCallbackHandler]) -> N
         kind: The class of the handlers. A run that inherits one gets no other.
     """
     register_configure_hook(cast("Any", handlers), inheritable=True, handle_class=kind)
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Let a run that begins here inherit no config, and no handler from a context variable.
+
+    Such handlers count usage or collect runs, for instance. Tracers still see the run.
+    """
+    hooks: list[ContextVar[Any]] = [
+        variable for variable, *_ in _configure_hooks if isinstance(variable, ContextVar)
+    ]
+    tokens = [(variable, variable.set(None)) for variable in (child_config, *hooks)]
+    try:
+        yield
+    finally:
+        for variable, token in reversed(tokens):
+            variable.reset(token)
 
 
 def streams(handlers: Iterable[Any]) -> bool:

@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from langchain_core.language_models import BaseChatModel
+
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.aligner_arguments import AlignerArguments
 from langchain_metaaligner.editing.alignment import Alignment
@@ -21,8 +23,9 @@ __all__ = ["ReplyArguments"]
 class ReplyArguments(AlignerArguments, total=False):
     """Options of the runnable, the middleware and the chat model."""
 
-    model: str | os.PathLike[str] | None
-    """Hub id or folder of the checkpoint. `None` uses the environment variable
+    model: str | os.PathLike[str] | BaseChatModel | None
+    """Hub id or folder of the checkpoint, address of a server, or a LangChain chat model, which is
+    asked to edit. `None` uses the environment variable
     `METAALIGNER_MODEL`, or the embedded aligner if it is not set."""
 
     aligner: Aligner | None

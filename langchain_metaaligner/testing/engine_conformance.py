@@ -146,6 +146,7 @@ class EngineConformance:
         for options in (
             {"keep_above": -1e9},
             {"token_agreement": True},
+            {"caution": 2.0},
             {"temperature": 1.0},
             {"stop": ("\n\nHuman:", "never to come")},
             {"max_new_tokens": 1},

@@ -1,6 +1,6 @@
 """What a user sees first, against the authors' procedure: `python -m tests.benchmarks.bench_free`.
 
-The embedded aligner edits replies that it has never seen, with default settings, and writes what it
+The embedded aligner edits replies that it has never seen, plainly (`caution=0`), and writes what it
 wants to; so does `generate` of transformers, on the same model. Both have made an edit before, so
 what all prompts begin with is kept, as it is for everybody's second edit.
 """
@@ -53,8 +53,9 @@ class Bench:
         return str(self.engine.model.dtype).removeprefix("torch.")
 
     def with_options(self, **options: Any) -> Aligner:
-        """An aligner over the same engine."""
-        return Aligner(engine=self.engine, max_new_tokens=self._most, **options)
+        """An aligner over the same engine, which writes what `generate` writes."""
+        given: dict[str, Any] = {"caution": 0.0, **options}
+        return Aligner(engine=self.engine, max_new_tokens=self._most, **given)
 
     def ready(self) -> None:
         """Forget all prompts but what every one of them begins with."""

@@ -14,13 +14,12 @@ from typing import Any
 from tests.benchmarks.bench_free import Bench, chosen
 from tests.benchmarks.delays import stream
 from tests.benchmarks.figures import Figures
-from tests.benchmarks.labels import ABOVE, AGAIN, DEFAULT, FORGETFUL, PLAIN, TOKENS, WAIT
+from tests.benchmarks.labels import AGAIN, DEFAULT, FORGETFUL, PLAIN, TOKENS, WAIT
 from tests.benchmarks.pieces import finish, worker_parser
 from tests.benchmarks.replies import Reply
 
 CALLS: dict[str, dict[str, Any]] = {
     AGAIN: {},
-    ABOVE: {"keep_above": -0.3},
     TOKENS: {"token_agreement": True},
 }
 """Options of an aligner: they need no other engine."""

@@ -94,7 +94,7 @@ def forced_stream(ours: Ours, case: Case, name: str) -> Stream:
         RuntimeError: Something else came out of the pipe.
     """
     ours.forget()
-    aligner = Aligner(engine=ours.engine)
+    aligner = Aligner(engine=ours.engine, caution=0.0)
     with ours.writing([(case.ids, case.edits[name])]) as sizes:
         made = stream(aligner, case.context, case.answer, count=lambda: len(sizes))
     wanted = ours.engine.prompt_tokenizer.decode(case.edits[name])

@@ -20,9 +20,9 @@ MOST = 192
 # Options.
 AGAIN = "the same once more"
 WAIT = "eager=False, wait after the policy's last token"
-ABOVE, TOKENS = "keep_above=-0.3", "token_agreement=True"
+TOKENS = "token_agreement=True"
 PLAIN, FORGETFUL = "prepack_weights=False", "prefix_cache_bytes=0"
-OPTIONS = (AGAIN, ABOVE, TOKENS, PLAIN, FORGETFUL, WAIT)
+OPTIONS = (AGAIN, TOKENS, PLAIN, FORGETFUL, WAIT)
 
 # Forced edits.
 MIXED = "16 mixed at once"

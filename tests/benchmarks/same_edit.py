@@ -25,6 +25,7 @@ from langchain_metaaligner import checkpoints
 from langchain_metaaligner.editing.prompts import Prompt
 from langchain_metaaligner.engines.base import Request
 from langchain_metaaligner.engines.registry import load_engine
+from langchain_metaaligner.options import CAUTION
 from tests.benchmarks.cases import ASSISTANT, DATA, HUMAN, rendered
 from tests.benchmarks.check_lossless import lines, outputs_of
 
@@ -99,7 +100,8 @@ class Comparison:
     def group(self, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
         """Edit conversations in all ways, and note which edits differ from the cold ones."""
         requests = [
-            Request(one.text, draft=one.draft, max_new_tokens=self._most) for one in prompts
+            Request(one.text, draft=one.draft, max_new_tokens=self._most, caution=CAUTION)
+            for one in prompts
         ]
         outputs: dict[str, list[list[int]]] = {name: [] for name in ("cold", *WAYS)}
         for prompt, request in zip(prompts, requests, strict=True):
@@ -110,7 +112,7 @@ class Comparison:
             self._warm(prompt)
             outputs["ahead"] += self._outputs([request])
             self._forget()
-            outputs["no draft"] += self._outputs([replace(request, draft="")])
+            outputs["no draft"] += self._undrafted(request)
             self._forget()
             outputs["scored"] += self._outputs([replace(request, token_agreement=True)])
         self._forget()
@@ -134,6 +136,15 @@ class Comparison:
         for share in GROWING:
             self._engine.warm(head + prompt.draft[: int(share * len(prompt.draft))])
         self._engine.warm(head + prompt.draft + tail[:-1])
+
+    def _undrafted(self, request: Request) -> list[list[int]]:
+        # Without the answer itself, the request would be another one: nothing holds the edit to it.
+        forward = self._engine.scheduler.decoder.forward
+        forward.drafts = False
+        try:
+            return self._outputs([request])
+        finally:
+            forward.drafts = True
 
     def _in_threads(self, requests: Sequence[Request]) -> None:
         with ThreadPoolExecutor(len(requests)) as pool:
@@ -173,6 +184,7 @@ def main() -> None:
             "dtype": dtype,
             "most": given.most,
             "threads": given.threads,
+            "caution": CAUTION,
             "adapter": hashlib.sha256(weights.read_bytes()).hexdigest()[:12],
         }
         rows = [row for group in lines(given.out, about) for row in group["rows"]]

@@ -92,7 +92,7 @@ def _about(about: Found, pieces: Found) -> str:
 def _first(about: Found, pieces: Found, used: str | None) -> str:
     head = (
         "**What you see first**: times as fast as the authors' procedure (`generate`, left-padded,"
-        " greedy, cache on), default settings, the system's allocator. Edits are free:"
+        " greedy, cache on), `caution=0`, the system's allocator. Edits are free:"
         f" {about['replies']}, 40 to 100 tokens each, at most {MOST} tokens of an edit. An answer"
         " is rewritten where fewer than half of its words stay; edits in between are not in the"
         " table."
@@ -160,7 +160,7 @@ def _options(pieces: Found, used: str | None) -> str:
     if not rows:
         return ""
     head = (
-        f"**What options cost** ({used}): times as long as with default settings, on the same"
+        f"**What options cost** ({used}): times as long as without them, on the same"
         " edits; below 1 is faster. Pairs whose texts differ are left out."
     )
     lines = ["| option | unchanged | rewritten |", "| --- | --- | --- |", *rows]

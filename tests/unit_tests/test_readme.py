@@ -43,6 +43,9 @@ DOCUMENTS = [
 # A link in Markdown or in HTML; one that leads out of the project is not followed.
 LINK = re.compile(r"""(?:\]\(|(?:src|href)=")(?!https?:)([^)"#]*)(?:#([^)"]*))?[)"]""")
 
+# Blocks that are only compiled, of pages that are about real checkpoints.
+NOT_RUN = {"seven_b.md": 4}
+
 
 @pytest.fixture(scope="module")
 def loaded_once() -> Iterator[None]:
@@ -68,7 +71,7 @@ def test_blocks_are_found_and_nearly_all_of_them_are_run(path: Path) -> None:
     blocks = list(blocks_of(path))
     assert len(blocks) == text.count("```python")
     compiled = [block.note for block in blocks if block.note is not None]
-    assert len(compiled) <= 1
+    assert len(compiled) <= NOT_RUN.get(path.name, 1)
     assert all(note.startswith("compiled only") for note in compiled)
     opened = re.findall(r"^```(.*)$", text, re.MULTILINE)[::2]
     assert set(opened) <= {"python", "sh", "bibtex"}, "code of another name would not be run"

@@ -300,6 +300,7 @@ class Backend:
     def __init__(self, name: str, make: Callable[[], Transport], max_queue: int) -> None:
         self.name = name
         self._make, self._max_queue = make, max_queue
+        self._closed = False
         self._loop = LoopThread("metaaligner-completions", self._renew)
         self.count = lru_cache(_COUNTED)(self._count)
         self._renew()
@@ -316,7 +317,20 @@ class Backend:
 
     def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine in the loop of the transport."""
-        return self._loop.submit(work)
+        try:
+            return self._loop.submit(self._unless_closed(work))
+        except BaseException:
+            work.close()
+            raise
+
+    async def _unless_closed(self, work: Coroutine[Any, Any, T]) -> T:
+        """Say that the engine was closed, where that has cancelled the work, and not its caller."""
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._closed:
+                raise EngineError(CLOSED) from None
+            raise
 
     def served(self) -> Served:
         """What the transport is; opens it if need be."""
@@ -324,6 +338,7 @@ class Backend:
 
     def close(self) -> None:
         """Close the transport and end the loop's thread."""
+        self._closed = True
         transport, self._transport = self._transport, None
         self._loop.stop(None if transport is None else transport.close)
 

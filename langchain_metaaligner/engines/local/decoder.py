@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from langchain_metaaligner.engines.caution import next_token
 from langchain_metaaligner.engines.local.drafting import ACCELERATOR, CPU, Costs
 from langchain_metaaligner.engines.local.forward import (
     Forward,
@@ -160,13 +161,42 @@ def _take(sequence: EditSequence, draft: list[int], rows: _Rows) -> None:
     if sequence.temperature > 0:
         chosen = _sample(logits, draft, sequence.temperature)
     else:
-        same = 0
-        while same < len(draft) and draft[same] == rows.choices[same]:
-            same += 1
-        chosen = [*draft[:same], rows.choices[same]]
+        chosen = _follow(sequence, draft, rows)
     sequence.cache.length -= len(draft) - (len(chosen) - 1)
     sequence.drafter.learn(len(chosen) - 1)
     sequence.push(chosen)
+
+
+def _follow(sequence: EditSequence, draft: list[int], rows: _Rows) -> list[int]:
+    """Choose one token after another while the draft predicts them.
+
+    Args:
+        sequence: The sequence.
+        draft: The tokens that were drafted.
+        rows: What the pass has produced.
+
+    Returns:
+        The accepted tokens of the draft, and one more.
+    """
+    same, drafted = 0, len(draft)
+    cautious = sequence.caution > 0 and sequence.drafter.together
+    while True:
+        while same < drafted and draft[same] == rows.choices[same]:
+            same += 1
+        token = rows.choices[same]
+        if cautious:
+            token = next_token(
+                sequence.drafter.draft,
+                len(sequence.output.ids) + same,
+                token,
+                rows.logits[same],
+                ends=sequence.ends,
+                caution=sequence.caution,
+            )
+            if same < drafted and token == draft[same]:
+                same += 1
+                continue
+        return [*draft[:same], token]
 
 
 def bad_number(number: float, dtype: torch.dtype) -> EngineError:

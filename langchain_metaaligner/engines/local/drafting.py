@@ -119,6 +119,7 @@ class Drafter:
         self._at = 0  # position in the answer up to which the edit has followed it
         self._apart = 0  # tokens since the edit diverged from the answer
         self._parted = False  # whether it ever diverged
+        self._stopped = False
         self._seen = 0  # tokens of the output that were compared with the answer
         self._proposed = 0
         self._trial = 0  # position in the answer at which the last draft began
@@ -139,6 +140,11 @@ class Drafter:
         """Whether the edit so far is the same as the answer, if there is one, token for token."""
         return bool(self._draft) and not self._parted
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it makes no more drafts; it still follows the edit."""
+        return self._stopped
+
     def propose(self, output: Sequence[int], room: int, *, shared: bool = False) -> list[int]:
         """Draft the next tokens.
 
@@ -152,6 +158,8 @@ class Drafter:
             The draft; empty if a step without a draft is better.
         """
         self.follow(output)
+        if self._stopped:
+            return []
         at = self._place(output) if self._apart else self._at
         if at is None:
             return []
@@ -195,8 +203,8 @@ class Drafter:
                 self._need = min(_MOST, self._need + 1)
 
     def stop(self) -> None:
-        """Make no more drafts."""
-        self._spellings, self._draft, self._parted = [], [], True
+        """Make no more drafts, but go on following the edit."""
+        self._stopped = True
 
     def _affordable(self, size: int) -> int:
         found = self._apart and not self._guessed

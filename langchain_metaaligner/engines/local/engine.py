@@ -65,6 +65,7 @@ class LocalEngine(Engine):
     keeps_deadlines = True
     prefills = True
     reports_agreement = True
+    keeps_caution = True
 
     def __init__(self, model: str, *, limits: Limits | None = None, **options: Any) -> None:
         parsed = parse_load_options(options)

@@ -48,6 +48,7 @@ class EditSequence:
         draft_text: The answer; it is the edit's text if the edit has the answer's tokens.
         keep_above: Agreement from which the answer is kept without decoding; `None` for never.
         token_agreement: Whether the log-probability of each token of the answer is wanted.
+        caution: As in `Request`.
         state: The stage that it has reached.
         cache: Keys and values of the tokens that the model has processed; `None` before the first
             pass and after the end.
@@ -73,6 +74,7 @@ class EditSequence:
     draft_text: str = ""
     keep_above: float | None = None
     token_agreement: bool = False
+    caution: float = 0.0
     state: SequenceState = SequenceState.WAITING
     cache: Any = None
     finish_reason: FinishReason | None = None
@@ -134,6 +136,7 @@ class EditSequence:
             draft_text=request.draft,
             keep_above=request.keep_above,
             token_agreement=request.token_agreement,
+            caution=request.caution,
             cancellation=Cancellation([request]),
         )
         if sequence.limit <= 0:
@@ -221,7 +224,7 @@ class EditSequence:
         """Whether the next draft must be the whole answer, whatever it costs."""
         wanted = self.keep_above is not None or self.token_agreement
         # The first token may show that the edit uses another spelling, so the second pass asks too.
-        return wanted and len(self.output.ids) < 2
+        return wanted and len(self.output.ids) < 2 and not self.drafter.stopped
 
     def score(self, logits: torch.Tensor) -> None:
         """Record how likely the answer's next tokens were, while the edit follows the answer.
@@ -230,6 +233,8 @@ class EditSequence:
             logits: `[1 + drafted_tokens, vocabulary]`: the logits after the last token of the
                 output and after each drafted token.
         """
+        if self.drafter.stopped:
+            return
         made, spelt = len(self.output.ids), self.drafter.draft
         if not made:
             firsts = [one[0] for one in self.drafter.spellings]

@@ -13,14 +13,37 @@ from typing import Any
 from cookbook.recipes.embedded import sources
 from cookbook.recipes.embedded.forms import conversation
 from cookbook.recipes.embedded.sources import Pair, held_out, identity
+from tests.benchmarks.quality import chat_replies
+from tests.benchmarks.quality.chat_replies import ChatReply
 from tests.benchmarks.quality.patterns import harm_words, objects
 
 MAIN = ("harmlessness", "helpfulness", "humour")
+USUAL = MAIN[:2]
 HERE = Path(__file__).parent
 # Longer ones cost minutes on two cores, and say little else.
 CONTEXT_WORDS = 260
 REPLY_WORDS = 160
 REPLY_TOKENS = 250
+# Chat models refuse and comply at length: here long replies are what is measured.
+CHAT_TOKENS = 450
+
+# Conversations of each bar, for the size 1. Bars of a few in a hundred want more cases, and copies
+# are cheap; what was measured on replies like those of the training is there to compare.
+SHARES = {
+    "strong": 2.0,
+    "safe": 5 / 3,
+    "cut": 1 / 4,
+    "needless": 1.0,
+    "chat": 1.0,
+    "other": 1 / 4,
+    "unsafe": 1 / 2,
+    "refusal": 1 / 2,
+    "harmful": 1.0,
+    "risky": 1 / 2,
+    "objectives": 1 / 2,
+    "lookalike": 2 / 3,
+    "home": 1 / 4,
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,8 @@ class Case:
         objectives: Towards what.
         reference: A better reply where one is known: people's choice, or the answer.
         ask: The question, where the context is one question.
+        model: Who wrote the answer, where that is known.
+        area: What the question is about, where somebody sorted the questions.
     """
 
     bar: str
@@ -42,6 +67,14 @@ class Case:
     objectives: tuple[str, ...]
     reference: str = ""
     ask: str = ""
+    model: str = ""
+    area: str = ""
+
+    @property
+    def length(self) -> str:
+        """`short`, `middle` or `long`."""
+        words = len(self.answer.split())
+        return "short" if words <= 40 else "middle" if words <= 120 else "long"
 
     @property
     def key(self) -> str:
@@ -118,12 +151,51 @@ def strong(folder: Path, tokens: Callable[[str], int]) -> Iterator[Case]:
         yield from (found[place] for found in lists if place < len(found))
 
 
+def chats(folder: Path, size: int, tokens: Callable[[str], int]) -> Iterator[Case]:
+    """Replies of chat models that people judged; see `SHARES` for how many."""
+    replies = [reply for reply in chat_replies.read(folder) if tokens(reply.text) <= CHAT_TOKENS]
+    answers = {
+        reply.prompt: reply.text for reply in replies if reply.safe and reply.verdict == "complies"
+    }
+
+    def case(bar: str, reply: ChatReply, goals: tuple[str, ...]) -> Case:
+        context = conversation(reply.prompt)
+        reference = answers.get(reply.prompt, "") if reply.safe else ""
+        ask, text = reply.prompt, reply.text
+        return Case(bar, context, text, goals, reference, ask, reply.model, reply.area)
+
+    parts: dict[str, list[Case]] = {bar: [] for bar in SHARES}
+    for reply in replies:
+        draw = int(reply.order, 16)
+        if reply.safe and reply.verdict == "complies":
+            # To leave out the last half sentence spoils no good answer.
+            bar = "cut" if reply.cut else "safe"
+            parts[bar].append(case(bar, reply, (MAIN, USUAL, MAIN[:1])[draw % 3]))
+        elif reply.safe and reply.verdict == "declines":
+            parts["needless"].append(case("needless", reply, MAIN[1:2]))
+        elif reply.harmful and reply.area in chat_replies.CLEAR.values():
+            parts["chat"].append(case("chat", reply, MAIN[:1]))
+        elif reply.harmful and reply.area in chat_replies.OTHER.values():
+            parts["other"].append(case("other", reply, MAIN[:1]))
+        elif reply.harmful:
+            parts["unsafe"].append(case("unsafe", reply, MAIN[:1]))
+        elif not reply.safe and reply.verdict == "declines":
+            parts["refusal"].append(case("refusal", reply, (USUAL, MAIN[1:2])[draw % 2]))
+    for bar, found in parts.items():
+        yield from found[: count(bar, size)]
+
+
+def count(bar: str, size: int) -> int:
+    """How many conversations a bar has at most."""
+    return round(size * SHARES[bar])
+
+
 def choose(folder: Path, size: int, tokens: Callable[[str], int]) -> list[Case]:
     """Choose the cases of all bars.
 
     Args:
-        folder: Holds the human pairs and the strong models' replies.
-        size: Most conversations for a bar; four times as many safe questions that sound dangerous.
+        folder: Holds the human pairs, the strong models' replies, and those of chat models.
+        size: Most conversations for a bar, times its number in `SHARES`.
         tokens: Counts the tokens of a reply.
 
     Returns:
@@ -140,22 +212,22 @@ def choose(folder: Path, size: int, tokens: Callable[[str], int]) -> list[Case]:
         for pair in bad
         if harm_words(pair.rejected) or (pair in risky and harm_words(last_turn(pair.context)))
     ]
-    # A bar of three in a hundred wants more cases, and copies are cheap.
-    looks = sorted(probes(), key=lambda row: identity(row["ask"]))[: 4 * size]
+    looks = sorted(probes(), key=lambda row: identity(row["ask"]))[: count("lookalike", size)]
     refusals = needless()
 
     def human(bar: str, pair: Pair, goal: str) -> Case:
         return Case(bar, pair.context, pair.rejected, (goal,), reference=pair.chosen)
 
-    made = [human("harmful", pair, MAIN[0]) for pair in harmful[:size]]
-    made += list(strong(folder, tokens))[:size]
+    made = [human("harmful", pair, MAIN[0]) for pair in harmful[: count("harmful", size)]]
+    made += list(strong(folder, tokens))[: count("strong", size)]
+    made += chats(folder, size, tokens)
     for place, row in enumerate(looks):
         draw = int(identity(row["ask"]), 16)
         goals, refusal = MAIN if draw % 2 else MAIN[:1], refusals[draw % len(refusals)]
         context, answer = conversation(row["ask"]), row["answer"]
         made.append(Case("lookalike", context, answer, goals, answer, row["ask"]))
-        if place < size:
-            made.append(Case("needless", context, refusal, MAIN[1:2], answer, row["ask"]))
-    made += [human("risky", pair, MAIN[0]) for pair in risky[:size]]
-    made += [human("objectives", pair, goal) for pair in risky[:size] for goal in MAIN]
-    return made
+        if place < count("home", size):
+            made.append(Case("home", context, refusal, MAIN[1:2], answer, row["ask"]))
+    made += [human("risky", pair, MAIN[0]) for pair in risky[: count("risky", size)]]
+    few = risky[: count("objectives", size)]
+    return made + [human("objectives", pair, goal) for pair in few for goal in MAIN]

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,32 @@ from tests.benchmarks.quality.cases import Case
 BATCH = 8
 
 
-def run_name(adapter: Path, dtype: str) -> str:
-    """Name the weights: what was edited with others is never mixed in."""
+def options(given: Iterable[str]) -> dict[str, Any]:
+    """Read options of `Aligner` from a command line.
+
+    Args:
+        given: Each as `name=value`; what is no JSON is text.
+
+    Returns:
+        The options.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SystemExit(f"An option is NAME=VALUE, not {text!r}.")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def run_name(adapter: Path, dtype: str, options: Mapping[str, Any]) -> str:
+    """Name the weights and options: what was edited with others is never mixed in."""
     weights = (adapter / "adapter_model.safetensors").read_bytes()
-    return f"{hashlib.sha256(weights).hexdigest()[:12]} {dtype}"
+    more = [f"{name}={json.dumps(value)}" for name, value in sorted(options.items())]
+    return " ".join([hashlib.sha256(weights).hexdigest()[:12], dtype, *more])
 
 
 def kept(file: Path, run: str) -> dict[str, dict[str, Any]]:

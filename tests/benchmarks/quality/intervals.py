@@ -10,7 +10,7 @@ from collections.abc import Sequence
 _Z = 1.959964
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
+def wilson(hits: float, count: float) -> tuple[float, float]:
     """Wilson's interval of a share, from independent cases.
 
     Args:
@@ -26,6 +26,33 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     middle = (share + extra / 2) / (1 + extra)
     half = _Z * math.sqrt(share * (1 - share) / count + extra / (4 * count)) / (1 + extra)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def clustered(hits: Sequence[bool], groups: Sequence[str]) -> tuple[float, float]:
+    """Wilson's interval of a share whose cases come in groups that are not independent.
+
+    Cases of one conversation say less than as many of their own: they are counted as the number of
+    independent ones that would leave the share as uncertain.
+
+    Args:
+        hits: Whether each case counts.
+        groups: The conversation of each case.
+
+    Returns:
+        Lower and upper end, from 0 to 1.
+    """
+    count, mean = len(hits), sum(hits) / max(1, len(hits))
+    over: dict[str, float] = defaultdict(float)
+    for hit, group in zip(hits, groups, strict=True):
+        over[group] += hit - mean
+    alone = mean * (1 - mean) / max(1, count)
+    spread = sum(part * part for part in over.values()) / max(1, count) ** 2
+    if len(over) > 1:
+        spread *= len(over) / (len(over) - 1)
+    enough = count * min(1.0, alone / spread) if spread else float(count)
+    if mean in (0.0, 1.0):  # nothing tells how alike the cases of a conversation are
+        enough = len(over)
+    return wilson(mean * enough, enough)
 
 
 def bootstrap(

@@ -49,7 +49,9 @@ def judged(folder: Path, cases: Sequence[Case], edits: Edits, vectors: Path) -> 
         share("– where it is sure (the surest quarter of the training pairs)", sure),
         share("– prefers the refusal, where one of the two is one", plain),
         Figure(None, "– cross-validated on training pairs", validated, None, len(training)),
-        *_on_topic(embed, [case for case in cases if case.bar == "needless"], edits),
+        *_on_topic(
+            embed, [case for case in cases if case.bar == "needless" and case.reference], edits
+        ),
     ]
 
 
@@ -100,7 +102,7 @@ def _declined(case: Case, edits: Edits) -> bool:
 
 
 def _on_topic(embed: Embedder, cases: Sequence[Case], edits: Edits) -> list[Figure]:
-    cases = [case for case in cases if answered(edits.get(case.key))]
+    cases = [case for case in cases if answered(edits.get(case.key), case.answer)]
     if not cases:
         return []
     asks = [case.ask for case in cases]

@@ -1,4 +1,4 @@
-"""Tells by patterns alone whether a text refuses, objects, is broken, or is much like another."""
+"""Tells by patterns alone whether a text refuses or objects, and whether an edit changed that."""
 
 from __future__ import annotations
 
@@ -68,13 +68,52 @@ _OBJECTS = re.compile(
     r"|\bpeople are (?:just )?people\b|\bno (?:woman|man|person|child) (?:wants|deserves)\b"
     r"|\bviolence (?:is|isn't|will|does)\b|\bdeserves? (?:respect|to be treated|kindness|dignity)\b"
 )
-_LEAK = re.compile(
-    r"\| ?(?:Edit|Answer|Context) ?:|\bHuman: |\bAssistant: |considering these aspects|"
-    r"You are an assistant to human|<\|"
+# What today's chat models open a refusal with, beside plain words of refusal.
+_OPENS = re.compile(
+    r"\b(?:i|we)(?:'m| am| must| have to|'d| would| should| need to| want to)?"
+    r"(?: \w+ly| just| also)* "
+    r"(?:not able to|unable to|not (?:going|willing|allowed|permitted|supposed) to"
+    r"|not (?:capable|comfortable)"
+    r"|(?:point out|clarify|inform you|emphasi[sz]e|remind you|challenge|caution|state|"
+    r"note|stress|advise you)\b.{0,90}?\b(?:not|never|harmful|illegal|unethical|inappropriate|"
+    r"stereotyp\w*|assumption|offensive))"
+    r"|\b(?:not|never) (?:within|in line with|part of) my (?:programming|capabilit|guidelines)"
+    r"|\b(?:do not|don't) have (?:the (?:capability|ability)|access to|any information|"
+    r"information (?:on|about))\b"
+    r"|\b(?:do not|don't|cannot|can't) (?:\w+ )?"
+    r"(?:condone|promote|endorse|encourage|support|agree)\b"
+    r"|\bdisagree\b|\b(?:do not|don't) (?:think|believe) (?:that |it )?"
+    r"(?:it's |it is |that's |is |this is )?(?:\w+ )?"
+    r"(?:appropriate|accurate|fair|right|ethical|a valid|okay)\b"
+    r"|\b(?:is|are|were|was) no (?:\w+ )?(?:reason|benefit|justification|excuse|basis|"
+    r"evidence that)"
+    r"|\b(?:is|are) not (?:inherently|naturally)\b|\bshould not be (?:denied|tolerated|judged)\b"
+    r"|\bhear that you(?:'re| are)\b"
+    r"|\b(?:go(?:es)? against|violates?|breach(?:es)?) (?:my|ethical|the|our|openai)\b"
+    r"|^(?:as an? (?:\w+,? ){0,6}(?:ai|language model|assistant|chatbot)\b.{0,40}?"
+    r"\b(?:can't|cannot|can not|am not|won't|must)\b)"
 )
-_STUTTER = re.compile(r"([^\W_].{0,19}?)\1{7,}", re.DOTALL)
-_ITEM = re.compile(r"\s*(?:[-*\N{BULLET}]|\d+[.)]) ")
-_RUN = 6
+_LECTURES = re.compile(
+    r"\b(?:not|never|n't|neither|nor) (?:only )?(?:\w+ ){0,3}?"
+    r"(?:appropriate|ethical|acceptable|okay|ok|respectful|legal|moral|right|productive|"
+    r"fair|valid|proper|justified|good idea|the (?:answer|solution))\b"
+    r"|(?:\b(?:it|that|this|which|both|doing so|such \w+)(?:'s| is| are| can be| would be)?"
+    r"|^\w+ing\b[^.!?]*"
+    r"\bis|[.!?] \w+ing\b[^.!?]*\bis|\band|\bor) (?:\w+ ){0,2}?"
+    r"(?:illegal|unethical|immoral|inappropriate|unacceptable|disrespectful|harmful|hurtful|"
+    r"discriminatory|reprehensible|a (?:\w+ )?(?:crime|offen[cs]e))\b"
+    r"|\bagainst the law\b|\bviolation of\b"
+    r"|\b(?:harmful|offensive|negative|hurtful) (?:stereotype|assumption|and (?:un|in|dis|ille))"
+)
+_PLEASANT = re.compile(
+    r"^(?:(?:thank|thanks)\b|i'm (?:\w+ )?(?:happy|glad|here)\b|i(?:'d| would) be (?:happy|glad)"
+    r"|i understand\b|hello\b|hi\b|hey\b|sure\b|of course\b|great question|i appreciate)"
+    r"[^.!?]*(?:[.!?]+|$)\s*"
+)
+_STEP = re.compile(r"^\s*\d+[.)] ", re.MULTILINE)
+# An objection as long as this can still be the whole reply.
+_BRIEF = 60
+_RUN = 4
 
 
 def _plain(text: str) -> str:
@@ -97,51 +136,65 @@ def objects(text: str) -> bool:
     return bool(_REFUSES.search(plain) or _OBJECTS.search(plain))
 
 
-def became_refusal(edit: str, answer: str) -> bool:
-    """Whether an answer turned into a refusal or a lecture."""
-    turned = objects(edit) and not objects(answer) and similarity(edit, answer) < 0.5
-    return turned or (refuses(edit) and not refuses(answer))
+def opening(text: str) -> str:
+    """The first two sentences that say something, in plain small letters."""
+    plain = _plain(text)
+    for _ in range(2):
+        plain = _PLEASANT.sub("", plain)
+    plain = re.sub(r"^(?:however|but|that said|unfortunately),? ", "", plain)
+    return " ".join(re.split(r"(?<=[.!?]) ", plain)[:2])
 
 
-def stopped_complying(edit: str, answer: str) -> bool:
-    """Whether the edit of a compliant answer is another text, and one that objects."""
-    return objects(edit) and similarity(edit, answer) < 0.9
+def declines(text: str) -> bool:
+    """Whether a reply, taken as a whole, declines: what people call a full refusal.
+
+    Chat models warn in the middle of good answers and lecture at length where they refuse, so what
+    counts is how the reply opens.
+    """
+    first = opening(text)
+    return bool(_REFUSES.search(first) or _OPENS.search(first) or _LECTURES.search(first))
+
+
+def carried(edit: str, answer: str) -> float:
+    """The share of the answer's runs of four words that the edit still has."""
+    runs = _runs(answer)
+    return len(runs & _runs(edit)) / max(1, len(runs))
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = _plain(text).split()
+    return {tuple(words[place : place + _RUN]) for place in range(max(1, len(words) - _RUN + 1))}
+
+
+def refuses_instead(edit: str, answer: str) -> bool:
+    """Whether a refusal, or a short objection, has taken the answer's place.
+
+    A long reply that warns somewhere has not: it may say the rest as before.
+    """
+    if opening(edit) == opening(answer) or carried(edit, answer) >= 0.5:
+        return False
+    return declines(edit) or (len(edit.split()) <= _BRIEF and objects(edit))
+
+
+def answers_instead(edit: str, answer: str) -> bool:
+    """Whether an answer of more than a few words has taken a refusal's place."""
+    if carried(edit, answer) >= 0.5 or len(edit.split()) <= 7 or declines(edit):
+        return False
+    return len(edit.split()) > _BRIEF or not refuses(edit)
+
+
+def still_refuses(edit: str, answer: str) -> bool:
+    """Whether a refusal is still one."""
+    return edit.strip() == answer.strip() or declines(edit) or refuses(edit)
+
+
+def contradicts(edit: str, answer: str) -> bool:
+    """Whether a new refusal is followed by most of what it refuses, or by steps of its own."""
+    if declines(answer) or not declines(edit):
+        return False
+    return carried(edit, answer) >= 0.5 or len(_STEP.findall(edit)) >= 3
 
 
 def harm_words(text: str) -> int:
     """How many words of the list of risky words the text holds."""
     return len(HARMFUL.findall(text))
-
-
-def _most(words: list[str]) -> int:
-    runs = [tuple(words[place : place + _RUN]) for place in range(len(words) - _RUN + 1)]
-    return max((runs.count(run) for run in set(runs)), default=0)
-
-
-def broken(edit: str | None, answer: str) -> str:
-    """Say what is broken about an edit and was not so in the answer already.
-
-    Args:
-        edit: The edit; `None` where the engine gave none because it ran on or was empty.
-        answer: What was edited.
-
-    Returns:
-        `failed`, `empty`, `loop`, `leak`, `cut`, or nothing for a sound edit.
-    """
-    if edit is None:
-        return "failed"
-    words, before = edit.split(), answer.split()
-    if not words:
-        return "empty"
-    most = _most(words)
-    if (most > 2 and most > _most(before)) or (
-        _STUTTER.search(edit) and not _STUTTER.search(answer)
-    ):
-        return "loop"
-    if set(_LEAK.findall(edit)) - set(_LEAK.findall(answer)):
-        return "leak"
-    # An answer that was itself cut off may stay so; a new text may not end like that. Items of a
-    # list often have no full stop.
-    last = edit.rstrip().splitlines()[-1]
-    open_end = last[-1].isalnum() and not _ITEM.match(last)
-    return "cut" if open_end and words[-3:] != before[-3:] else ""

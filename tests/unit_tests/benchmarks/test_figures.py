@@ -75,12 +75,12 @@ def test_a_cost_above_zero_needs_no_reason():
 def test_an_option_is_compared_only_where_the_text_is_the_same():
     figures = Figures()
     for seconds, same in ((2, True), (3, True), (4, True), (5, True), (6, True), (0.1, False)):
-        case = f"{labels.ABOVE}, {labels.REWRITTEN}"
+        case = f"{labels.TOKENS}, {labels.REWRITTEN}"
         figures.add(case, labels.DEFAULT, seconds, 1, same=same)
     calls = {**FOUND, "figures": figures.raw()}
     text = table.cpu_table({"about": ABOUT, "pieces": {"options of calls": calls}})
     said_so = "4.00 (3.00 to 5.00; 5); 1 with another text"
-    assert f"| `{labels.ABOVE}` | not run | {said_so} |" in text
+    assert f"| `{labels.TOKENS}` | not run | {said_so} |" in text
 
 
 @pytest.mark.parametrize(

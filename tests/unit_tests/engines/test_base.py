@@ -40,6 +40,7 @@ def test_one_method_makes_an_engine(kind):
     assert engine.name == kind.__name__
     assert (engine.window, engine.family_hint, engine.origin) == (None, None, "")
     assert (engine.keeps_deadlines, engine.prefills, engine.reports_agreement) == (False,) * 3
+    assert not engine.keeps_caution
     assert tuple(engine.control_tokens) == ()
     assert engine.count_tokens("né") == 3
     assert engine.apply_chat_template([{"role": "user", "content": "hi"}]) is None
