@@ -120,7 +120,7 @@ def _value(file: BinaryIO, kind: int, *, keep: bool) -> Any:
     if kind != _ARRAY:
         return _unpack(file, _FORMATS[kind])[0]
     element, count = _unpack(file, "<IQ")
-    if element == _STRING or element == _ARRAY:
+    if element in (_STRING, _ARRAY):
         items = [_item(file, element, keep=keep) for _ in range(count)]
         return items if keep else None
     layout = f"<{count}{_FORMATS[element][1]}"

@@ -300,7 +300,6 @@ class Backend:
     def __init__(self, name: str, make: Callable[[], Transport], max_queue: int) -> None:
         self.name = name
         self._make, self._max_queue = make, max_queue
-        self._closed = False
         self._loop = LoopThread("metaaligner-completions", self._renew)
         self.count = lru_cache(_COUNTED)(self._count)
         self._renew()
@@ -324,11 +323,11 @@ class Backend:
             raise
 
     async def _unless_closed(self, work: Coroutine[Any, Any, T]) -> T:
-        """Say that the engine was closed, where that has cancelled the work, and not its caller."""
+        """Say that the engine was closed if that has cancelled the work, and not its caller."""
         try:
             return await work
         except asyncio.CancelledError:
-            if self._closed:
+            if self._loop.stopped:
                 raise EngineError(CLOSED) from None
             raise
 
@@ -338,7 +337,6 @@ class Backend:
 
     def close(self) -> None:
         """Close the transport and end the loop's thread."""
-        self._closed = True
         transport, self._transport = self._transport, None
         self._loop.stop(None if transport is None else transport.close)
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, TypeVar
 
 from langchain_metaaligner.engines import processes, thoughts, threads
@@ -122,7 +123,7 @@ class LlamaCppTransport(Transport):
         processes.end_with_process(self)
         try:
             with CHANGING:
-                server = _server(model, adapter and str(adapter), options, http)
+                server = _server(model, adapter, options, http)
                 self._server = NativeThreads(server)
             # Freed before its loop has begun, it would wait for the loop's end for ever.
             server.handle_completions({"prompt": [0], "max_tokens": 1, "cache_prompt": False})
@@ -250,7 +251,7 @@ class LlamaCppTransport(Transport):
     def _run(self, call: Call, run: _Run) -> None:
         """Complete a prompt in this thread, which waits for llama.cpp without Python's lock."""
         with self._idle:
-            server = self._server and self._server.native
+            server: Any = None if self._server is None else self._server.native
             if server is None or self._ending:
                 raise EngineError(_CLOSED)
             self._running.add(run)
@@ -287,7 +288,9 @@ class LlamaCppTransport(Transport):
             )
             return EngineError(message)
         passing = int(said.get("code") or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
-        message = f"llama.cpp failed ({said.get('type', 'unknown error')}). The answer was not edited."
+        message = (
+            f"llama.cpp failed ({said.get('type', 'unknown error')}). The answer was not edited."
+        )
         return EngineError(message, retryable=passing)
 
 
@@ -367,7 +370,7 @@ def check_installed() -> None:
         raise CheckpointError(message)
 
 
-def _server(model: GgufModel, adapter: str | None, options: LoadOptions, http: UnixHttp) -> Any:
+def _server(model: GgufModel, adapter: Path | None, options: LoadOptions, http: UnixHttp) -> Any:
     """Make llama.cpp's own server. Its binding holds Python's lock until the file is loaded."""
     import xllamacpp
 
@@ -375,7 +378,7 @@ def _server(model: GgufModel, adapter: str | None, options: LoadOptions, http: U
     params.model.path = str(model.file)
     if adapter is not None:
         lora = xllamacpp.CommonAdapterLoraInfo()
-        lora.path, lora.scale = adapter, 1.0
+        lora.path, lora.scale = str(adapter), 1.0
         params.lora_adapters = [lora]
     params.n_ctx, params.n_parallel = model.window * model.slots, model.slots
     params.kv_unified = False

@@ -25,12 +25,10 @@ class NativeThreads:
         native: The object.
     """
 
-    _forked = False
-
     def __init__(self, native: Any) -> None:
         self._native = native
-        if NativeThreads._forked:
-            _keep(native)
+        if _forks.happened:
+            self.keep()
         _held.add(self)
         processes.renew_in_children(_forks)
 
@@ -46,34 +44,32 @@ class NativeThreads:
             self._native = None
 
     def keep(self) -> None:
-        """Never destroy the object."""
+        """Never destroy the object, not even when the interpreter ends."""
         if self._native is not None:
-            _keep(self._native)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._native))
 
 
 class _Forks:
     """Told of forks."""
 
+    def __init__(self) -> None:
+        self.happened = False
+
     def renew(self) -> None:
         for one in list(_held):
             one.keep()
-        if not NativeThreads._forked:
-            NativeThreads._forked = True
+        if not self.happened:
+            self.happened = True
             _end_without_destructors()
-
-
-def _keep(native: Any) -> None:
-    """Keep an object until the process is gone, through the end of the interpreter too."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(native))
 
 
 def _end_without_destructors() -> None:
     """Let `exit` end this process after Python has ended, and before static destructors run."""
-    with suppress(AttributeError, OSError):  # only glibc has on_exit
-        libc = ctypes.CDLL(None)
+    libc = ctypes.CDLL(None)
+    with suppress(AttributeError):  # only glibc has on_exit
         # The last one that is registered runs first.
-        libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
-        libc.__cxa_atexit(ctypes.cast(libc.fflush, ctypes.c_void_p), None, None)
+        libc["on_exit"](ctypes.cast(libc["_exit"], ctypes.c_void_p), None)
+        libc["__cxa_atexit"](ctypes.cast(libc["fflush"], ctypes.c_void_p), None, None)
 
 
 _held: weakref.WeakSet[NativeThreads] = weakref.WeakSet()

@@ -29,7 +29,7 @@ class UnixHttp:
         self._folder = Path(tempfile.mkdtemp(prefix="metaaligner-"))
         if len(str(self._folder)) > _MOST:
             self._folder.rmdir()
-            self._folder = Path(tempfile.mkdtemp(prefix="metaaligner-", dir="/tmp"))  # noqa: S108
+            self._folder = Path(tempfile.mkdtemp(prefix="metaaligner-", dir="/tmp"))
         self._owner = os.getpid()
         self.path = self._folder / "llama.sock"
         self.key = secrets.token_hex(16)

@@ -168,7 +168,9 @@ def written_tensor(name: str, tensor: torch.Tensor, config: Any) -> tuple[str, t
         KeyError: No LLaMA in GGUF has such a weight.
     """
     layer = _LAYER_OF_TRANSFORMERS.fullmatch(name)
-    theirs = f"blk.{layer[1]}.{_THEIR_LAYER_NAMES[layer[2]]}.weight" if layer else _THEIR_NAMES[name]
+    theirs = (
+        f"blk.{layer[1]}.{_THEIR_LAYER_NAMES[layer[2]]}.weight" if layer else _THEIR_NAMES[name]
+    )
     heads = _rotated_heads(theirs, config)
     if heads is None:
         return theirs, tensor

@@ -147,7 +147,7 @@ def _add_tokenizer(writer: Any, name: str, tokenizer: Any, config: Any) -> None:
             return _CONTROL
         if index in added:
             return _USER_DEFINED
-        bytes_too = model["byte_fallback"] and len(text) == 6 and text.startswith("<0x")  # noqa: PLR2004
+        bytes_too = model["byte_fallback"] and len(text) == 6 and text.startswith("<0x")
         return _BYTE if bytes_too else _NORMAL
 
     pairs = [pair if isinstance(pair, list) else pair.split(" ", 1) for pair in model["merges"]]
@@ -207,7 +207,7 @@ def _pre_tokenizer(name: str, spec: Mapping[str, Any]) -> str:
     if last.get("type") == "ByteLevel" and last["use_regex"] and not last["add_prefix_space"]:
         if len(steps) == 1:
             return "gpt-2"
-        if len(steps) == 2 and steps[0] == {"type": "Digits", "individual_digits": True}:  # noqa: PLR2004
+        if len(steps) == 2 and steps[0] == {"type": "Digits", "individual_digits": True}:
             return "smollm"
     message = (
         f"The tokenizer of {name} splits texts in a way that can't be written as GGUF here."
