@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,14 @@ def test_thirty_edits_are_the_local_engines_but_where_two_tokens_are_tied(gguf, 
     there = edits(str(gguf))
     apart = [at for at, (one, other) in enumerate(zip(local, there, strict=True)) if one != other]
     gaps = {at: gap_where_they_part(ROWS[at], local[at], there[at]) for at in apart}
+    said = ", ".join(f"{gap:.5f}" for gap in gaps.values()) or "none"
+    table = (
+        "\n| engine | edits | the local engine's | others: nats between the two tokens |"
+        "\n| --- | --- | --- | --- |"
+        f"\n| llama.cpp, float32 | {len(ROWS)} | {len(ROWS) - len(apart)} | {said} |\n"
+    )
     with capsys.disabled():
-        print("\n| engine | edits | the local engine's | others: nats between the two tokens |")
-        print("| --- | --- | --- | --- |")
-        said = ", ".join(f"{gap:.5f}" for gap in gaps.values()) or "none"
-        print(f"| llama.cpp, float32 | {len(ROWS)} | {len(ROWS) - len(apart)} | {said} |")
+        sys.stdout.write(table)
     assert len(ROWS) - len(apart) >= EQUAL
     assert all(gap < TIE for gap in gaps.values()), gaps
     assert len({one for one in local if one not in {answer for _, answer in ROWS}}) > EQUAL // 3
