@@ -42,6 +42,7 @@ HOMES = {
         "from langchain_metaaligner.editing.aligner_arguments import AlignerArguments"
     ),
     "Alignment": "from langchain_metaaligner.editing.alignment import Alignment",
+    "Guards": "from langchain_metaaligner.editing.guards import Guards",
     "Engine": "from langchain_metaaligner.engines.base import Engine",
     "EngineLike": "from langchain_metaaligner.engines.base import EngineLike",
     "When": "from langchain_metaaligner.integrations.reply_policy import When",
@@ -114,11 +115,11 @@ def _written(
 
 def _imports(lines: list[str]) -> str:
     ours = [one for one in lines if "langchain_metaaligner" in one]
-    pydantic = [one for one in lines if "pydantic" in one]
-    rest = [one for one in lines if one not in (*ours, *pydantic)]
+    libraries = [one for one in lines if "pydantic" in one or "langchain_core" in one]
+    rest = [one for one in lines if one not in (*ours, *libraries)]
     joined: dict[str, list[str]] = {}
     groups = []
-    for group in (rest, pydantic, ours):
+    for group in (rest, libraries, ours):
         joined = {}
         for line in group:
             head, _, what = line.partition(" import ")

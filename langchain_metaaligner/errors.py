@@ -80,6 +80,42 @@ class EngineError(MetaAlignerError):
             self.retryable = True
 
 
+class GuardError(EngineError):
+    """The edit was refused by a guard, because it spoils a reply that it otherwise keeps.
+
+    Args:
+        *args: The message.
+        guard: The name of the guard.
+        retryable: As for `EngineError`.
+
+    Attributes:
+        guard: The name of the guard.
+    """
+
+    def __init__(self, *args: object, guard: str = "", retryable: bool = False) -> None:
+        super().__init__(*args, retryable=retryable)
+        self.guard = guard
+
+    @classmethod
+    def of(cls, guard: str, *, retryable: bool = False) -> GuardError:
+        """Make the error of a guard that can't mend an edit.
+
+        Args:
+            guard: The name of the guard.
+            retryable: As for `EngineError`.
+
+        Returns:
+            The error.
+        """
+        message = (
+            f"The guard {guard!r} refused the edit: it keeps most of the answer, but spoils what"
+            " the guard keeps, and the answer's own could not be put back. on_error decides what"
+            " happens to the answer. To use such edits as they are, leave the guard out of"
+            " guards=; docs/failures.md says what each guard keeps."
+        )
+        return cls(message, guard=guard, retryable=retryable)
+
+
 class EditTimeout(MetaAlignerError):
     """The edit was stopped because it reached its time limit."""
 

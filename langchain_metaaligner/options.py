@@ -60,6 +60,37 @@ class TakenBy(frozenset[str]):
         return super().__new__(cls, engines)
 
 
+GUARDS = (
+    *("citations", "urls", "emails", "numbers", "fences", "tables", "json", "language"),
+    *("repetition", "contradiction"),
+)
+"""The guards of this package, in the order in which they look at a passage."""
+
+
+def _as_guards(given: Any) -> Any:
+    """Read the option `guards`: names and callables, or one of them; `all` stands for all names."""
+    ours = given is not None and (isinstance(given, str) or callable(given))
+    guards: list[Any] = []
+    try:
+        each = [given] if ours else list(given)
+    except TypeError:
+        each = [given]
+    for one in each:
+        if one == "all":
+            guards += GUARDS
+        elif (isinstance(one, str) and one in GUARDS) or callable(one):
+            guards.append(one)
+        else:
+            what = repr(one) if isinstance(one, str) else f"a {type(one).__name__}"
+            message = (
+                f"guards must be names of guards or functions of yours, not {what}. The names are"
+                f" {', '.join(GUARDS)}; 'all' stands for all of them, and () for none."
+            )
+            raise ValueError(message)
+    names = [one for one in guards if isinstance(one, str)]
+    return (*(name for name in GUARDS if name in names), *(one for one in guards if callable(one)))
+
+
 CAUTION = 2.0
 """The default of `caution` where an engine can keep it, in nats."""
 
@@ -459,8 +490,14 @@ class AlignerOptions(LoadOptions):
     caution: Annotated[float | None, Field(ge=0.0, allow_inf_nan=False), Effect.TEXT] = None
     """By how much another token must be likelier than the answer's next one for the edit to leave
     the answer after its first three tokens, in nats; after that, decoding is plain. 0 is plain
-    greedy decoding. `None` uses the default where the engine sees log-probabilities. Other engines
+    greedy decoding. `None` is 2 where the engine sees log-probabilities, else 0. Other engines
     refuse a value above 0, and so does sampling."""
+
+    guards: Annotated[
+        tuple[Any, ...], BeforeValidator(_as_guards), Effect.TEXT, Static("Guards")
+    ] = GUARDS
+    """What an edit that keeps most of the answer must keep, too: names of guards, functions of
+    yours, or both; `"all"` stands for all names, and `()` for none. See docs/failures.md."""
 
     token_agreement: Annotated[bool, Effect.NEITHER] = False
     """Record the agreement of each token of the answer, for diffs. It is never part of a message.

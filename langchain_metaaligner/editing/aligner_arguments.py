@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from pydantic import SecretStr
 
+from langchain_metaaligner.editing.guards import Guards
 from langchain_metaaligner.engines.base import Engine, EngineLike
 
 __all__ = ["AlignerArguments"]
@@ -123,8 +124,12 @@ class AlignerArguments(TypedDict, total=False):
     caution: float | None
     """By how much another token must be likelier than the answer's next one for the edit to leave
     the answer after its first three tokens, in nats; after that, decoding is plain. 0 is plain
-    greedy decoding. `None` uses the default where the engine sees log-probabilities. Other engines
+    greedy decoding. `None` is 2 where the engine sees log-probabilities, else 0. Other engines
     refuse a value above 0, and so does sampling."""
+
+    guards: Guards
+    """What an edit that keeps most of the answer must keep, too: names of guards, functions of
+    yours, or both; `"all"` stands for all names, and `()` for none. See docs/failures.md."""
 
     token_agreement: bool
     """Record the agreement of each token of the answer, for diffs. It is never part of a message.

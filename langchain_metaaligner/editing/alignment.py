@@ -53,6 +53,9 @@ class Alignment:
             remove tokens from its cache (sliding-window attention).
         caution: The margin in nats with which the edit could leave the original; 0 is plain
             decoding. `None` if no edit was made.
+        guards: What guards did: for each that did something, how often it put the answer's own
+            text back (`restored`), took out what was added (`removed`), or only `noted` something.
+            After a failure, the guard that refused the edit (`refused`).
         dropped: What was left out of the context: counts of `system` messages, `turns` and
             `words`, only those above zero.
         error: Type and message of the error, if there was one.
@@ -75,6 +78,7 @@ class Alignment:
     error: str | None = None
     reason: str | None = None
     caution: float | None = None
+    guards: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     __reduce_ex__ = reduce_at_root
 
@@ -136,6 +140,8 @@ class Alignment:
             record["error"] = self.error.partition(":")[0]
         if self.reason is not None:
             record["reason"] = self.reason
+        if self.guards:
+            record["guards"] = {name: dict(counts) for name, counts in self.guards.items()}
         if keep_original:
             record["original"] = self.original
         return record

@@ -12,6 +12,7 @@ from typing import Any
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.context_window import Room
 from langchain_metaaligner.editing.conversation import Turn, read_context
+from langchain_metaaligner.editing.guards.passages import Passages
 from langchain_metaaligner.editing.json_answer import JsonText, may_be_json, read_json
 from langchain_metaaligner.editing.objectives import (
     Objective,
@@ -59,6 +60,7 @@ class Part:
         before: Text before this part that stays as it is.
         value: The string value that this part is, in an answer that is JSON.
         is_chat: Whether a chat model is asked, which may think before it answers.
+        guards: What the edit must keep: names, and guards of the user's own.
     """
 
     request: Request
@@ -67,29 +69,29 @@ class Part:
     before: str = field(default="", repr=False)
     value: JsonText | None = None
     is_chat: bool = False
+    guards: tuple[Any, ...] = ()
 
     @property
     def length(self) -> int:
         """How many characters of the answer this part takes up."""
         return len(self.original if self.value is None else self.value.raw)
 
-    def writer(self) -> Callable[[str], str]:
-        """Make the function that turns a piece of the engine's edit into a piece of the answer."""
-        restore = self.prompt.restore
-        if self.value is None:
-            return restore
-        write = self.value.writer().write
-        return lambda piece: write(restore(piece))
+    def guarded(self) -> Passages | None:
+        """Make what looks at the edit of this part; `None` if it has no guards."""
+        if not self.guards:
+            return None
+        retryable = self.request.temperature > 0
+        return Passages(self.original, self.request.prompt, self.guards, retryable=retryable)
 
     def text(self, edit: Edit, model: str) -> str:
-        """The edited text of this part.
+        """The edited text of this part, before its guards have seen it.
 
         Args:
             edit: The engine's edit for this part's request.
             model: The name of the engine's model.
 
         Returns:
-            The text as it goes into the answer, with the escaping of the prompt undone.
+            The text with the escaping of the prompt undone.
 
         Raises:
             EngineError: The edit is empty, or it ran out of tokens.
@@ -111,7 +113,7 @@ class Part:
                 " family that the checkpoint was trained with."
             )
             raise EngineError(msg, retryable=self.request.temperature > 0)
-        return text if self.value is None else self.value.writer().write(text)
+        return text
 
     def agreement(self, edit: Edit, start: int) -> tuple[TokenAgreement, ...] | None:
         """The agreement of each token of this part, if the engine reports it.
@@ -161,11 +163,16 @@ class PendingEdit:
     started: float
     after: str = field(default="", repr=False)
 
-    def finish(self, made: Sequence[Edit | Exception]) -> Alignment:
+    def finish(
+        self,
+        made: Sequence[Edit | Exception],
+        streamed: Sequence[Passages | None] = (),
+    ) -> Alignment:
         """Make the record from the engine's results.
 
         Args:
             made: The engine's edit or error for each part, in order.
+            streamed: What the guards of each part have let through already, if it was streamed.
 
         Returns:
             The alignment, `edited` or `unchanged`.
@@ -173,15 +180,32 @@ class PendingEdit:
         Raises:
             MetaAlignerError: The first error among the results.
             EngineError: An edit is empty, or it ran out of tokens.
+            GuardError: A guard refuses an edit.
         """
         edits = []
         for result in made:
             if isinstance(result, Exception):
                 raise result
             edits.append(result)
+        seen = list(streamed)
         text, tokens, place = "", [], 0
-        for part, edit in zip(self.parts, edits, strict=True):
-            text += part.before + part.text(edit, self.model)
+        for number, (part, edit) in enumerate(zip(self.parts, edits, strict=True)):
+            edited = part.text(edit, self.model)
+            if streamed and (guards := streamed[number]) is not None:
+                edited = guards.text
+            elif part.guards and edited != part.original:
+                guards = Passages.of_whole(
+                    edited,
+                    part.original,
+                    part.request.prompt,
+                    part.guards,
+                    retryable=part.request.temperature > 0,
+                )
+                seen.append(guards)
+                edited = guards.text
+            text += part.before + (
+                edited if part.value is None else part.value.writer().write(edited)
+            )
             place += len(part.before)
             tokens.append(part.agreement(edit, place))
             place += part.length
@@ -202,7 +226,18 @@ class PendingEdit:
             token_agreement=_joined(tokens),
             caution=self.parts[0].request.caution,
             seconds=time.monotonic() - self.started,
+            guards=_told_by(seen) if seen else {},
         )
+
+
+def _told_by(seen: Sequence[Passages | None]) -> dict[str, dict[str, int]]:
+    told: dict[str, dict[str, int]] = {}
+    for one in seen:
+        for name, counts in () if one is None else one.told.items():
+            known = told.setdefault(name, {})
+            for what, count in counts.items():
+                known[what] = known.get(what, 0) + count
+    return told
 
 
 def _usage_of(edits: Sequence[Edit]) -> dict[str, int] | None:
@@ -331,39 +366,52 @@ def stream_pending(pending: PendingEdit | Alignment, engine: Engine) -> Body[Ali
             yield pending.text
         return pending
     edits: list[Edit] = []
-    for part in pending.parts:
+    seen = [part.guarded() for part in pending.parts]
+    for part, guards in zip(pending.parts, seen, strict=True):
         if part.before:
             yield part.before
-        edits.append((yield from _pieces_of(part, engine)))
+        edits.append((yield from _pieces_of(part, engine, guards)))
     if pending.after:
         yield pending.after
     if len(pending.original) > _SHORT:
-        made: Alignment = yield deadlines.aside(partial(pending.finish, edits), None)
+        made: Alignment = yield deadlines.aside(partial(pending.finish, edits, seen), None)
         return made
-    return pending.finish(edits)
+    return pending.finish(edits, seen)
 
 
-def _pieces_of(part: Part, engine: Engine) -> Body[Edit]:
-    pieces = deadlines.Pieces(engine, part.request)
+def _pieces_of(part: Part, engine: Engine, guards: Passages | None) -> Body[Edit]:
     answer = thoughts.SpokenText(thoughts.opened(part.request.prompt)) if part.is_chat else None
     is_plain = part.value is None and not part.prompt.undo and answer is None
+    look = guards.push if guards is not None and is_plain else None
+    pieces = deadlines.Pieces(engine, part.request, look)
     wait = Wait(pieces.next, pieces.anext, repeated=is_plain, stop=pieces.aclose)
     made: Edit
     try:
         if is_plain:
             made = yield wait
+            if guards is not None and made.finish_reason != "length" and (rest := guards.finish()):
+                yield rest
             return made
-        write = part.writer()
-        while not isinstance(piece := (yield wait), Ended):
-            if answer is not None:
+        restore = part.prompt.restore
+        write = None if part.value is None else part.value.writer().write
+        ended = False
+        while not ended:
+            piece = yield wait
+            ended = isinstance(piece, Ended)
+            if ended:
+                made = piece.value
+                if made.finish_reason == "length":
+                    break
+                piece = "" if answer is None else answer.finish()
+                piece = piece if piece.strip() else ""
+            elif answer is not None:
                 piece = answer.push(piece)
+            piece = restore(piece)
+            if guards is not None:
+                piece = guards.push(piece)
+                piece += guards.finish() if ended else ""
             if piece:
-                yield write(piece)
-        made = piece.value
-        if answer is not None and made.finish_reason != "length":
-            rest = answer.finish()
-            if rest.strip():
-                yield write(rest)
+                yield piece if write is None else write(piece)
         return made
     except BaseException:
         pieces.close()
@@ -685,8 +733,9 @@ class _RequestWriter:
             templated=prompt.templated,
             draft_at=prompt.draft_at,
             caution=self._caution,
+            refuse_repetition="repetition" in options.guards,
         )
-        return Part(request, prompt, text, before, value, self._family.chat)
+        return Part(request, prompt, text, before, value, self._family.chat, options.guards)
 
     def _prompt(self, asked: str | Sequence[Turn], text: str) -> Prompt:
         engine, family = self._engine, self._family

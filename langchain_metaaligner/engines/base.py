@@ -69,6 +69,8 @@ class Request:
         temperature: Sampling temperature; 0 decodes greedily.
         deadline: Time at which the work must stop with `EditTimeout`, in seconds of
             `time.monotonic()`; `None` for no limit.
+        refuse_repetition: Whether an edit that repeats itself ends at once, with `GuardError`.
+            The text is watched while it streams, and when it is whole; an engine may end sooner.
         keep_above: Return the draft itself, without decoding, if its agreement is at least this
             value. One pass over the whole draft decides. `None` always decodes. Engines that
             don't report agreement ignore it.
@@ -93,6 +95,7 @@ class Request:
     templated: bool = False
     draft_at: int | None = None
     caution: float = 0.0
+    refuse_repetition: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar, get_args
 
-from langchain_metaaligner.engines import threads
+from langchain_metaaligner.engines import repetition, threads
 from langchain_metaaligner.engines.base import (
     DOCS,
     Edit,
@@ -129,10 +129,14 @@ class Pieces:
     Args:
         engine: The engine.
         request: The edit to make.
+        look: Turns what is read of the edit into what is given out; `None` gives out all.
     """
 
     _engine: Engine
     _request: Request
+    _look: Callable[[str], str] | None = None
+    _length: int = field(default=0, init=False)
+    _watch: repetition.RepetitionWatch | None = field(default=None, init=False)
     _texts: list[str] = field(default_factory=list, init=False)
     _source: Any = field(default=None, init=False)
     _begun: bool = field(default=False, init=False)
@@ -235,12 +239,19 @@ class Pieces:
         if self._request.deadline is not None and is_late(self._request):
             raise too_late()
         self._texts.append(piece)
-        if self._begun:
-            return piece
-        if not piece.strip():
-            return ""
-        self._begun = True
-        return "".join(self._texts)
+        self._length += len(piece)
+        if self._request.refuse_repetition and self._length >= repetition.SHORTEST:
+            if self._watch is None:
+                self._watch = repetition.watch(self._request)
+                self._watch.push("".join(self._texts))
+            else:
+                self._watch.push(piece)
+        if not self._begun:
+            if not piece.strip():
+                return ""
+            self._begun = True
+            piece = "".join(self._texts)
+        return piece if self._look is None else self._look(piece)
 
     def _whole(self, made: Any) -> Ended[Edit]:
         self.close()
@@ -467,6 +478,8 @@ def _checked(edit: Any, request: Request) -> Edit:
         )
         raise EngineError(message)
     made: Edit = edit
+    if request.refuse_repetition and len(made.text) >= repetition.SHORTEST:
+        repetition.watch(request).push(made.text)
     if made.agreement is None or made.agreement <= 0:
         return made
     return replace(made, agreement=0.0)

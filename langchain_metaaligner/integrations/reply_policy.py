@@ -38,6 +38,7 @@ from langchain_metaaligner.engines.base import as_ours, is_interrupt
 from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.errors import (
     CheckpointError,
+    GuardError,
     InputTypeError,
     LeakError,
     MetaAlignerError,
@@ -540,7 +541,10 @@ class ReplyPolicy(NamedTuple):
             self.options.shared.log.tell(
                 f"{status} {name}", f"The reply was not edited ({status}): {said}"
             )
-        return self._record(original, text, asked, status=status, error=f"{name}: {said}")
+        record = self._record(original, text, asked, status=status, error=f"{name}: {said}")
+        if isinstance(error, GuardError):
+            record = replace(record, guards={error.guard: {"refused": 1}})
+        return record
 
     def _record(
         self,

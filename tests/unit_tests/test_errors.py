@@ -28,6 +28,7 @@ def test_there_are_ten_kinds_of_error_and_their_base():
         "CheckpointError",
         "EditTimeout",
         "EngineError",
+        "GuardError",
         "InputTypeError",
         "LeakError",
         "MetaAlignerError",

@@ -14,7 +14,8 @@ from langchain_metaaligner.engines.base import Edit, FinishReason, Request, Toke
 from langchain_metaaligner.engines.cancellation import Cancellation
 from langchain_metaaligner.engines.local.drafting import Drafter
 from langchain_metaaligner.engines.local.tokenizer import OutputText
-from langchain_metaaligner.errors import EngineError
+from langchain_metaaligner.engines.repetition import RepetitionWatch, watch
+from langchain_metaaligner.errors import EngineError, GuardError
 
 _IN_CACHE = 4  # rows of logits
 
@@ -61,6 +62,7 @@ class EditSequence:
         kept: Whether the answer was kept as it is, without decoding.
         cancellation: Tells whether the request's deadline has passed.
         isolated: Whether its last pass failed, so that its next one must be for it alone.
+        repetition: Finds out that the output repeats itself; `None` if it may.
         shareable: Number of tokens at the beginning of the prompt that other prompts may share.
         shared: How many of these are in the prefix cache or came from it.
     """
@@ -86,6 +88,7 @@ class EditSequence:
     kept: bool = False
     cancellation: Cancellation = field(default_factory=Cancellation)
     isolated: bool = False
+    repetition: RepetitionWatch | None = None
     shareable: int = 0
     shared: int = 0
 
@@ -138,6 +141,7 @@ class EditSequence:
             token_agreement=request.token_agreement,
             caution=request.caution,
             cancellation=Cancellation([request]),
+            repetition=watch(request) if request.refuse_repetition else None,
         )
         if sequence.limit <= 0:
             sequence.finish("length")
@@ -258,7 +262,14 @@ class EditSequence:
         """
         chosen = list(tokens)[: self.limit - len(self.output.ids)]
         end = next((place for place, token in enumerate(chosen) if token in self.ends), None)
-        self.piece += self.output.push(*chosen[:end])
+        made = self.output.push(*chosen[:end])
+        self.piece += made
+        if self.repetition is not None:
+            try:
+                self.repetition.push(made)
+            except GuardError as error:
+                self.fail(error)
+                return
         if self.output.stopped or end is not None:
             self.finish("stop")
         elif len(self.output.ids) >= self.limit:

@@ -26,7 +26,7 @@ from langchain_metaaligner import (
 from langchain_metaaligner.editing import prompts
 from langchain_metaaligner.editing.prompts import PromptFamily
 from langchain_metaaligner.engines.base import TokenAgreement
-from langchain_metaaligner.options import CAUTION
+from langchain_metaaligner.options import CAUTION, AlignerOptions
 from tests.unit_tests.scripted import ScriptedEngine, StuckEngine, aligner_of, hh
 
 
@@ -84,6 +84,11 @@ def test_an_engine_that_keeps_no_margin_decodes_plainly_and_the_record_says_so(o
 def test_a_margin_that_an_engine_can_not_keep_is_an_error(edit):
     with pytest.raises(CheckpointError, match=r"caution=1.5 .* 'scripted'"):
         edit(aligner_of(ScriptedEngine("edit"), caution=1.5))
+
+
+def test_the_options_say_the_default_margin():
+    said = AlignerOptions.model_fields["caution"].description
+    assert f"`None` is {CAUTION:g} where" in said
 
 
 @pytest.mark.parametrize("caution", [-1.0, float("nan"), float("inf"), "much"])

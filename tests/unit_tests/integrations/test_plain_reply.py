@@ -105,13 +105,13 @@ def test_whether_data_was_asked_for_is_decided_once_for_each_model_run(call: Any
 
 def test_the_way_of_a_plain_reply_is_short() -> None:
     made = chain()
-    assert len(way_of(lambda: made.invoke("hi"))) < 50
-    assert len(way_of(lambda: list(made.stream("hi")))) < 75
+    assert len(way_of(lambda: made.invoke("hi"))) < 52
+    assert len(way_of(lambda: list(made.stream("hi")))) < 78
 
 
-def test_a_piece_goes_from_the_engine_to_the_consumer_and_nowhere_else() -> None:
+def test_a_piece_goes_from_the_engine_by_the_guards_to_the_consumer() -> None:
     few, many = chain(1), chain(9)
     more = len(way_of(lambda: list(many.stream("hi")))) - len(
         way_of(lambda: list(few.stream("hi")))
     )
-    assert more <= 8 * 6
+    assert more <= 8 * 8 + 2  # by way of the guards; a longer text may contradict itself
