@@ -17,6 +17,9 @@ EMBEDDED = "embedded"
 EMBEDDED_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The model that the embedded adapter was trained on."""
 
+GGUF_FAMILY = "metaaligner.family"
+"""The key in a GGUF file's metadata that names its prompt family."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublishedCheckpoint:

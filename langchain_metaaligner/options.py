@@ -309,12 +309,16 @@ class _Options(BaseModel):
 class LoadOptions(_Options):
     """How a checkpoint is found, loaded and run; the names follow transformers."""
 
-    adapter: Annotated[_Folder | None, Effect.WEIGHTS, Static("str | os.PathLike[str] | None")] = (
-        None
-    )
-    """Folder or hub id of a PEFT adapter, merged into the weights where possible."""
+    adapter: Annotated[
+        _Folder | None,
+        Effect.WEIGHTS,
+        Static("str | os.PathLike[str] | None"),
+        TakenBy("local", "llama.cpp"),
+    ] = None
+    """Folder or hub id of a PEFT adapter, merged into the weights where possible. For a GGUF model,
+    the adapter's GGUF file, or `hub_id:file.gguf`."""
 
-    adapter_revision: Annotated[str | None, Effect.WEIGHTS] = None
+    adapter_revision: Annotated[str | None, Effect.WEIGHTS, TakenBy("local", "llama.cpp")] = None
     """Branch, tag or commit of the adapter on the hub."""
 
     dtype: Annotated[str, BeforeValidator(_as_dtype), Effect.WEIGHTS, Static("Any")] = "auto"
@@ -326,7 +330,7 @@ class LoadOptions(_Options):
     device_map: Annotated[Any, Effect.WEIGHTS] = "auto"
     """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
 
-    revision: Annotated[str | None, Effect.WEIGHTS] = None
+    revision: Annotated[str | None, Effect.WEIGHTS, TakenBy("local", "llama.cpp")] = None
     """Branch, tag or commit of the checkpoint on the hub."""
 
     token: Annotated[
@@ -377,7 +381,9 @@ class LoadOptions(_Options):
     ] = None
     """Folder for layers that fit on no device."""
 
-    prefix_cache_bytes: Annotated[int | None, Field(ge=0), Effect.NEITHER] = None
+    prefix_cache_bytes: Annotated[
+        int | None, Field(ge=0), Effect.NEITHER, TakenBy("local", "llama.cpp")
+    ] = None
     """Limit in bytes for keys and values of earlier prompts, which later edits reuse. 0 keeps none;
     `None` chooses a limit that suits the device."""
 
@@ -403,6 +409,28 @@ class LoadOptions(_Options):
     ] = None
     """Folder or hub id with the `tokenizer.json` of a server's model. It counts the tokens of
     prompts if the server can't, which are estimated otherwise."""
+
+    n_ctx: Annotated[int | None, Field(gt=0), Effect.WEIGHTS, TakenBy("llama.cpp")] = None
+    """How many tokens the prompt and the edit may have together in llama.cpp, whose memory for them
+    is taken at once. `None` is what the model was trained for, at most 4096."""
+
+    n_parallel: Annotated[int | None, Field(gt=0), Effect.WEIGHTS, TakenBy("llama.cpp")] = None
+    """How many edits llama.cpp works on at the same time; each takes memory for `n_ctx` tokens.
+    `None` is up to 4, as far as their keys and values take no more than 2 GiB."""
+
+    n_gpu_layers: Annotated[int | None, Field(ge=0), Effect.WEIGHTS, TakenBy("llama.cpp")] = None
+    """How many layers llama.cpp keeps on the GPU, if it was built for one. `None` is as many as
+    fit."""
+
+    n_threads: Annotated[int | None, Field(gt=0), Effect.NEITHER, TakenBy("llama.cpp")] = None
+    """Threads of llama.cpp on the CPU. `None` is one for each processor that this process may
+    use."""
+
+    spec_type: Annotated[
+        Literal["ngram-simple", "ngram-mod", "none"], Effect.NEITHER, TakenBy("llama.cpp")
+    ] = "ngram-simple"
+    """How llama.cpp drafts tokens: from what the prompt and the output contain already, by one of
+    its two ways, or not at all."""
 
     model_kwargs: Annotated[dict[str, Any], AfterValidator(hidden), Effect.WEIGHTS] = Field(
         default_factory=dict
@@ -430,9 +458,9 @@ class AlignerOptions(LoadOptions):
     model: Annotated[
         _Model | None, Effect.WEIGHTS, Static("str | os.PathLike[str] | BaseChatModel | None")
     ] = None
-    """Hub id or folder of the checkpoint, address of a server, or a LangChain chat model, which is
-    asked to edit. `None` uses the environment variable
-    `METAALIGNER_MODEL`, or the embedded aligner if it is not set."""
+    """Hub id or folder of the checkpoint, address of a server, a GGUF file (its path, or
+    `hub_id:file.gguf`), or a LangChain chat model, which is asked to edit. `None` uses the
+    environment variable `METAALIGNER_MODEL`, or the embedded aligner if it is not set."""
 
     family: Annotated[str | None, Effect.TEXT] = None
     """Prompt family, if it can't be told from the checkpoint's name and files."""
@@ -726,16 +754,19 @@ def _without_inputs(error: ValidationError) -> ValidationError:
 
 
 def normal_name(model: str) -> str:
-    """Normalise a checkpoint's name, so that two paths to the same folder are equal.
+    """Normalise a checkpoint's name, so that two paths to the same folder or file are equal.
 
     Args:
-        model: A hub id or a folder.
+        model: A hub id, a folder or a file.
 
     Returns:
-        The absolute path if the folder exists, else the name unchanged.
+        The absolute path if it exists, else the name unchanged.
     """
     path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
+    if path.is_dir():
+        return str(path.resolve())
+    # A file's link is not followed: its own name tells more than that of a blob in a cache.
+    return str(path.absolute()) if path.is_file() else model
 
 
 def _suggestion(name: str, face: type[BaseModel]) -> str:

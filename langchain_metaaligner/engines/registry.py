@@ -23,8 +23,7 @@ class EngineKind:
     Attributes:
         runs: What it runs, in the plural, for messages.
         names: A pattern that matches the whole name of each such model.
-        make: Makes the engine from a model's name and options, without reading any files; `None`
-            if this version recognises such models but has no engine for them.
+        make: Makes the engine from a model's name and options, without reading any files.
         check: Raises `CheckpointError` if a model and its options can't work, as far as this is
             known without a network and without reading large files.
         takes: Whether an object that is no name is such a model; `None` if models are names alone.
@@ -34,7 +33,7 @@ class EngineKind:
 
     runs: str
     names: re.Pattern[str]
-    make: Callable[..., Engine] | None = None
+    make: Callable[..., Engine]
     check: Callable[[Any, Mapping[str, Any]], None] | None = None
     takes: Callable[[object], bool] | None = None
     name_of: Callable[[Any], str] = normal_name
@@ -67,7 +66,7 @@ def _check_local(name: str, options: Mapping[str, Any]) -> None:
 def _make_server(name: str, **options: Any) -> Engine:
     from langchain_metaaligner.engines.completions.engine import CompletionsEngine
     from langchain_metaaligner.engines.completions.http_transport import HttpTransport
-    from langchain_metaaligner.options import load_key, parse_load_options, without_secrets
+    from langchain_metaaligner.options import load_key, parse_load_options
 
     parsed = parse_load_options(options, "server")
     key = "server", name, load_key(parsed)
@@ -83,9 +82,37 @@ def _check_server(name: str, options: Mapping[str, Any]) -> None:
     check_address(name)
 
 
+def _make_llamacpp(name: str, **options: Any) -> Engine:
+    from langchain_metaaligner.engines.completions.engine import CompletionsEngine
+    from langchain_metaaligner.engines.completions.llamacpp_transport import LlamaCppTransport
+    from langchain_metaaligner.options import load_key, parse_load_options
+
+    parsed, name = parse_load_options(options, "llama.cpp"), normal_name(name)
+    key = "llama.cpp", name, load_key(parsed)
+    make = partial(LlamaCppTransport, name, parsed)
+    return CompletionsEngine(name, key, make, max_queue=parsed.max_queue)
+
+
+def _check_llamacpp(name: str, options: Mapping[str, Any]) -> None:
+    from langchain_metaaligner.engines.completions.gguf_model import check_name
+    from langchain_metaaligner.engines.completions.llamacpp_transport import check_installed
+    from langchain_metaaligner.options import parse_load_options
+
+    parsed = parse_load_options(options, "llama.cpp")
+    check_installed()
+    check_name(name)
+    if parsed.adapter is not None:
+        check_name(parsed.adapter)
+
+
 KINDS = [
     EngineKind("servers", re.compile(r"https?://.*", re.IGNORECASE), _make_server, _check_server),
-    EngineKind("GGUF files", re.compile(r".*\.gguf", re.IGNORECASE | re.DOTALL)),
+    EngineKind(
+        "GGUF files",
+        re.compile(r".*\.gguf", re.IGNORECASE | re.DOTALL),
+        _make_llamacpp,
+        _check_llamacpp,
+    ),
     EngineKind("checkpoints", re.compile(r".*", re.DOTALL), _make_local, _check_local),
 ]
 """All kinds, in order; the first one that matches a name is used."""
@@ -106,9 +133,9 @@ def load_engine(model: Any = None, **options: Any) -> Engine:
     No files are read yet: the weights are loaded by the first edit or by `engine.load()`.
 
     Args:
-        model: A hub id, a folder, a server's address up to and with `/v1`, or a LangChain chat
-            model or its name. `None` uses the environment variable `METAALIGNER_MODEL`, or the
-            embedded aligner if it is not set.
+        model: A hub id, a folder, a GGUF file, a server's address up to and with `/v1`, or a
+            LangChain chat model or its name. `None` uses the environment variable
+            `METAALIGNER_MODEL`, or the embedded aligner if it is not set.
         **options: Options of the engine, such as `dtype`, `device_map`, `revision`, `adapter` or
             `quantization_config`.
 
@@ -121,8 +148,7 @@ def load_engine(model: Any = None, **options: Any) -> Engine:
         CheckpointError: This version has no engine for such a model.
     """
     name = _name(model)
-    _, make = _kind(name)
-    return make(name, **options)
+    return _kind(name).make(name, **options)
 
 
 def check_model(model: Any, options: Mapping[str, Any], asked: Iterable[str] = ()) -> str:
@@ -144,7 +170,7 @@ def check_model(model: Any, options: Mapping[str, Any], asked: Iterable[str] = (
         TypeError: An option is unknown.
     """
     name = _name(model)
-    kind, _ = _kind(name)
+    kind = _kind(name)
     for option in asked:
         if option in kind.lacks:
             message = f"{option}= can't be used with {kind.runs}: it {kind.lacks[option]}."
@@ -158,26 +184,19 @@ def _name(model: Any) -> Any:
     return model or os.environ.get("METAALIGNER_MODEL", "").strip() or EMBEDDED
 
 
-def _kind(name: Any) -> tuple[EngineKind, Callable[..., Engine]]:
+def _kind(name: Any) -> EngineKind:
     if isinstance(name, str):
         kind = next(kind for kind in KINDS if kind.names.fullmatch(name))
     else:
         found = (kind for kind in KINDS if kind.takes is not None and kind.takes(name))
         kind = next(found, None) or _refuse(name)
-    if kind.make is None:
-        shown = without_secrets(name)
-        message = (
-            f"This version has no engine for {kind.runs}, so model={shown!r} can't be used. Give"
-            " the hub id or the folder of a checkpoint in transformers' format, or write an engine"
-            f" and pass it as engine=...; see {DOCS}."
-        )
-        raise CheckpointError(message)
-    return kind, kind.make
+    return kind
 
 
 def _refuse(model: object) -> NoReturn:
     message = (
         f"model= is {type(model).__name__}, which is no model of a known kind. Give the hub id or"
-        " the folder of a checkpoint, a server's address, or a LangChain chat model."
+        " the folder of a checkpoint, a GGUF file, a server's address, or a LangChain chat model,"
+        f" or write an engine and pass it as engine=...; see {DOCS}."
     )
     raise CheckpointError(message)

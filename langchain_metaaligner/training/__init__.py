@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         join_preferences,
     )
     from langchain_metaaligner.training.data.preferences import read_preferences
+    from langchain_metaaligner.training.run.gguf_export import export_gguf
     from langchain_metaaligner.training.run.settings import TrainingSettings
     from langchain_metaaligner.training.run.trainer import train_aligner
     from langchain_metaaligner.training.scoring.chat_judge import ChatJudge
@@ -35,6 +36,7 @@ _HOMES = {
     "TrainingSettings": "run.settings",
     "ULTRAFEEDBACK_COLUMNS": "data.columns",
     "build_examples": "data.examples",
+    "export_gguf": "run.gguf_export",
     "join_preferences": "data.pairs",
     "read_edits": "data.edits",
     "read_preferences": "data.preferences",
@@ -55,6 +57,7 @@ __all__ = [
     "TrainingExample",
     "TrainingSettings",
     "build_examples",
+    "export_gguf",
     "join_preferences",
     "read_edits",
     "read_preferences",

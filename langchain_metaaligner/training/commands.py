@@ -48,7 +48,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_preferences(commands)
+    _add_gguf(commands)
     return parser
+
+
+def _add_gguf(commands: Any) -> None:
+    parser = commands.add_parser(
+        "gguf",
+        help="write an aligner as a GGUF file, for llama.cpp",
+        description=(
+            "Write an aligner as one GGUF file, with its adapter merged and its tokenizer inside,"
+            " for llama.cpp and the servers that are built on it."
+        ),
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="hub id or folder of the aligner, or 'embedded'"
+    )
+    parser.add_argument("--adapter", metavar="ADAPTER", help="hub id or folder of its adapter")
+    parser.add_argument("--family", help="its prompt family, if its name doesn't tell")
+    parser.add_argument(
+        "--dtype",
+        choices=["f32", "bf16", "f16", "q8_0"],
+        default="bf16",
+        help="how the matrices are stored (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    parser.set_defaults(run=_gguf)
+
+
+def _gguf(given: argparse.Namespace) -> Path:
+    from langchain_metaaligner.training.run.gguf_export import export_gguf
+
+    return export_gguf(
+        given.model, given.out, dtype=given.dtype, adapter=given.adapter, family=given.family
+    )
 
 
 def _add_preferences(commands: Any) -> None:

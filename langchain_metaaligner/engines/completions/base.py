@@ -20,6 +20,7 @@ class Served:
         kind: What runs the model, such as `vLLM`, for messages and for the log.
         model: The model's name; the prompt family may be told by it.
         origin: Another name of the model that may tell the family: its file, or its base.
+        family: The prompt family, if the model's file names it.
         window: How many tokens the prompt and the edit may have together; `None` if unknown.
         completes: Whether it continues plain prompts.
         chats: Whether it has a chat template; `None` if that is not known.
@@ -34,6 +35,7 @@ class Served:
     kind: str
     model: str
     origin: str = ""
+    family: str | None = None
     window: int | None = None
     completes: bool = True
     chats: bool | None = None

@@ -122,11 +122,13 @@ class CompletionsEngine(Engine):
 
     @property
     def family_hint(self) -> str | None:  # type: ignore[override]
-        """The prompt family that the model was trained on, if its name tells it.
+        """The prompt family that the model was trained on, if its file or its name tells it.
 
         A model with a chat template and no such name is `instruct`.
         """
         served = self.served
+        if served.family is not None:
+            return served.family
         for name in (served.model, served.origin):
             if name and (family := checkpoints.family_of(name, {})) is not None:
                 return family
@@ -314,7 +316,20 @@ class Backend:
 
     def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine in the loop of the transport."""
-        return self._loop.submit(work)
+        try:
+            return self._loop.submit(self._unless_closed(work))
+        except BaseException:
+            work.close()
+            raise
+
+    async def _unless_closed(self, work: Coroutine[Any, Any, T]) -> T:
+        """Say that the engine was closed if that has cancelled the work, and not its caller."""
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._loop.stopped:
+                raise EngineError(CLOSED) from None
+            raise
 
     def served(self) -> Served:
         """What the transport is; opens it if need be."""

@@ -70,6 +70,11 @@ class LoopThread:
             with suppress(RuntimeError):  # it is closed already
                 asyncio.run_coroutine_threadsafe(_end(loop, last), loop)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether everything was cancelled, and nothing has begun since then."""
+        return self._loop is None
+
     def end(self) -> None:
         """Cancel everything, since the process ends."""
         self.stop()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from langchain_metaaligner.engines.local.memory import free_memory
+from langchain_metaaligner.engines.free_memory import free_memory
 from langchain_metaaligner.errors import CheckpointError
 
 logger = logging.getLogger(__name__)

@@ -293,7 +293,7 @@ class HubFiles:
                 " here. Check the spelling. A private checkpoint needs `hf auth login` or"
                 " token=..."
             )
-        return f"{name} can't be downloaded from the hub ({cause}), and {copy}. {_remedy(error)}"
+        return f"{name} can't be downloaded from the hub ({cause}), and {copy}. {remedy_for(error)}"
 
 
 def _same_description(one: Path, other: Path | None) -> bool:
@@ -350,8 +350,15 @@ def _is_offline(error: BaseException) -> bool:
     return any(type(one).__name__ == "OfflineModeIsEnabled" for one in _chain(error))
 
 
-def _remedy(error: BaseException) -> str:
-    """What to do about a failed download, by its cause."""
+def remedy_for(error: BaseException) -> str:
+    """What to do about a failed download, by its cause.
+
+    Args:
+        error: What huggingface_hub raised.
+
+    Returns:
+        A sentence.
+    """
     chain = list(_chain(error))
     text = " ".join(f"{type(one).__name__} {one}" for one in chain).lower()
     numbers = {one.errno for one in chain if isinstance(one, OSError)}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from langchain_metaaligner.engines.free_memory import free_memory
 from langchain_metaaligner.engines.local.placement import SPREADING
 from langchain_metaaligner.engines.local.weight_files import WeightFiles, is_index
 from langchain_metaaligner.errors import CheckpointError
@@ -92,28 +92,6 @@ def bytes_per_parameter(dtype: torch.dtype, quantization: Any) -> float:
         return 1.1
     bits = settings.get("bits")
     return bits / 8 + 0.1 if isinstance(bits, int) else dtype.itemsize
-
-
-def free_memory() -> int:
-    """Measure the memory that this process can still get.
-
-    Returns:
-        Bytes available on the machine, or within the container's limit if that is less.
-    """
-    import psutil  # type: ignore[import-untyped]
-
-    free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-        # The kernel drops cached files when memory runs short, so they count as free.
-        cached = re.search(r"^file (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE)
-        if limit != "max":
-            free = min(free, int(limit) - used + int(cached[1] if cached else 0))
-    except (OSError, ValueError):  # not Linux, or no such limit
-        pass
-    return max(free, 0)
 
 
 def free_on_accelerators() -> int:
