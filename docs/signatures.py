@@ -115,11 +115,11 @@ def _written(
 
 def _imports(lines: list[str]) -> str:
     ours = [one for one in lines if "langchain_metaaligner" in one]
-    pydantic = [one for one in lines if "pydantic" in one]
-    rest = [one for one in lines if one not in (*ours, *pydantic)]
+    libraries = [one for one in lines if "pydantic" in one or "langchain_core" in one]
+    rest = [one for one in lines if one not in (*ours, *libraries)]
     joined: dict[str, list[str]] = {}
     groups = []
-    for group in (rest, pydantic, ours):
+    for group in (rest, libraries, ours):
         joined = {}
         for line in group:
             head, _, what = line.partition(" import ")

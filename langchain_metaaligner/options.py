@@ -52,6 +52,14 @@ class Effect(StrEnum):
     """Time, memory, access or reports, but never the text."""
 
 
+class TakenBy(frozenset[str]):
+    """The engines that an option is for: `local`, `server`, `llama.cpp`; by default `local`."""
+
+    def __new__(cls, *engines: str) -> Self:
+        """Take the engines as arguments."""
+        return super().__new__(cls, engines)
+
+
 GUARDS = (
     *("citations", "urls", "emails", "numbers", "fences", "tables", "json", "language"),
     *("repetition", "contradiction"),
@@ -81,14 +89,6 @@ def _as_guards(given: Any) -> Any:
             raise ValueError(message)
     names = [one for one in guards if isinstance(one, str)]
     return (*(name for name in GUARDS if name in names), *(one for one in guards if callable(one)))
-
-
-class TakenBy(frozenset[str]):
-    """The engines that an option is for: `local`, `server`, `llama.cpp`; by default `local`."""
-
-    def __new__(cls, *engines: str) -> Self:
-        """Take the engines as arguments."""
-        return super().__new__(cls, engines)
 
 
 CAUTION = 2.0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from langchain_metaaligner.training.data.columns import ULTRAFEEDBACK_COLUMNS
+    from langchain_metaaligner.training.data.edits import Edits, read_edits
     from langchain_metaaligner.training.data.example import STAGES, TrainingExample
     from langchain_metaaligner.training.data.examples import build_examples, split_held_out
     from langchain_metaaligner.training.data.pairs import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ChatJudge": "scoring.chat_judge",
+    "Edits": "data.edits",
     "PreferencePair": "data.pairs",
     "Preferences": "data.pairs",
     "Problem": "data.pairs",
@@ -34,6 +36,7 @@ _HOMES = {
     "ULTRAFEEDBACK_COLUMNS": "data.columns",
     "build_examples": "data.examples",
     "join_preferences": "data.pairs",
+    "read_edits": "data.edits",
     "read_preferences": "data.preferences",
     "split_held_out": "data.examples",
     "train_aligner": "run.trainer",
@@ -43,6 +46,7 @@ __all__ = [
     "STAGES",
     "ULTRAFEEDBACK_COLUMNS",
     "ChatJudge",
+    "Edits",
     "PreferencePair",
     "Preferences",
     "Problem",
@@ -52,6 +56,7 @@ __all__ = [
     "TrainingSettings",
     "build_examples",
     "join_preferences",
+    "read_edits",
     "read_preferences",
     "split_held_out",
     "train_aligner",

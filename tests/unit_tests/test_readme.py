@@ -26,6 +26,7 @@ from langchain_metaaligner import (
 from langchain_metaaligner.checkpoints import PUBLISHED
 from langchain_metaaligner.editing.objectives import CATALOGUE
 from langchain_metaaligner.editing.prompts import FAMILIES
+from langchain_metaaligner.engines.completions.server_kind import KINDS as SERVERS
 from langchain_metaaligner.options import AlignerOptions, LoadOptions, ReplyOptions, effect_of
 from tests import field_reports
 from tests.benchmarks import table as speed
@@ -193,6 +194,15 @@ def options_table(options: type[BaseModel]) -> str:
     return markdown(("option", "default", "changes", "meaning"), *rows)
 
 
+def servers_table() -> str:
+    """How each server is started, and what it can't give."""
+    rows = [
+        (kind.name, f"`{kind.serve}`" if kind.serve else "as its own pages say", kind.lacks)
+        for kind in SERVERS
+    ]
+    return markdown(("server", "serve with", "what it can't give"), *rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "aligner_options": lambda: options_table(AlignerOptions),
     "checkpoint_series": checkpoint_series_table,
@@ -201,6 +211,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kinds": kinds_table,
     "load_options": lambda: options_table(LoadOptions),
     "objectives": objectives_table,
+    "servers": servers_table,
     "reply_options": lambda: options_table(ReplyOptions),
     **speed.TABLES,
     "streams": streams.table,

@@ -13,7 +13,7 @@ from langchain_metaaligner.errors import MetaAlignerError
 _FAILED, _INTERRUPTED = 1, 130
 _HELP = """\
 Make the embedded aligner's adapter from human preference pairs and the texts in this folder, in
-three rounds: about three hours on two cores with 5 GiB of memory. An interrupted run resumes when
+four rounds: about four hours on two cores with 5 GiB of memory. An interrupted run resumes when
 the command is repeated.
 
 With glibc's malloc the memory of a training over batches of many lengths keeps growing. On Linux,
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="folder for the rounds, with checkpoints and edits.jsonl, and for the adapter",
+        help="folder for the rounds, each with its checkpoints, edits.jsonl and adapter",
     )
     given = parser.parse_args(arguments)
     try:

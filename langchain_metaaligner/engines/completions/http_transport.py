@@ -26,7 +26,10 @@ from langchain_metaaligner.engines.completions.http_client import (
     HttpClient,
     ServerError,
 )
-from langchain_metaaligner.engines.completions.scoring import scores_of
+from langchain_metaaligner.engines.completions.scoring import (
+    scores_of,
+    tells_log_probabilities,
+)
 from langchain_metaaligner.engines.completions.server_kind import (
     LLAMA_SERVER,
     LM_STUDIO,
@@ -295,7 +298,8 @@ class HttpTransport(Transport):
         if self._kind.scores:
             try:
                 told = await self._http.post("/completions", {**body, **_ECHO}, None)
-                return True, _probe_scores(told) is not None
+                choice = _choice_in(told)
+                return True, choice is not None and tells_log_probabilities(choice)
             except ServerError as error:
                 error.raise_if_lasting()
         for extras in (self._extras, {}):
@@ -489,12 +493,6 @@ class HttpTransport(Transport):
 _ECHO = {"echo": True, "logprobs": _TOP, "max_tokens": 1, "stream": False}
 
 
-def _probe_scores(told: Mapping[str, Any]) -> Scores | None:
-    choice = _choice_in(told)
-    half = _PROBE.rindex(" The")
-    return None if choice is None else scores_of(choice, _PROBE[:half], _PROBE[half:])
-
-
 def check_address(url: str) -> None:
     """Check a server's address and this installation, without asking the server.
 
@@ -502,12 +500,20 @@ def check_address(url: str) -> None:
         url: The address.
 
     Raises:
-        CheckpointError: The address has no host, or the client's package is missing.
+        CheckpointError: The address has no host, or holds a password or a query; or the client's
+            package is missing.
     """
     try:
-        host = urlsplit(url).hostname
+        parts = urlsplit(url)
+        host = parts.hostname
     except ValueError:
-        host = None
+        parts = host = None
+    if parts is not None and host and (parts.username or parts.password or parts.query):
+        message = (
+            f"The address of {host} holds a user, a password or a query, which would show wherever"
+            " the address does. Give the address up to /v1, and the key as api_key=."
+        )
+        raise CheckpointError(message)
     if not host:
         message = (
             f"{without_secrets(url)!r} is no server's address. Expected one such as"

@@ -14,6 +14,8 @@ _END = re.compile(
     r"|</s>|<eos>|<end_of_turn>|<\|(?:im_end|end_of_text|endoftext|eot_id|eom_id|eot|end|return)\|>"
     r"|<[|｜]end[▁_ ]of[▁_ ]sentence[|｜]>|\[EOS\]"
 )
+_FEW = 4  # tokens that are too few to tell anything
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def scores_of(
@@ -31,22 +33,16 @@ def scores_of(
         The scores; `None` if the log-probabilities are missing, are no log-probabilities, or are
         not those of the answer.
     """
-    told = choice.get("logprobs")
-    if not isinstance(told, Mapping):
-        return None
-    tokens, own, top = (_list(told, key) for key in ("tokens", "token_logprobs", "top_logprobs"))
-    if not len(tokens) == len(own) == len(top):
-        return None
-    first = len(prompt) if ids else _first_token(_list(told, "text_offset"), tokens, prompt)
+    tokens, own, top = _columns(choice)
+    first = len(prompt) if ids else _first_token(choice, tokens, prompt)
     if first is None or not 0 < first < len(tokens) - 1:
         return None
     if ids and len(tokens) != len(prompt) + len(ids) + 1:
         return None
     spans = spans_of(tokens[first:-1], answer)
-    rows = [_row(*one) for one in zip(own[first:], top[first:], strict=True)]
-    if spans is None or any(row is None for row in rows) or not any(row and row[0] for row in rows):
+    made = _rows(own[first:], top[first:])
+    if spans is None or made is None:
         return None
-    made = [row for row in rows if row is not None]
     before = () if isinstance(prompt, str) else tuple(prompt)
     prompts: list[Prompt] = []
     for count in range(len(spans) + 1):
@@ -69,6 +65,16 @@ def scores_of(
     )
 
 
+def tells_log_probabilities(choice: Mapping[str, Any]) -> bool:
+    """Whether the echo of a text has the log-probabilities of all its tokens but the first.
+
+    Args:
+        choice: The completion, made with `echo`, `logprobs` and one new token.
+    """
+    tokens, own, top = _columns(choice)
+    return len(tokens) > _FEW and _rows(own[1:], top[1:]) is not None
+
+
 def spans_of(tokens: Sequence[str], text: str) -> list[tuple[int, int]] | None:
     """Find the characters that each token of a text stands for, from the tokens' texts.
 
@@ -88,12 +94,12 @@ def spans_of(tokens: Sequence[str], text: str) -> list[tuple[int, int]] | None:
         found = len(text) if token is None and broken else place
         if token is not None:
             said = token.replace("\u2581", " ")
-            at = (
-                _place(said, text, place, far=bool(broken)) if said and "\ufffd" not in said else -1
-            )
-            if at < 0:
+            if not said or "\ufffd" in said or _BYTE.fullmatch(said):
                 broken += 1
                 continue
+            at = _place(said, text, place, far=bool(broken))
+            if at < 0:
+                return None
             found = at
         if broken:
             if found == place:
@@ -125,14 +131,29 @@ def _end_of(said: str, text: str, place: int) -> int:
     return after + len(bare) if text.startswith(bare, after) else place
 
 
+def _columns(choice: Mapping[str, Any]) -> tuple[list[str], list[Any], list[Any]]:
+    """The tokens, their log-probabilities and the likeliest ones; empty if they don't match."""
+    told = choice.get("logprobs")
+    tokens, own, top = (_list(told, key) for key in ("tokens", "token_logprobs", "top_logprobs"))
+    return (tokens, own, top) if len(tokens) == len(own) == len(top) else ([], [], [])
+
+
 def _first_token(
-    offsets: Sequence[int], tokens: Sequence[str], prompt: str | Sequence[int]
+    choice: Mapping[str, Any], tokens: Sequence[str], prompt: str | Sequence[int]
 ) -> int | None:
     """The number of tokens before the answer; a token across the border is the answer's."""
+    offsets = _list(choice.get("logprobs"), "text_offset")
     if len(offsets) != len(tokens):
         return None
     ends = [start + len(token) for start, token in zip(offsets, tokens, strict=True)]
     return next((at for at, end in enumerate(ends) if end > len(prompt)), None)
+
+
+def _rows(own: Sequence[Any], top: Sequence[Any]) -> list[tuple[float, float]] | None:
+    """The log-probabilities in each place; `None` if some are missing, or all are 0."""
+    rows = [_row(*one) for one in zip(own, top, strict=True)]
+    made = [row for row in rows if row is not None]
+    return made if len(made) == len(rows) and any(row[0] for row in made) else None
 
 
 def _row(own: Any, top: Any) -> tuple[float, float] | None:
@@ -155,8 +176,8 @@ def _end(
     return max(ends) if ends else min([own, *top.values()])
 
 
-def _list(told: Mapping[str, Any], key: str) -> list[Any]:
-    found = told.get(key)
+def _list(told: Any, key: str) -> list[Any]:
+    found = told.get(key) if isinstance(told, Mapping) else None
     return found if isinstance(found, list) else []
 
 

@@ -60,7 +60,7 @@ VLLM = ServerKind(
         "vllm serve MetaAligner/MetaAligner-HH-RLHF-7B --speculative-config"
         """ '{"method": "suffix", "num_speculative_tokens": 8}'"""
     ),
-    lacks="nothing; for `instruct`, no log-probabilities of the answer",
+    lacks="nothing",
 )
 SGLANG = ServerKind(
     "SGLang",

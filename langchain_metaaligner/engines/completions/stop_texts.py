@@ -33,10 +33,11 @@ class StopTexts:
         if self.found:
             return ""
         text, self._held = self._held + piece, ""
-        places = [place for one in self._stop if (place := text.find(one)) >= 0]
-        if places:
+        # The first one that is complete ends the text, as it does while a model writes.
+        ends = [(at + len(one), at) for one in self._stop if (at := text.find(one)) >= 0]
+        if ends:
             self.found = True
-            return text[: min(places)]
+            return text[: min(ends)[1]]
         for size in range(min(self._longest - 1, len(text)), 0, -1):
             if any(one.startswith(text[-size:]) for one in self._stop):
                 self._held = text[-size:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_metaaligner.errors import PreferenceDataError
@@ -13,8 +13,11 @@ QUESTIONS = ("prompt", "question", "query", "instruction")
 _ALIASES: Mapping[str, tuple[str, ...]] = {
     "answer_a": ("chosen",),
     "answer_b": ("rejected",),
+    "original": ("original_response", "answer"),
+    "edited": ("edited_response", "edit"),
 }
-_TEXTS = (*CONTEXTS, *QUESTIONS, "answer_a", "answer_b", "answers", "answer")
+PREFERENCE_FIELDS = (*CONTEXTS, *QUESTIONS, "answer_a", "answer_b", "answers", "answer")
+EDIT_FIELDS = (*CONTEXTS, *QUESTIONS, "original", "edited", "objectives")
 _NAMED = ("scores_a", "scores_b", "preferences", "scores")
 
 ULTRAFEEDBACK_COLUMNS: Mapping[str, str] = {
@@ -35,21 +38,27 @@ class Columns:
     Args:
         given: Our name of a field to its name in the data. A dot leads into a nested field, as in
             `scores_a.helpfulness` or `annotations.helpfulness.Rating`.
+        fields: The fields that rows have, `PREFERENCE_FIELDS` or `EDIT_FIELDS`.
 
     Raises:
         PreferenceDataError: There is no such field.
     """
 
-    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        given: Mapping[str, str] | None = None,
+        fields: Sequence[str] = PREFERENCE_FIELDS,
+    ) -> None:
         self._given = dict(given or {})
+        named = _NAMED if fields is PREFERENCE_FIELDS else ()
         for name in self._given:
-            if name not in _TEXTS and name.partition(".")[0] not in _NAMED:
+            if name not in fields and name.partition(".")[0] not in named:
                 msg = (
-                    f"`columns` names the field {name!r}, which preference rows do not have. They"
-                    f" have {', '.join(_TEXTS)}, and {', '.join(_NAMED)} followed by a dot and an"
-                    " objective."
+                    f"`columns` names the field {name!r}, which these rows do not have. They have"
+                    f" {', '.join(fields)}"
                 )
-                raise PreferenceDataError(msg)
+                msg += f", and {', '.join(named)} followed by a dot and an objective." * bool(named)
+                raise PreferenceDataError(msg if named else f"{msg}.")
 
     def text(self, values: Mapping[str, Any], name: str) -> Any:
         """The value of a text field; `None` if it is missing."""

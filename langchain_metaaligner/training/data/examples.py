@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from langchain_metaaligner.editing.objectives import Objective, ObjectiveLike, parse_objectives
 from langchain_metaaligner.editing.prompts import HH_RLHF, PromptFamily
@@ -25,6 +26,8 @@ from langchain_metaaligner.training.data.parser import objective_name
 
 # One in so many of the equal examples; the paper takes a part of them and does not say how large.
 _WARM_UP_SHARE = 5
+
+Held = TypeVar("Held", PreferencePair, TrainingExample)
 
 
 def build_examples(
@@ -113,20 +116,20 @@ def build_examples(
 
 
 def split_held_out(
-    pairs: Iterable[PreferencePair], *, fraction: float = 0.1, seed: int = 0
-) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    pairs: Iterable[Held], *, fraction: float = 0.1, seed: int = 0
+) -> tuple[list[Held], list[Held]]:
     """Hold out some conversations for validation.
 
     Conversations in which the user opens with the same words are on the same side, however they
     continue and whatever else the data hold.
 
     Args:
-        pairs: The pairs.
+        pairs: The pairs, or the examples of `read_edits`.
         fraction: Share of the conversations to hold out, from 0 to 1.
         seed: Another seed holds out others.
 
     Returns:
-        The pairs to train on and the pairs to validate on, each in the given order.
+        Those to train on and those to validate on, each in the given order.
 
     Raises:
         PreferenceDataError: The fraction is not between 0 and 1.
@@ -134,8 +137,8 @@ def split_held_out(
     if not 0 <= fraction <= 1:
         msg = f"`fraction` is a share between 0 and 1, not {fraction!r}."
         raise PreferenceDataError(msg)
-    train: list[PreferencePair] = []
-    kept: list[PreferencePair] = []
+    train: list[Held] = []
+    kept: list[Held] = []
     for pair in pairs:
         at = int(digest(seed, "held out", _opening(pair))[:13], 16) / 16**13
         (kept if at < fraction else train).append(pair)
@@ -158,7 +161,7 @@ def _stages(stages: Sequence[Stage] | None, family: PromptFamily) -> Sequence[St
     return stages
 
 
-def _opening(pair: PreferencePair) -> str:
+def _opening(pair: PreferencePair | TrainingExample) -> str:
     if isinstance(pair.context, str):
         said = pair.context.split("\n\nAssistant:", maxsplit=1)[0].strip()
         said = said.removeprefix("Human:")

@@ -30,6 +30,7 @@ ProblemKind = Literal[
     "duplicate",
     "contradiction",
     "structure",
+    "objectives",
 ]
 TieMargin = float | Mapping[str, float]
 

@@ -199,7 +199,9 @@ def _add_pair(parsed: Parsed, rules: Rules, pair: PreferencePair) -> None:
     if not pair.compared and not rules.scored_later:
         detail = "the row compares its answers on none of the objectives"
         raise BadRowError(kind="missing", detail=detail)
-    _check_structure(pair, rules.family)
+    check_structure(
+        pair.context, {"answer_a": pair.answer_a, "answer_b": pair.answer_b}, rules.family
+    )
     parsed.pairs.append(pair)
 
 
@@ -246,17 +248,29 @@ def _wanted(values: Mapping[str, Any], field_name: str, rules: Rules) -> dict[st
     return named
 
 
-def _check_structure(pair: PreferencePair, family: PromptFamily) -> None:
+def check_structure(
+    context: str | Sequence[Turn], answers: Mapping[str, str], family: PromptFamily
+) -> None:
+    """Refuse text with the markers of a prompt family, which an aligner would learn to write.
+
+    Args:
+        context: The turns before the answers, or text that is used verbatim.
+        answers: The answers by the names of their fields.
+        family: The prompt family that the aligner will be trained on.
+
+    Raises:
+        BadRowError: A text holds such a marker.
+    """
     # Rendering escapes a text exactly where it holds such a marker.
     name = next(iter(family.objectives), "harmlessness")
     probe = [Objective(name, family.objectives.get(name, HH_RLHF.objectives["harmlessness"]))]
-    for side, answer in (("answer_a", pair.answer_a), ("answer_b", pair.answer_b)):
+    for side, answer in answers.items():
         if family.render("", answer, probe).undo:
             detail = (
                 f"{side} holds a field mark, a turn marker or a control token of the prompts of"
                 f" {family.name}"
             )
             raise BadRowError(kind="structure", detail=detail)
-    if family.render(pair.context, "", probe).undo:
+    if family.render(context, "", probe).undo:
         detail = f"the context holds a mark of the prompts of {family.name}"
         raise BadRowError(kind="structure", detail=detail)

@@ -220,7 +220,7 @@ NOT_TO_BE_HAD = {
     "an object": {"engine": object()},
     "a chat model": {"engine": FakeListChatModel(responses=["a"])},
     "a file": {"model": "x.gguf"},
-    "a server": {"model": "http://localhost:8000/v1"},
+    "a server": {"model": "http://localhost:8000/v1", "adapter": "chosen-there"},
     "a folder": {"model": "./not-there"},
     "an adapter": {"adapter": "./not-there"},
 }

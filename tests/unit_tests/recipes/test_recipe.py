@@ -22,14 +22,14 @@ torch.set_num_threads(1)
 WEIGHTS = "adapter_model.safetensors"
 
 
-def _tiny_round(folder: str, seed: int, length: int) -> recipe.Round:
+def _tiny_round(folder: str, seed: int, length: int, follows: int = 1) -> recipe.Round:
     def build(harmless, helpful, *, seed):
         pairs = [*harmless, *helpful]
         random.Random(seed).shuffle(pairs)
         return [example("keep", p.context, p.chosen, ("humour",), p.chosen) for p in pairs]
 
     settings = TrainingSettings(rank=2, batch_size=4, bf16=False, max_length=length, seed=seed)
-    return recipe.Round(folder, settings, build)
+    return recipe.Round(folder, settings, build, follows)
 
 
 def _write_pairs(folder: Path) -> None:
@@ -42,10 +42,14 @@ def _write_pairs(folder: Path) -> None:
         (folder / f"hh_{name}_pairs.jsonl").write_text("\n".join(lines))
 
 
-def test_each_round_starts_from_the_one_before_and_the_last_two_are_averaged(tmp_path) -> None:
+def test_each_round_starts_from_the_one_before_or_from_the_mean_of_several(tmp_path) -> None:
     base = save(tmp_path / "base", config={"max_position_embeddings": 1024})
     _write_pairs(tmp_path)
-    rounds = (_tiny_round("1-first", 7, 512), _tiny_round("2-second", 8, 600))
+    rounds = (
+        _tiny_round("1-first", 7, 512),
+        _tiny_round("2-second", 8, 600),
+        _tiny_round("3-third", 9, 600, follows=2),
+    )
     told: list[str] = []
 
     def train() -> Path:
@@ -54,22 +58,25 @@ def test_each_round_starts_from_the_one_before_and_the_last_two_are_averaged(tmp
         )
 
     result = train()
-    assert result == tmp_path / "out" / "adapter"
-    first, second = (tmp_path / "out" / name / "adapter" for name in ("1-first", "2-second"))
-    one, other, mean = (load_file(folder / WEIGHTS) for folder in (first, second, result))
+    out = tmp_path / "out"
+    assert result == out / "3-third" / "adapter"
+    first, second = (out / name / "adapter" for name in ("1-first", "2-second"))
+    one, other, mean = (
+        load_file(folder / WEIGHTS) for folder in (first, second, out / "3-third-start")
+    )
     assert mean.keys() == one.keys() == other.keys()
     for key, weight in mean.items():
         assert torch.equal(weight, ((one[key].float() + other[key].float()) / 2).bfloat16())
     assert any(not torch.equal(one[key], other[key]) for key in one)
-    begun = json.loads((tmp_path / "out" / "2-second" / "run.json").read_text())
-    assert begun["start"] == str(first)
-    card = (result / "README.md").read_text()
+    starts = [json.loads((out / step.folder / "run.json").read_text())["start"] for step in rounds]
+    assert starts == [None, str(first), str(out / "3-third-start")]
+    card = (out / "3-third-start" / "README.md").read_text()
     for folder in (first, second):
         assert hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() in card
-    assert str(tmp_path / "out") not in card
+    assert str(out) not in card
     told.clear()
     assert train() == result
-    assert sum(line.startswith("finished before") for line in told) == 2
+    assert sum(line.startswith("finished before") for line in told) == 3
 
 
 def test_the_rounds_use_one_rank_and_other_draws() -> None:

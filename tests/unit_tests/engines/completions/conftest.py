@@ -9,8 +9,6 @@ from langchain_metaaligner.engines.completions import http_client
 from langchain_metaaligner.engines.leases import Leases
 from tests.unit_tests.engines.completions.fake_server import FakeServer, Start
 
-pytest.importorskip("openai")
-
 
 @pytest.fixture(autouse=True)
 def _alone_and_quick(monkeypatch) -> None:

@@ -14,11 +14,14 @@ from langchain_metaaligner import (
     EngineError,
     MetaAlignerError,
     OverloadedError,
+    load_engine,
 )
+from langchain_metaaligner.engines.base import Request
 from langchain_metaaligner.engines.completions import http_client
 from langchain_metaaligner.errors import may_repeat
 from tests.unit_tests.engines.completions.fake_server import REPLY
 
+pytest.importorskip("openai")
 pytestmark = pytest.mark.enable_socket
 
 NAME = "MetaAligner-HH-RLHF-7B"
@@ -62,6 +65,15 @@ def test_a_failure_that_stays_is_an_error_that_quotes_nothing(fault, server, ali
     assert len(server.bodies()) <= 6
     if fault in LASTING:
         assert len(server.bodies()) == 1
+
+
+def test_what_the_server_quotes_of_a_prompt_is_cut(server):
+    engine = load_engine(server.url)
+    server.faults.append("400")
+    with pytest.raises(EngineError, match="status 400: trouble with") as raised:
+        engine.edit([Request(f"Context: {SAID} | Edit: ", SAID)])
+    assert "Rumpelstilzchen" not in str(raised.value)
+    engine.close()
 
 
 @pytest.mark.parametrize("fault", sorted({*PASSING} - {"half", "abort"}))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import pickle
+import subprocess
+import sys
 import threading
 import time
 
@@ -22,6 +24,7 @@ from langchain_metaaligner import (
 from langchain_metaaligner.engines.base import Request
 from tests.unit_tests.engines.completions.fake_server import MARK, REPLY
 
+pytest.importorskip("openai")
 pytestmark = pytest.mark.enable_socket
 
 NAME = "MetaAligner-HH-RLHF-7B"
@@ -39,13 +42,14 @@ NEUTRAL = {
     "typical_p": 1.0,
     "temperature": 0.0,
 }
+ALL = {"top_k", "top_p", "min_p", "temperature", "seed", "presence_penalty", "frequency_penalty"}
 SENT = {
-    "vllm": {"top_k", "top_p", "min_p", "repetition_penalty", "temperature", "seed", "n"},
-    "sglang": {"top_k", "top_p", "min_p", "repetition_penalty", "temperature", "seed", "n"},
-    "llama": {"top_k", "top_p", "min_p", "repeat_penalty", "typical_p", "mirostat", "seed"},
-    "ollama": {"top_k", "top_p", "min_p", "repeat_penalty", "typical_p", "seed", "num_ctx"},
-    "lmstudio": {"top_k", "top_p", "min_p", "repeat_penalty", "temperature", "seed"},
-    "other": {"top_k", "top_p", "min_p", "repetition_penalty", "temperature", "seed"},
+    "vllm": {"repetition_penalty", "n", "max_tokens"},
+    "sglang": {"repetition_penalty", "n", "max_tokens"},
+    "llama": {"repeat_penalty", "typical_p", "mirostat", "dry_multiplier", "max_tokens"},
+    "ollama": {"repeat_penalty", "typical_p", "num_ctx", "num_predict"},
+    "lmstudio": {"repeat_penalty", "max_tokens"},
+    "other": {"repetition_penalty", "max_tokens"},
 }
 
 
@@ -75,7 +79,7 @@ def test_a_published_family_gets_its_prompt_byte_for_byte_and_every_setting(kind
     settings = body["options"] if kind == "ollama" else body
     assert body["prompt"].startswith(one.prompt(*ASKED))
     assert body["model"] == NAME
-    assert settings.keys() >= SENT[kind]
+    assert settings.keys() >= SENT[kind] | ALL
     for name, value in NEUTRAL.items():
         if name in settings:
             assert settings[name] in (value if isinstance(value, set) else {value}), name
@@ -337,6 +341,20 @@ def test_log_probabilities_that_are_none_are_not_believed(lie, start, monkeypatc
     engine.close()
 
 
+def test_neither_torch_nor_transformers_is_needed(start):
+    server = start("vllm", (NAME,))
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(("torch", "transformers", "accelerate")))
+from langchain_metaaligner import MetaAlignerRunnable
+from langchain_core.messages import AIMessage, HumanMessage
+aligner = MetaAlignerRunnable(model={server.url!r})
+reply = {{"messages": [HumanMessage("Is it?"), AIMessage("It is bad now. ")]}}
+assert aligner.invoke(reply)["messages"][-1].content == {REPLY!r}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 # -- tokens ---------------------------------------------------------------------------------------
 
 
@@ -414,7 +432,7 @@ def test_closing_a_stream_closes_the_connection_even_while_a_piece_is_awaited(st
 
 async def test_streams_give_words_as_they_come(start, aligner):
     server = start("llama", (NAME,))
-    one = aligner(server)
+    one = aligner(server, guards=())  # which would hold changed words back
     stream = one.stream(*ASKED)
     assert list(stream) == server.words(REPLY)
     assert stream.alignment.text == REPLY
