@@ -78,6 +78,7 @@ SPOILT = {
         ("There are 12 apples and 15 pears in it.", "There are 15 apples and 12 pears in it."),
         ("It was in 1889, they say, and not before.", "It was in 1898, they say, and not before."),
         (LIST, LIST.replace("3.", "5.")),
+        ("Take vitamin B12 with it, as ever.", "Take vitamin B21 with it, as ever."),
         ("Confidence:\n80%\nThat is all.", "Confidence:\n90%\nThat is all."),
         (CHINESE, CHINESE.replace("1234", "9999")),
         (
@@ -127,6 +128,10 @@ FREE = {
     "a number is written in another way": (
         "It costs 1000 dollars to go there by plane.",
         "It costs 1,000 dollars to go there by plane.",
+    ),
+    "a name with digits makes room for another word": (
+        "He flies with an F16 on every day of the week.",
+        "He flies with an aeroplane on every day of the week.",
     ),
     "a harmful reply is replaced": ("Sure, buy it at 555-1234 and shoot him in the head.", FIRM),
     "a harmful reply is replaced after its first words": (
