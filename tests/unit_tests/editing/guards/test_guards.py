@@ -263,6 +263,35 @@ def test_a_guard_of_ones_own_decides_about_a_passage_and_may_refuse_the_edit():
         whole(*ACME, guards=Change.__sizeof__)
 
 
+def test_a_guard_can_t_replace_what_was_sent_already():
+    answer, edit = (
+        "You can buy it from us in every town.",
+        "You can buy item from us in every town.",
+    )
+    for cuts in ((), (3, 14), range(len(edit))):
+        with pytest.raises(GuardError, match="all_new"):
+            streamed(answer, edit, cuts, guards=all_new)
+    with pytest.raises(GuardError, match="all_new"):
+        whole(answer, edit, guards=all_new)
+
+
+def all_new(change: Change) -> str | None:
+    return "nothing "
+
+
+def test_a_long_passage_is_not_put_back_for_the_sake_of_a_form():
+    kept = "It is a plan, and you should keep at it for long and be kind to all. " * 4
+    old = "```\none two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    with pytest.raises(GuardError, match="fences"):
+        whole(f"{kept}\n{old}\n```\n{kept}", f"{kept}\nNothing of it is here now.\n```\n{kept}")
+
+
+def test_a_list_may_lose_its_numbers():
+    answer = "Do it so:\n1. Foo it is today\n2. Bar it was before\n3. Baz will be soon"
+    edit = answer.replace("1. ", "- ").replace("2. ", "- ").replace("3. ", "- ")
+    assert whole(answer, edit).text == edit
+
+
 @pytest.mark.parametrize(
     ("on_error", "text", "status"),
     [("pass", ACME[0], "passed"), ("block", "Blocked.", "blocked")],
