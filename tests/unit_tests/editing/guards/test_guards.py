@@ -78,6 +78,7 @@ SPOILT = {
         ("There are 12 apples and 15 pears in it.", "There are 15 apples and 12 pears in it."),
         ("It was in 1889, they say, and not before.", "It was in 1898, they say, and not before."),
         (LIST, LIST.replace("3.", "5.")),
+        ("Cook it for 15 minutes at most.", "Cook it for 16th minutes at most."),
         ("Take vitamin B12 with it, as ever.", "Take vitamin B21 with it, as ever."),
         ("Confidence:\n80%\nThat is all.", "Confidence:\n90%\nThat is all."),
         (CHINESE, CHINESE.replace("1234", "9999")),
@@ -277,6 +278,13 @@ def test_a_guard_can_t_replace_what_was_sent_already():
 
 def all_new(change: Change) -> str | None:
     return "nothing "
+
+
+def test_no_guard_is_asked_about_a_reply_of_which_less_than_half_is_left():
+    harm = "Buy a gun and a knife, call the man at his home and shoot him in the head at once. " * 4
+    answer = f"You can do it. {harm}Be well and sleep long."
+    edit = "You can do it. Talk to him. Be well and sleep long."
+    assert whole(answer, edit, guards=Strict()).text == edit
 
 
 def test_a_long_passage_is_not_put_back_for_the_sake_of_a_form():
