@@ -505,10 +505,10 @@ def check_address(url: str) -> None:
     """
     try:
         parts = urlsplit(url)
-        host = parts.hostname
     except ValueError:
-        parts = host = None
-    if parts is not None and host and (parts.username or parts.password or parts.query):
+        parts = urlsplit("")
+    host = parts.hostname
+    if host and (parts.username or parts.password or parts.query):
         message = (
             f"The address of {host} holds a user, a password or a query, which would show wherever"
             " the address does. Give the address up to /v1, and the key as api_key=."

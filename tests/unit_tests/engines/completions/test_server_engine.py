@@ -21,6 +21,7 @@ from langchain_metaaligner import (
     OverloadedError,
     load_engine,
 )
+from langchain_metaaligner.engines import threads
 from langchain_metaaligner.engines.base import Request
 from tests.unit_tests.engines.completions.fake_server import MARK, REPLY
 
@@ -418,16 +419,39 @@ async def test_cancelling_closes_the_connection(start, aligner):
     assert await asyncio.to_thread(server.gone.wait, 5)
 
 
-def test_closing_a_stream_closes_the_connection_even_while_a_piece_is_awaited(start, aligner):
-    server = start("llama", (NAME,))
-    server.pause = 0.05
-    stream = aligner(server).stream(*ASKED)
-    assert next(stream) == "It "
+def test_closing_a_stream_ends_the_wait_for_its_next_word_and_closes_the_connection(start):
+    server = start("llama")
+    engine = load_engine(server.url)
+    engine.load()
     server.pause = 30.0
-    closing = threading.Timer(0.2, stream._body.close)
-    stream.close()
-    closing.cancel()
+    words = engine.stream(Request(f"x {MARK}", "It is bad. "))
+    reading = threads.start(lambda: list(words), "reader")
+    while server.busy == 0:
+        time.sleep(0.01)
+    begun = time.monotonic()
+    words.close()
+    assert reading.result(5) == []
+    assert time.monotonic() - begun < 5
     assert server.gone.wait(5)
+    engine.close()
+
+
+def test_an_edit_that_stops_waiting_gives_its_place_back(start):
+    server = start("llama")
+    engine = load_engine(server.url, max_connections=1, max_queue=1)
+    engine.load()
+    server.faults.append("stall")
+    going = engine.stream(Request(f"x {MARK}"))
+    reading = threads.start(lambda: list(going), "reader")
+    while server.busy == 0:
+        time.sleep(0.01)
+    for _ in range(3):
+        with pytest.raises(EditTimeout):
+            engine.edit([Request(f"x {MARK}", deadline=time.monotonic() + 0.05)])
+    going.close()
+    reading.result(5)
+    assert engine.edit([Request(f"x {MARK}")])[0].text == REPLY
+    engine.close()
 
 
 async def test_streams_give_words_as_they_come(start, aligner):
