@@ -20,7 +20,8 @@ class AlignerArguments(TypedDict, total=False):
     """Options of an aligner."""
 
     adapter: str | os.PathLike[str] | None
-    """Folder or hub id of a PEFT adapter, merged into the weights where possible."""
+    """Folder or hub id of a PEFT adapter, merged into the weights where possible. For a GGUF model,
+    the adapter's GGUF file, or `hub_id:file.gguf`."""
 
     adapter_revision: str | None
     """Branch, tag or commit of the adapter on the hub."""
@@ -91,6 +92,26 @@ class AlignerArguments(TypedDict, total=False):
     tokenizer: str | os.PathLike[str] | None
     """Folder or hub id with the `tokenizer.json` of a server's model. It counts the tokens of
     prompts if the server can't, which are estimated otherwise."""
+
+    n_ctx: int | None
+    """How many tokens the prompt and the edit may have together in llama.cpp, whose memory for them
+    is taken at once. `None` is what the model was trained for, at most 4096."""
+
+    n_parallel: int | None
+    """How many edits llama.cpp works on at the same time; each takes memory for `n_ctx` tokens.
+    `None` is up to 4, as far as their keys and values take no more than 2 GiB."""
+
+    n_gpu_layers: int | None
+    """How many layers llama.cpp keeps on the GPU, if it was built for one. `None` is as many as
+    fit."""
+
+    n_threads: int | None
+    """Threads of llama.cpp on the CPU. `None` is one for each processor that this process may
+    use."""
+
+    spec_type: Literal["ngram-simple", "ngram-mod", "none"]
+    """How llama.cpp drafts tokens: from what the prompt and the output contain already, by one of
+    its two ways, or not at all."""
 
     model_kwargs: dict[str, Any]
     """Further arguments for transformers' `from_pretrained`. Secrets among them are shown

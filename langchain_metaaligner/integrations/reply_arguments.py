@@ -24,9 +24,9 @@ class ReplyArguments(AlignerArguments, total=False):
     """Options of the runnable, the middleware and the chat model."""
 
     model: str | os.PathLike[str] | BaseChatModel | None
-    """Hub id or folder of the checkpoint, address of a server, or a LangChain chat model, which is
-    asked to edit. `None` uses the environment variable
-    `METAALIGNER_MODEL`, or the embedded aligner if it is not set."""
+    """Hub id or folder of the checkpoint, address of a server, a GGUF file (its path, or
+    `hub_id:file.gguf`), or a LangChain chat model, which is asked to edit. `None` uses the
+    environment variable `METAALIGNER_MODEL`, or the embedded aligner if it is not set."""
 
     aligner: Aligner | None
     """An existing `Aligner` to use, instead of options for a new one."""

@@ -154,7 +154,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_assets_and_nothing_else(
 
 def test_all_names_every_other_extra() -> None:
     others = set(EXTRAS) - {"all"}
-    assert others == {"agents", "cli", "embedded", "server", "train"}
+    assert others == {"agents", "cli", "embedded", "llamacpp", "server", "train"}
     (everything,) = EXTRAS["all"]
     assert Requirement(everything).extras == others
 
