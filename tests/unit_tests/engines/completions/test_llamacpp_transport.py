@@ -17,6 +17,7 @@ import pytest
 
 from langchain_metaaligner import Aligner
 from langchain_metaaligner.engines.base import Request
+from langchain_metaaligner.engines.completions import llamacpp_transport
 from langchain_metaaligner.engines.registry import check_model, load_engine
 from langchain_metaaligner.errors import CheckpointError, EditTimeout, EngineError
 from langchain_metaaligner.testing.engine_conformance import EngineConformance
@@ -152,16 +153,23 @@ def test_its_own_options_are_refused_by_the_local_engine(checkpoint):
         check_model(str(checkpoint), {"n_gpu_layers": 3})
 
 
-def test_closing_a_stream_frees_its_slot_before_the_edit_would_have_ended(gguf):
+def test_closing_a_stream_stops_llama_cpp_before_its_next_token(gguf, monkeypatch):
+    taken: list[bool] = []
+    take = llamacpp_transport._Run.take
+
+    def counted(run: Any, reply: Any) -> bool:
+        taken.append(run.stopped)
+        return take(run, reply)
+
+    monkeypatch.setattr(llamacpp_transport._Run, "take", counted)
     with closing(load_engine(str(gguf), n_threads=1, n_parallel=1)) as llama:
-        llama.load()
-        endless = Request("hello", max_new_tokens=200)
-        pieces = llama.stream(endless)
+        pieces = llama.stream(Request("hello", max_new_tokens=900))
         next(pieces)
         pieces.close()
         transport, _ = llama._backend.run(llama._backend.opened()).result()
         with transport._idle:
             assert transport._idle.wait_for(lambda: not transport._running, 5)
+        assert taken.count(True) <= 1
         assert llama.edit([ASKED])[0].text
 
 
