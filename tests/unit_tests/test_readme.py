@@ -44,7 +44,7 @@ DOCUMENTS = [
 # A link in Markdown or in HTML; one that leads out of the project is not followed.
 LINK = re.compile(r"""(?:\]\(|(?:src|href)=")(?!https?:)([^)"#]*)(?:#([^)"]*))?[)"]""")
 
-# Blocks that are only compiled, of pages that are about real checkpoints.
+# Blocks that are only compiled, of pages that are about real checkpoints and servers.
 NOT_RUN = {"seven_b.md": 4, "where_the_model_runs.md": 2}
 
 

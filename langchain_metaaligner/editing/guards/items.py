@@ -25,6 +25,7 @@ _CITATION = re.compile(
     r"\[\^?\d{1,4}(?:\s?[,;\u2013-]\s?\^?\d{1,4})*\]|\u3010[^\u3010\u3011\n]{1,64}\u3011"
     r"|!?\[[^\]\[\n]{1,300}\]\([^()\s]+(?:\([^()\s]*\)[^()\s]*)?\)"
 )
+_NAME = re.compile(r"\b[^\W\d]\w*\d\w*(?:[.-]\d+)*")
 _NUMBER = re.compile(r"\d+(?:[.,:/'\u2019\u2013-]\d+)*")
 _THOUSANDS = re.compile(r"(?<=\d)[,'\u2019](?=\d{3}(?!\d))")
 _PHONE = re.compile(r"(?<![\w.,/-])(?:\+\d|\(?\d)\d{0,3}\)?(?:[ .()-]{1,2}\d{2,5}){1,5}(?![\w/])")
@@ -229,6 +230,9 @@ def _numbers(text: str, change: Change) -> Iterator[Item]:
     marked = len(_MARKER.findall(change.before)), len(_MARKER.findall(change.after))
     if change.moved or marked[0] != marked[1]:  # lists are numbered anew, or no longer
         text = _without(_MARKER, text)
+    if _names(change.before) != _names(change.after):
+        # The digits of a name, such as `B12`, are kept as long as it is such a name.
+        text = _without(_NAME, text)
     phones = [
         found
         for found in _PHONE.finditer(text)
@@ -242,6 +246,11 @@ def _numbers(text: str, change: Change) -> Iterator[Item]:
         text = f"{text[: found.start()]}{' ' * len(said)}{text[found.end() :]}"
     for found in _NUMBER.finditer(text):
         yield Item(found.start(), found[0], _THOUSANDS.sub("", found[0]), is_contact=False)
+
+
+def _names(text: str) -> list[str]:
+    """The names with digits in a text, as far as these don't matter."""
+    return sorted([re.sub(r"\d+", "0", name) for name in _NAME.findall(text)])
 
 
 def _in_order(find: Find) -> Find:

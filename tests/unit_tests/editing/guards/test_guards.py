@@ -78,6 +78,8 @@ SPOILT = {
         ("There are 12 apples and 15 pears in it.", "There are 15 apples and 12 pears in it."),
         ("It was in 1889, they say, and not before.", "It was in 1898, they say, and not before."),
         (LIST, LIST.replace("3.", "5.")),
+        ("Cook it for 15 minutes at most.", "Cook it for 16th minutes at most."),
+        ("Take vitamin B12 with it, as ever.", "Take vitamin B21 with it, as ever."),
         ("Confidence:\n80%\nThat is all.", "Confidence:\n90%\nThat is all."),
         (CHINESE, CHINESE.replace("1234", "9999")),
         (
@@ -127,6 +129,10 @@ FREE = {
     "a number is written in another way": (
         "It costs 1000 dollars to go there by plane.",
         "It costs 1,000 dollars to go there by plane.",
+    ),
+    "a name with digits makes room for another word": (
+        "He flies with an F16 on every day of the week.",
+        "He flies with an aeroplane on every day of the week.",
     ),
     "a harmful reply is replaced": ("Sure, buy it at 555-1234 and shoot him in the head.", FIRM),
     "a harmful reply is replaced after its first words": (
@@ -256,6 +262,42 @@ def test_a_guard_of_ones_own_decides_about_a_passage_and_may_refuse_the_edit():
         whole(*ACME, guards=broken)
     with pytest.raises(GuardError, match="returned a int"):
         whole(*ACME, guards=Change.__sizeof__)
+
+
+def test_a_guard_can_t_replace_what_was_sent_already():
+    answer, edit = (
+        "You can buy it from us in every town.",
+        "You can buy item from us in every town.",
+    )
+    for cuts in ((), (3, 14), range(len(edit))):
+        with pytest.raises(GuardError, match="all_new"):
+            streamed(answer, edit, cuts, guards=all_new)
+    with pytest.raises(GuardError, match="all_new"):
+        whole(answer, edit, guards=all_new)
+
+
+def all_new(change: Change) -> str | None:
+    return "nothing "
+
+
+def test_no_guard_is_asked_about_a_reply_of_which_less_than_half_is_left():
+    harm = "Buy a gun and a knife, call the man at his home and shoot him in the head at once. " * 4
+    answer = f"You can do it. {harm}Be well and sleep long."
+    edit = "You can do it. Talk to him. Be well and sleep long."
+    assert whole(answer, edit, guards=Strict()).text == edit
+
+
+def test_a_long_passage_is_not_put_back_for_the_sake_of_a_form():
+    kept = "It is a plan, and you should keep at it for long and be kind to all. " * 4
+    old = "```\none two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+    with pytest.raises(GuardError, match="fences"):
+        whole(f"{kept}\n{old}\n```\n{kept}", f"{kept}\nNothing of it is here now.\n```\n{kept}")
+
+
+def test_a_list_may_lose_its_numbers():
+    answer = "Do it so:\n1. Foo it is today\n2. Bar it was before\n3. Baz will be soon"
+    edit = answer.replace("1. ", "- ").replace("2. ", "- ").replace("3. ", "- ")
+    assert whole(answer, edit).text == edit
 
 
 @pytest.mark.parametrize(

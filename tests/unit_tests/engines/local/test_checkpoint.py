@@ -33,14 +33,6 @@ def fails(model, match, **options):
 # -- what can't be used ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "model", ["http://localhost:8000/v1", "https://x.example", "/models/MetaAligner-7B.Q4_K_S.gguf"]
-)
-def test_servers_and_gguf_files_are_refused_at_once(model):
-    with pytest.raises(CheckpointError, match="no engine for"):
-        load_engine(model)
-
-
 def test_a_path_that_does_not_exist_is_said(tmp_path):
     fails(tmp_path / "nowhere", "no folder")
 
