@@ -84,6 +84,8 @@ for name, number in {"out": 1, "err": 2}.items():
     os.dup2(os.open(asked[name], os.O_WRONLY | os.O_CREAT), number)
 sys.argv = ["-c", *asked["arguments"]]
 torch.set_num_threads(asked["cores"])
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited from a job in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 exec(asked["script"])
 """
 
