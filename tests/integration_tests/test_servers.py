@@ -246,10 +246,10 @@ def test_a_line_that_stays_bad_is_an_error_in_time_that_quotes_nothing(fault, li
         begun = time.monotonic()
         with pytest.raises(MetaAlignerError) as raised:
             ask(*ITEMS[0])
-        assert time.monotonic() - begun < 6
-        assert isinstance(raised.value, EditTimeout if fault == "stall" else EngineError) or (
-            fault == "429"
-        )
+        assert time.monotonic() - begun < 20
+        # Asking again may take all the time there is.
+        allowed = EditTimeout if fault == "stall" else (EngineError, EditTimeout)
+        assert isinstance(raised.value, allowed) or fault == "429"
         assert "secret garden" not in str(raised.value)
     line.faults.clear()
     assert texts(aligner, ITEMS[:1])[0]
