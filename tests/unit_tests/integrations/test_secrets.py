@@ -113,6 +113,7 @@ def test_secrets_among_a_models_arguments_show_in_no_form_of_the_object(
 
 @pytest.mark.parametrize("face", FACES)
 def test_the_key_of_a_server_shows_in_no_form_of_the_object(face: str) -> None:
+    pytest.importorskip("openai")
     made = FACES[face](model="https://host/v1", api_key=SECRET)
     for one in (made, copy.deepcopy(made)):
         for name, shown in SHOWN.items():
