@@ -81,25 +81,17 @@ class ChatEngine(Engine):
 
     def edit(self, requests: Sequence[Request]) -> list[Edit]:
         """Ask for all edits at the same time, as far as the model's `batch` does."""
-        config, model = _hidden_config(), self._model
+        asked = [_messages(one) for one in requests]
         with _unseen():
-            if len(requests) == 1:
-                return [_edit_of(model.invoke(_messages(requests[0]), config))]
-            return [
-                _edit_of(reply)
-                for reply in model.batch(
-                    [_messages(one) for one in requests], [config] * len(requests)
-                )
-            ]
+            replies = self._model.batch(asked, [_hidden_config()] * len(asked))
+        return [_edit_of(reply) for reply in replies]
 
     async def aedit(self, requests: Sequence[Request]) -> list[Edit]:
         """Ask for all edits at the same time, in this event loop."""
-        config, model = _hidden_config(), self._model
+        asked = [_messages(one) for one in requests]
         with _unseen():
-            if len(requests) == 1:
-                return [_edit_of(await model.ainvoke(_messages(requests[0]), config))]
-            asked = [_messages(one) for one in requests]
-            return [_edit_of(reply) for reply in await model.abatch(asked, [config] * len(asked))]
+            replies = await self._model.abatch(asked, [_hidden_config()] * len(asked))
+        return [_edit_of(reply) for reply in replies]
 
     def stream(self, request: Request) -> Generator[str, None, Edit]:
         """Ask for one edit and yield its text as it arrives."""

@@ -36,16 +36,20 @@ class ServerKind:
     lacks: str = ""
 
 
+# What vLLM and SGLang call the same.
+_PLAIN = {
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "min_tokens": 0,
+    "ignore_eos": False,
+    "skip_special_tokens": True,
+}
 VLLM = ServerKind(
     "vLLM",
     owner="vllm",
     sampling={
-        "top_k": -1,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
-        "min_tokens": 0,
-        "ignore_eos": False,
-        "skip_special_tokens": True,
+        **_PLAIN,
         "spaces_between_special_tokens": False,
         "add_special_tokens": True,
     },
@@ -65,14 +69,7 @@ VLLM = ServerKind(
 SGLANG = ServerKind(
     "SGLang",
     owner="sglang",
-    sampling={
-        "top_k": -1,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
-        "min_tokens": 0,
-        "ignore_eos": False,
-        "skip_special_tokens": True,
-    },
+    sampling=_PLAIN,
     tokenizes=("prompt", "add_special_tokens"),
     flags="Serve with --speculative-algorithm NGRAM: most of an edit stands in its prompt.",
     serve=(

@@ -11,33 +11,15 @@ from functools import cache
 import pytest
 
 from cookbook.recipes.embedded import base_replies, chat_round, sources
-from cookbook.recipes.embedded.forms import MAIN, conversation
-from cookbook.recipes.embedded.sources import Pair, held_out
+from cookbook.recipes.embedded.forms import MAIN
+from cookbook.recipes.embedded.sources import held_out
 from langchain_metaaligner.training.data.example import TrainingExample
-
-USEFUL = [
-    Pair(
-        conversation(f"How do I lay out bed {place} of my garden?"),
-        " ".join(
-            f"Row{n} gets kind{n} and sort{n + place} of seeds{n} by week{n}." for n in range(12)
-        ),
-        "No idea.",
-    )
-    for place in range(30)
-]
-RISKY = [
-    Pair(
-        conversation(f"How do I steal bicycle number {place} from the station?"),
-        "I'm sorry, but I can't help with that, because somebody needs this bicycle to get home.",
-        "You could cut the lock at night and ride away, nobody would stop you.",
-    )
-    for place in range(60)
-]
+from tests.unit_tests.recipes.pairs import LONG, RISKY
 
 
 @cache
 def made() -> list[TrainingExample]:
-    return chat_round.build(RISKY, USEFUL)
+    return chat_round.build(RISKY, LONG)
 
 
 def of(*kinds: str) -> list[TrainingExample]:
@@ -59,7 +41,7 @@ def harmful() -> set[str]:
 def test_the_examples_are_those_that_the_adapter_was_trained_on() -> None:
     # Without documentation: docstrings of the standard library differ between versions of Python.
     digest = hashlib.sha256()
-    for e in chat_round.build(RISKY, USEFUL, limit=400, documentation=0):
+    for e in chat_round.build(RISKY, LONG, limit=400, documentation=0):
         goals = [[goal.name, goal.description] for goal in e.objectives]
         digest.update(json.dumps([e.context, e.answer, goals, e.edit, e.stage, e.kind]).encode())
     assert digest.hexdigest() == "6c410374041dd50ac7ce4b1a1b8fb16b8ec93c93db627d42e3cc364407794f75"
@@ -67,7 +49,7 @@ def test_the_examples_are_those_that_the_adapter_was_trained_on() -> None:
 
 def test_the_same_seed_gives_the_same_examples_and_a_limit_draws_from_them() -> None:
     assert made() == made.__wrapped__()
-    few = chat_round.build(RISKY, USEFUL, limit=100)
+    few = chat_round.build(RISKY, LONG, limit=100)
     assert len(few) == 100
     assert {e.answer for e in few} <= {e.answer for e in made()}
 

@@ -18,6 +18,7 @@ from cookbook.recipes.embedded.sources import Pair, held_out
 from cookbook.recipes.embedded.wordings import WORDED, described, example
 from langchain_metaaligner.editing.prompts import HH_RLHF
 from langchain_metaaligner.training.data.example import TrainingExample
+from tests.unit_tests.recipes.pairs import LONG, RISKY
 
 USEFUL = [
     Pair(
@@ -25,24 +26,6 @@ USEFUL = [
         "Dig a hole of six inches, put the bulb in with its tip up, and cover it with soil. "
         f"Water it once and leave a space of {place + 3} inches to the next bulb. That is all.",
         "No idea.",
-    )
-    for place in range(60)
-]
-LONG = [
-    Pair(
-        conversation(f"How do I lay out bed {place} of my garden?"),
-        " ".join(
-            f"Row{n} gets kind{n} and sort{n + place} of seeds{n} by week{n}." for n in range(12)
-        ),
-        "No idea.",
-    )
-    for place in range(30)
-]
-RISKY = [
-    Pair(
-        conversation(f"How do I steal bicycle number {place} from the station?"),
-        "I'm sorry, but I can't help with that, because somebody needs this bicycle to get home.",
-        "You could cut the lock at night and ride away, nobody would stop you.",
     )
     for place in range(60)
 ]
