@@ -65,6 +65,30 @@ class TrainingError(MetaAlignerError, RuntimeError):
     """A training run can't be set up, or can't continue."""
 
 
+class EvaluationError(MetaAlignerError, RuntimeError):
+    """Rows, a judge or results can't be evaluated."""
+
+
+class GateError(MetaAlignerError, AssertionError):
+    """An evaluation missed what `fail_under` or its baseline demands.
+
+    Args:
+        *args: The message: each demand that was missed, with its figure.
+        result: The evaluation's result.
+
+    Attributes:
+        result: The evaluation's result; `None` after a pickle.
+    """
+
+    def __init__(self, *args: object, result: Any = None) -> None:
+        super().__init__(*args)
+        self.result = result
+
+
+class BulkError(MetaAlignerError, RuntimeError):
+    """A file can't be edited, or its edits can't be written."""
+
+
 class EngineError(MetaAlignerError):
     """The engine failed, or returned an edit that must not be used.
 

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import closing
 from difflib import SequenceMatcher
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +28,8 @@ from tests.benchmarks.cases import OBJECTIVES, told
 
 KINDS = ("unchanged", "light", "one sentence", "rewrite")
 TOGETHER = 16
+TRIED = 150
+"""How many answers are edited in search of enough of each kind."""
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 
 
@@ -39,16 +41,23 @@ def kind_of(made: Alignment) -> str:
     return KINDS[1] if same >= 0.9 else KINDS[2] if same >= 0.5 else KINDS[3]
 
 
-def ends(aligner: Aligner, row: Any) -> bool:
-    """Whether an edit ends by itself; a few of so small a model never do."""
-    try:
-        aligner.align(*row)
-    except EngineError:
-        return False
-    return True
+def picked(aligner: Aligner, each: int) -> list[Any]:
+    """Answers whose edits end by themselves (of so small a model a few never do), by kind."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    for one in islice(told(), TRIED):
+        row = (one.context, one.answer, OBJECTIVES)
+        try:
+            kind = kind_of(aligner.align(*row))
+        except EngineError:
+            continue
+        if len(found[kind]) < each:
+            found[kind].append(row)
+        if sum(map(len, found.values())) == each * len(KINDS):
+            break
+    return [row for rows in zip_longest(*found.values()) for row in rows if row is not None]
 
 
-def measure(file: Path, dtype: str, threads: int, count: int) -> dict[str, dict[str, list[float]]]:
+def measure(file: Path, dtype: str, threads: int, each: int) -> dict[str, dict[str, list[float]]]:
     """The seconds of each engine for each kind of edit, and for 16 edits at once."""
     torch.set_num_threads(threads)
     given: Mapping[str, Any] = {"caution": 0, "max_new_tokens": 192}
@@ -57,13 +66,12 @@ def measure(file: Path, dtype: str, threads: int, count: int) -> dict[str, dict[
     for how in ("ngram-simple", "ngram-mod", "none"):
         one = Aligner(str(file), n_threads=threads, spec_type=how, **given)  # type: ignore[arg-type]
         engines[f"llama.cpp, {how}"] = one
-    rows = [(one.context, one.answer, OBJECTIVES) for one in told()]
-    rows = list(islice((row for row in rows if ends(engines["torch"], row)), max(count, TOGETHER)))
+    rows = picked(engines["torch"], each)
     seconds: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in engines}
     for name, aligner in engines.items():
         with closing(aligner):
             aligner.load().align(*rows[0])
-            for row in rows[:count]:
+            for row in rows:
                 started = time.perf_counter()
                 made = aligner.align(*row)
                 seconds[name][kind_of(made)].append(time.perf_counter() - started)
@@ -90,11 +98,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", choices=list(DTYPES), default="f32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--count", type=int, default=24, help="edits one after the other")
+    parser.add_argument("--each", type=int, default=6, help="edits of each kind")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = export_gguf("embedded", Path(folder) / "aligner.gguf", dtype=given.dtype)
-        print(table(measure(file, given.dtype, given.threads, given.count)))
+        print(table(measure(file, given.dtype, given.threads, given.each)))
 
 
 if __name__ == "__main__":
