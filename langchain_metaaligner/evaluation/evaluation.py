@@ -1,4 +1,4 @@
-"""Measures how often edits are better than their originals, on a user's rows, with a user's judge."""
+"""Measures how often edits are better than their originals, row by row, with any judge."""
 
 from __future__ import annotations
 
@@ -59,10 +59,11 @@ def evaluate(
             not independent) and `metaaligner` (the edit's provenance). Rows that can't be used are
             in the result's `problems`.
         objectives: Names, sentences or `Objective`s: what edits are for, and judged by.
-        judge: A chat model, which is asked with the paper's question; a reward model (`RewardModel`,
-            its hub id or its folder); a function `judge(context, first, second, objective)` that
-            returns 1, 2 or, for neither, 0, given the objective's name; or a dictionary from names
-            of objectives to such judges. A failure of the judge is counted, not raised.
+        judge: A chat model, which is asked with the paper's question; a reward model
+            (`RewardModel`, its hub id or its folder); a function `judge(context, first, second,
+            objective)` that returns 1, 2 or, for neither, 0, given the objective's name; or a
+            dictionary from names of objectives to such judges. A failure of the judge is counted,
+            not raised.
         aligner: The `Aligner` that edits the rows without `edited`.
         second_judge: Judges everything too; how often the two agree is told.
         human_pairs: Pairs that people compared, to see how often the judge agrees with them; by
@@ -155,12 +156,10 @@ class _Run:
         for start in range(0, len(lacking), _CHUNK):
             self._chunk(lacking[start : start + _CHUNK])
             self._kept.sync()
-        return tuple(
-            replace(self._kept.rows[row.key], place=row.place) for row in self._given.rows
-        )
+        return tuple(replace(self._kept.rows[row.key], place=row.place) for row in self._given.rows)
 
     def checked(self, human_pairs: Any) -> judge_check.JudgeCheck:
-        """Whether the judge is worth it, by pairs whose outcome is known and by its own verdicts."""
+        """Whether the judge is worth it, by pairs whose outcome is known."""
         asking, second = self._judges["judge"], self._judges.get("second_judge")
         before = set(asking.asked)
         asking.asked.clear()

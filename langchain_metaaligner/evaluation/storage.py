@@ -301,8 +301,9 @@ def _read_head(line: bytes, path: Path) -> Head:
         head = TypeAdapter(Head).validate_python(json.loads(line)[_HEAD])
     except (ValueError, KeyError, TypeError) as error:
         msg = (
-            f"{path} holds no results of an evaluation. Give the file or folder that evaluate(out=…)"
-            " or EvaluationResult.to_jsonl wrote, or for out= one that does not exist yet."
+            f"{path} holds no results of an evaluation. Give the file or folder that"
+            " evaluate(out=…) or EvaluationResult.to_jsonl wrote, or for out= one that does not"
+            " exist yet."
         )
         raise EvaluationError(msg) from error
     if head.version != _VERSION:
