@@ -111,25 +111,23 @@ class Asking:
             for at in waiting[keys[number]]:
                 yield at, answer
 
-    def ask(self, context: str, first: str, second: str, objective: Objective) -> int | None:
-        """Ask one question.
+    def ask_each(self, questions: Sequence[Question]) -> list[int | None]:
+        """Answer questions for the check of the judge, which goes on when it is down.
 
         Args:
-            context: The conversation before the texts.
-            first: The text that is read first.
-            second: The other.
-            objective: What they are judged by.
+            questions: The questions.
 
         Returns:
-            1, 2 or 0; `None` if the judge gave no verdict.
+            For each 1, 2 or 0; `None` if the judge gave no verdict.
         """
-        if self._failures >= GIVE_UP:
-            return None
-        try:
-            ((_, answer),) = self.answers([Question(context, first, second, objective)])
-        except EvaluationError:  # it is down, and the check of a judge says how often
-            return None
-        return answer.verdict
+        verdicts: list[int | None] = [None] * len(questions)
+        if self._failures < GIVE_UP:
+            try:
+                for at, answer in self.answers(questions):
+                    verdicts[at] = answer.verdict
+            except EvaluationError:  # it is down, and the check says how often
+                return verdicts
+        return verdicts
 
     def _key(self, question: Question) -> str:
         objective = question.objective.name, question.objective.description

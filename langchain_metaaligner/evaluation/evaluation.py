@@ -14,6 +14,7 @@ from langchain_metaaligner.errors import EvaluationError, GateError
 from langchain_metaaligner.evaluation import gate, judge_check
 from langchain_metaaligner.evaluation.asking import Asking, Pair, against
 from langchain_metaaligner.evaluation.edits import Editing, MadeEdit
+from langchain_metaaligner.evaluation.human_pairs import read_human_pairs
 from langchain_metaaligner.evaluation.judges import Judge, as_judge
 from langchain_metaaligner.evaluation.records import Comparison, EvaluatedRow, EvaluationRow
 from langchain_metaaligner.evaluation.refusals import refuses
@@ -101,6 +102,7 @@ def evaluate(
     _check_options(max_concurrency, judge_timeout)
     before = _baseline(baseline)
     gate.check_demands(fail_under, [one.name for one in goals])
+    people = None if human_pairs is None else read_human_pairs(human_pairs, objectives=goals)
     given = read_evaluated_rows(rows, has_aligner=aligner is not None)
     needs_aligner = any(row.edited is None for row in given.rows)
     settings = {
@@ -117,7 +119,7 @@ def evaluate(
             rows=done,
             objectives=goals,
             problems=given.problems,
-            judge=run.checked(human_pairs) if check_judge else None,
+            judge=run.checked(people) if check_judge else None,
             settings=settings,
         )
         kept.finish(found.head, [row.key for row in done], run.asked_in_check)
@@ -165,11 +167,11 @@ class _Run:
         asking.asked.clear()
         try:
             return judge_check.check_judge(
-                asking.ask,
+                asking,
                 objectives=self._objectives,
                 human_pairs=human_pairs,
                 rows=[self._kept.rows[row.key] for row in self._given.rows],
-                second_judge=None if second is None else second.ask,
+                second_judge=second,
             )
         finally:
             self.asked_in_check = set(asking.asked)

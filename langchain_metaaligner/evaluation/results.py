@@ -109,13 +109,8 @@ class EvaluationResult:
         Raises:
             EvaluationError: There is no such objective or policy among the rows.
         """
-        if not length_controlled:
-            return self.rates(objective, policy).win_rate
-        from langchain_metaaligner.evaluation.length_control import length_controlled_rate
-
-        return length_controlled_rate(
-            self.rows, objective=self._objective(objective), policy=self._policy(policy)
-        )
+        found = self.rates(objective, policy)
+        return found.length_controlled if length_controlled else found.win_rate
 
     def interval(
         self, objective: str | None = None, policy: str | None = None
