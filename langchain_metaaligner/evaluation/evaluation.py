@@ -14,7 +14,8 @@ from langchain_metaaligner.errors import EvaluationError, GateError
 from langchain_metaaligner.evaluation import gate, judge_check
 from langchain_metaaligner.evaluation.asking import Asking, Pair, against
 from langchain_metaaligner.evaluation.edits import Editing, MadeEdit
-from langchain_metaaligner.evaluation.human_pairs import read_human_pairs
+from langchain_metaaligner.evaluation.human_pairs import HumanPair, read_human_pairs
+from langchain_metaaligner.evaluation.judge_check import JudgeCheck
 from langchain_metaaligner.evaluation.judges import Judge, as_judge
 from langchain_metaaligner.evaluation.records import Comparison, EvaluatedRow, EvaluationRow
 from langchain_metaaligner.evaluation.refusals import refuses
@@ -122,7 +123,7 @@ def evaluate(
             judge=run.checked(people) if check_judge else None,
             settings=settings,
         )
-        kept.finish(found.head, [row.key for row in done], run.asked_in_check)
+        kept.finish(found.head, [row.key for row in done], run.notes)
     if report is not None:
         found.to_html(report)
     missed = gate.missed(found, fail_under, before)
@@ -148,7 +149,6 @@ class _Run:
         self._judges = {role: Asking(one, kept, role) for role, one in judges.items()}
         self._progress = progress
         self._done = 0
-        self.asked_in_check: set[str] = set()
 
     def rows(self) -> tuple[EvaluatedRow, ...]:
         """Every row with its results, in the order in which they were given."""
@@ -160,22 +160,23 @@ class _Run:
             self._kept.sync()
         return tuple(replace(self._kept.rows[row.key], place=row.place) for row in self._given.rows)
 
-    def checked(self, human_pairs: Any) -> judge_check.JudgeCheck:
+    def checked(self, human_pairs: Sequence[HumanPair] | None) -> JudgeCheck | None:
         """Whether the judge is worth it, by pairs whose outcome is known."""
-        asking, second = self._judges["judge"], self._judges.get("second_judge")
-        before = set(asking.asked)
-        asking.asked.clear()
-        try:
-            return judge_check.check_judge(
-                asking,
-                objectives=self._objectives,
-                human_pairs=human_pairs,
-                rows=[self._kept.rows[row.key] for row in self._given.rows],
-                second_judge=second,
-            )
-        finally:
-            self.asked_in_check = set(asking.asked)
-            asking.asked |= before
+        rows = [self._kept.rows[row.key] for row in self._given.rows]
+        if human_pairs is None and not any(row.changed or row.against_reference for row in rows):
+            return None  # the judge was asked nothing
+        return judge_check.check_judge(
+            self._judges["judge"],
+            objectives=self._objectives,
+            human_pairs=human_pairs,
+            rows=rows,
+            second_judge=self._judges.get("second_judge"),
+        )
+
+    @property
+    def notes(self) -> set[str]:
+        """The notes that are part of no row's results: the verdicts of the check."""
+        return {key for asking in self._judges.values() for key in asking.checked}
 
     def _chunk(self, rows: Sequence[EvaluationRow]) -> None:
         edits = self._editing.of(rows)
