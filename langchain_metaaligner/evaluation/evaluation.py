@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def evaluate(
         CheckpointError: A model can't be loaded.
         GateError: The result is below `fail_under` or worse than the baseline; it has the result.
     """
+    _check_extra(report)
     goals = tuple(parse_objectives(objectives))
     judges = {"judge": judge, "second_judge": second_judge}
     made = {
@@ -278,6 +280,17 @@ class _Slot:
     objective: str
     side: str
     pair: Pair
+
+
+def _check_extra(report: str | Path | None) -> None:
+    needed = ["scipy", *(["altair", "jinja2", "vl_convert"] if report is not None else [])]
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        msg = (
+            f"An evaluation needs {', '.join(missing)}:"
+            ' pip install "langchain-metaaligner[eval]".'
+        )
+        raise EvaluationError(msg)
 
 
 def _check_options(max_concurrency: int | None, judge_timeout: float | None) -> None:
