@@ -64,7 +64,7 @@ def outcomes(lines: Sequence[Line]) -> str | None:
         sort=names,
         title=None,
         axis=alt.Axis(
-            labelLimit=_LABEL,
+            labelLimit=_LABEL - 6,
             labelExpr="split(datum.label, '\\n')[1]",
             ticks=False,
             domain=False,
@@ -74,7 +74,7 @@ def outcomes(lines: Sequence[Line]) -> str | None:
     )
     x = alt.X(
         "start:Q",
-        title="share of judged pairs; line: 95 % interval of wins",
+        title="share of judged pairs",
         scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
     )
@@ -185,6 +185,7 @@ def distances(rows: Sequence[EvaluatedRow]) -> str | None:
             ),
             x2="end:Q",
             y=alt.Y("share:Q", title="share of changed edits", axis=alt.Axis(format="%", tickCount=4)),
+            y2=alt.datum(0),
         )
         .properties(width=_WIDTH, height=_HEIGHT)
     )
@@ -221,7 +222,7 @@ def agreements(rows: Sequence[EvaluatedRow]) -> str | None:
                 "agreement:Q",
                 title="agreement: log-probability per token",
                 scale=alt.Scale(zero=False),
-                axis=alt.Axis(tickCount=5),
+                axis=alt.Axis(tickCount=4, format=".1f", labelOverlap=True),
             ),
             y=alt.Y(
                 "distance:Q",

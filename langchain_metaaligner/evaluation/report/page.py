@@ -207,7 +207,7 @@ def _figures(summary: Summary) -> dict[str, Any]:
 def _charts(summary: Summary) -> Iterator[dict[str, Any]]:
     from markupsafe import Markup
 
-    three = (("win", "win"), ("tie", "tie"), ("loss", "loss"))
+    three = (("win", "win"), ("tie", "tie"), ("loss", "loss"), ("whisker", "95 % interval of wins"))
     several = len(summary.policies) > 1
     scopes: list[tuple[str | None, str | None, Sequence[EvaluatedRow]]] = []
     for number, name in enumerate(summary.policies[:_COLUMNS]):

@@ -93,7 +93,7 @@ def effects_of(effects: Sequence[Effects]) -> list[tuple[str, list[str]]]:
         row(f"Guard {guard}", lambda one, of=guard: _counts(one.guards.get(of, {})))  # type: ignore[misc]
     for error in _names(effects, lambda one: one.errors):
         row(f"Failed: {error}", lambda one, of=error: f"{one.errors.get(of, 0):,}")  # type: ignore[misc]
-    row("Length of the edit, median", lambda one: percent(one.growth))
+    row("Length, edit over original, median", lambda one: percent(one.growth))
     row("Agreement, median", lambda one: _decimal(one.agreement))
     row("Time of an edit, median", lambda one: time_taken(one.seconds and one.seconds[0]))
     row("Time of an edit, 95th percentile", lambda one: time_taken(one.seconds and one.seconds[1]))
