@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from langchain_metaaligner.errors import EvaluationError
+from langchain_metaaligner.evaluation.length_control import length_control
 from langchain_metaaligner.evaluation.records import EvaluatedRow, Outcome
 from langchain_metaaligner.evaluation.selection import compared
 
@@ -48,6 +49,8 @@ class Rates:
         sign_test: How likely it is that conversations split between more wins and more losses as
             unevenly as they do, or more so, if edits are no better and no worse. 1 if none of
             them leans either way.
+        length_controlled: The win rate at equal length, where a tie counts half, so that no
+            preference is ½: see `length_control.py`. `None` if none is judged.
     """
 
     judged: int
@@ -63,6 +66,7 @@ class Rates:
     net: float | None
     net_interval: Interval
     sign_test: float
+    length_controlled: float | None
 
 
 def rates(
@@ -84,6 +88,7 @@ def rates(
         if comparison.outcome is not None:
             points.append(_POINTS[comparison.outcome])
             groups.append(row.conversation)
+    controlled = length_control(rows, objective=objective, policy=policy)
     wins, losses, judged = points.count(1), points.count(-1), len(points)
     return Rates(
         judged=judged,
@@ -99,6 +104,7 @@ def rates(
         net=(wins - losses) / judged if judged else None,
         net_interval=net_interval(points, groups),
         sign_test=sign_test(points, groups),
+        length_controlled=None if controlled is None else controlled.rate,
     )
 
 
