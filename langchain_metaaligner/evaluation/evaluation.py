@@ -287,8 +287,7 @@ def _check_extra(report: str | Path | None) -> None:
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         msg = (
-            f"An evaluation needs {', '.join(missing)}:"
-            ' pip install "langchain-metaaligner[eval]".'
+            f'An evaluation needs {", ".join(missing)}: pip install "langchain-metaaligner[eval]".'
         )
         raise EvaluationError(msg)
 
