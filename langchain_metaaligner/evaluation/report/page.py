@@ -40,6 +40,16 @@ MOST_EDITS = 40
 _LINES, _COLUMNS, _FAILURES, _PROBLEMS, _SETTINGS = 300, 8, 60, 50, 60
 _DIFF, _CONTEXT, _NAME = 4000, 1500, 160
 
+# Marks of the charts' legends, as page.css draws them, and what they stand for.
+_OUTCOMES = (
+    ("win", "win"),
+    ("tie", "tie"),
+    ("loss", "loss"),
+    ("whisker", "95 % interval of wins"),
+)
+_TEXTS = (("dashed", "original"), ("solid", "edit"))
+_SHAPES = (("ring", "wins"), ("square", "neither"), ("triangle", "loses"))
+
 _NOTES = {
     "best": "the judge prefers them, most clearly first.",
     "worst": "the judge prefers the original, most clearly first.",
@@ -102,8 +112,7 @@ def _template() -> Callable[..., str]:
         from markupsafe import Markup
     except ImportError as error:
         message = (
-            f"A report needs the package {error.name}:"
-            ' pip install "langchain-metaaligner[eval]".'
+            f'A report needs the package {error.name}: pip install "langchain-metaaligner[eval]".'
         )
         raise EvaluationError(message) from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -113,6 +122,7 @@ def _template() -> Callable[..., str]:
         "label": label,
         "policy": policy_name,
         "seconds": time_taken,
+        "unbroken": lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%"),
     }
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -205,47 +215,63 @@ def _figures(summary: Summary) -> dict[str, Any]:
 
 
 def _charts(summary: Summary) -> Iterator[dict[str, Any]]:
+    several = len(summary.policies) > 1
+    by_policy = [
+        (
+            name,
+            str(number) if several else None,
+            [row for row in summary.rows if row.policy == name],
+        )
+        for number, name in enumerate(summary.policies[:_COLUMNS])
+    ]
+    for name, place, _ in by_policy:
+        svg = charts.outcomes([line for line in summary.lines if line.policy == name])
+        title = f"Outcomes: {policy_name(name)}" if several else "Outcomes"
+        yield from _figure(svg, title, _OUTCOMES, policy=place)
+    if several:
+        yield from _distributions(summary.rows, "all", "")
+    for name, place, rows in by_policy:
+        yield from _distributions(rows, place, f": {policy_name(name)}" if several else "")
+
+
+def _distributions(
+    rows: Sequence[EvaluatedRow], policy: str | None, of: str
+) -> Iterator[dict[str, Any]]:
+    # Those of one policy are shown once it is chosen; the page would be long with all of them.
+    scope = {"policy": policy, "once": policy not in (None, "all")}
+    yield from _figure(charts.lengths(rows), f"Length{of}", _TEXTS, **scope)
+    changed = sum(row.changed for row in rows)
+    note = f"{part(changed, len(rows))} are changed"
+    if changed > charts.MOST_COMPARED:
+        note += f"; {charts.MOST_COMPARED:,} of them, evenly taken, are measured"
+    yield from _figure(charts.distances(rows), f"Word edit distance{of}", (), note, **scope)
+    known = sum(row.agreement is not None for row in rows)
+    note = f"{charts.MOST_POINTS:,} of {known:,} edits" if known > charts.MOST_POINTS else ""
+    title = f"Agreement against change{of}"
+    yield from _figure(charts.agreements(rows), title, _SHAPES, note, **scope)
+
+
+def _figure(
+    svg: str | None,
+    title: str,
+    legend: Sequence[tuple[str, str]],
+    note: str = "",
+    *,
+    policy: str | None,
+    once: bool = False,
+) -> Iterator[dict[str, Any]]:
     from markupsafe import Markup
 
-    three = (("win", "win"), ("tie", "tie"), ("loss", "loss"))
-    several = len(summary.policies) > 1
-    scopes: list[tuple[str | None, str | None, Sequence[EvaluatedRow]]] = []
-    for number, name in enumerate(summary.policies[:_COLUMNS]):
-        rows = [row for row in summary.rows if row.policy == name]
-        scopes.append((name, str(number) if several else None, rows))
-
-    def made(svg: str | None, title: str, legend: object, note: str, policy: str | None) -> Any:
-        once = several and policy not in (None, "all") and "objective" not in title
-        if svg is not None:
-            yield {
-                "svg": Markup(svg),  # noqa: S704 - the renderer escapes
-                "title": title,
-                "legend": legend,
-                "note": note,
-                "policy": policy,
-                "once": once,
-            }
-
-    for name, policy, _ in scopes:
-        lines = [one for one in summary.lines if one.policy == name]
-        title = f"Outcomes by objective: {policy_name(name or '')}" if several else "Outcomes"
-        yield from made(charts.outcomes(lines), title, three, "", policy)
-    if several:
-        scopes.insert(0, (None, "all", summary.rows))
-    for _, policy, rows in scopes:
-        texts = (("dashed", "original"), ("solid", "edit"))
-        yield from made(charts.lengths(rows), "Length", texts, "", policy)
-        changed = sum(row.changed for row in rows)
-        note = f"{part(changed, len(rows))} are changed"
-        if changed > charts.MOST_COMPARED:
-            note += f"; {charts.MOST_COMPARED:,} of them, evenly taken, are measured"
-        yield from made(charts.distances(rows), "Word edit distance", (), note, policy)
-        shapes = (("ring", "wins"), ("square", "neither"), ("triangle", "loses"))
-        known = sum(row.agreement is not None for row in rows)
-        note = f"{charts.MOST_POINTS} of {known:,} edits" if known > charts.MOST_POINTS else ""
-        yield from made(
-            charts.agreements(rows), "Agreement against change", shapes, note, policy
-        )
+    if svg is not None:
+        shown = Markup(svg)  # noqa: S704 - the renderer escapes the names in it
+        yield {
+            "svg": shown,
+            "title": title,
+            "legend": legend,
+            "note": note,
+            "policy": policy,
+            "once": once,
+        }
 
 
 def _groups(summary: Summary, chosen: Mapping[Any, Sequence[Highlight]]) -> list[dict[str, Any]]:

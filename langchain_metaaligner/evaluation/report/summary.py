@@ -99,7 +99,7 @@ class Summary:
         lines: The table. Lines for all objectives and all policies stand first, where there are
             several.
         effects: What edits did: to all rows, and by policy where there are several.
-        unjudged: Name of an objective to the reason for no verdict, to how often.
+        unjudged: Name of an objective to the reason for no verdict, of either judge, to how often.
         second: Name of an objective to how often the second judge comes to the same outcome, of
             how many pairs that both judged.
         references: How edits and originals do against references; empty without references.
@@ -209,7 +209,9 @@ class Summary:
                 f" {percent(whole.length_controlled)}."
             )
         if found.unjudged:
-            said += f" {found.unjudged:,} more have no verdict."
+            said += (
+                f" {found.unjudged:,} more {'has' if found.unjudged == 1 else 'have'} no verdict."
+            )
         return said
 
 
@@ -225,8 +227,16 @@ def _comparisons(row: EvaluatedRow) -> Iterable[Comparison]:
 
 
 def _reasons(rows: Sequence[EvaluatedRow], objective: str) -> dict[str, int]:
-    found = (row.comparisons[objective] for row in rows if objective in row.comparisons)
-    counts = Counter(one.reason or "no reason given" for one in found if one.outcome is None)
+    counts: Counter[str] = Counter()
+    for row in rows:
+        asked = [
+            ("", row.comparisons.get(objective)),
+            ("second judge: ", row.second.get(objective)),
+        ]
+        asked += [("reference: ", one) for one in row.against_reference.get(objective, ())]
+        for who, one in asked:
+            if one is not None and one.outcome is None:
+                counts[who + (one.reason or "no reason given")] += 1
     return dict(counts.most_common())
 
 
