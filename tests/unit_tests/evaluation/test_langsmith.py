@@ -35,7 +35,7 @@ def test_the_pages_example_runs_offline() -> None:
 
 @IN_BETA
 async def test_it_is_an_evaluator_of_aevaluate_too() -> None:
-    from langsmith import aevaluate
+    from langsmith import Client, aevaluate
     from langsmith.schemas import Example
 
     async def edited(inputs: dict[str, str]) -> dict[str, str]:
@@ -45,6 +45,7 @@ async def test_it_is_an_evaluator_of_aevaluate_too() -> None:
         edited,
         data=[Example(id=uuid4(), inputs={"question": "Where?"}, outputs={"answer": "There."})],
         evaluators=[as_langsmith_evaluator(polite, ["harmlessness", "humour"])],
+        client=Client(api_key="none", auto_batch_tracing=False),
         upload_results=False,
         disable_evaluator_tracing=True,
     )
