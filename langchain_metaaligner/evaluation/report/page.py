@@ -7,6 +7,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -94,18 +95,18 @@ def html(summary: Summary) -> str:
     Raises:
         EvaluationError: A package of the extra `eval` is missing.
     """
-    template = _template()
-    shown = _figures(summary)
-    chosen = choose(summary.rows, MOST_EDITS)
-    most, page = MOST_EDITS, ""
+    template, figures = _template(), _figures(summary)
+    groups = _groups(summary, choose(summary.rows, MOST_EDITS))
+    most = MOST_EDITS
     while True:
-        groups = _groups(summary, {kind: edits[:most] for kind, edits in chosen.items()})
-        page = template(**shown, groups=groups)
-        if len(page.encode()) <= MOST_BYTES or not most:
-            return page
+        fewer = [one | {"edits": one["edits"][:most]} for one in groups if most]
+        text = template(**figures, groups=fewer)
+        if len(text.encode()) <= MOST_BYTES or not most:
+            return text
         most //= 2
 
 
+@cache
 def _template() -> Callable[..., str]:
     try:
         from jinja2 import Environment, StrictUndefined
@@ -207,7 +208,7 @@ def _figures(summary: Summary) -> dict[str, Any]:
         ],
         "left_out": {
             "lines": max(len(summary.lines) - _LINES, 0),
-            "policies": max(len(summary.policies) - _COLUMNS, 0),
+            "policies": max(len(summary.policies) - _COLUMNS, 0) + summary.other_policies,
             "failures": max(len(failures) - _FAILURES, 0),
             "problems": max(len(summary.problems) - _PROBLEMS, 0),
         },
@@ -293,7 +294,7 @@ def _edit(
 ) -> dict[str, Any]:
     row = one.row
     return {
-        "policy": policy_at[row.policy],
+        "policy": policy_at.get(row.policy, ""),
         "objectives": " ".join(objective_at[name] for name in one.objectives),
         "policy_name": policy_name(row.policy),
         "outcomes": [
