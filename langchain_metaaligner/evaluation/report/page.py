@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -68,19 +67,14 @@ def to_html(summary: Summary, path: str | os.PathLike[str]) -> None:
     Raises:
         EvaluationError: A package of the extra `eval` is missing.
     """
-    page, target = html(summary), Path(path)
+    text, target = html(summary), Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=target.parent, prefix=".report-", delete=False
-    ) as made:
-        try:
-            made.write(page)
-            made.close()
-            Path(made.name).chmod(0o666 & ~_umask())
-            Path(made.name).replace(target)
-        except BaseException:
-            Path(made.name).unlink(missing_ok=True)
-            raise
+    made = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        made.write_text(text, encoding="utf-8")
+        made.replace(target)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def html(summary: Summary) -> str:
@@ -306,9 +300,3 @@ def _edit(
         "context": clipped(row.context, _CONTEXT),
         "pieces": pieces(row.original, row.edited, _DIFF),
     }
-
-
-def _umask() -> int:
-    old = os.umask(0)
-    os.umask(old)
-    return old

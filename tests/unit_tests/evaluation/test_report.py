@@ -299,6 +299,14 @@ def test_a_change_deep_in_a_long_text_is_shown_and_what_is_cut_off_is_no_deletio
     assert [one.text.strip() for one in shown if one.op == "delete"] == ["word9000"]
     assert "new" in [one.text.strip() for one in shown if one.op == "insert"]
     assert sum(len(one.text) for one in shown) < 5000
+    # Longer than what is compared: the change is shown, the shift at the end is no change.
+    longer = words[:50_000]
+    shown = pieces(longer, "new " + longer.replace("word99 ", "") + " end", 4000)
+    assert [one.text.strip() for one in shown if one.op == "insert"] == ["new"]
+    assert [one.text.strip() for one in shown if one.op == "delete"] == ["word99"]
+    assert "not compared" in shown[-1].text + shown[-2].text
+    alike = pieces("x " + "a b " * 20_000, "y " + "b a c " * 15_000, 4000)
+    assert {one.op for one in alike} >= {"delete", "insert"}
     assert pieces("a" * 9000, "b" * 9000, 4000)[-1].text == "7,500 more characters inserted"
 
 
