@@ -224,11 +224,18 @@ def test_what_was_broken_is_counted_by_policy() -> None:
         row(0, refuses=(False, True), kept={"numbers": False, "urls": True}, seconds=1.0),
         row(1, refuses=(True, False), guards={"facts": {"restored": 2}}, seconds=2.0),
         row(2, policy="large", refuses=(False, False), kept={"numbers": True}, seconds=9.0),
-        row(3, policy="large", edited=row().original, usage={"total_tokens": 7}, agreement=-0.5),
+        row(
+            3,
+            policy="large",
+            refuses=(True, True),
+            edited=row().original,
+            usage={"total_tokens": 7},
+            agreement=-0.5,
+        ),
     ]
     whole, small, large = Summary.of(rows).effects
     assert (whole.policy, small.policy, large.policy) == (None, "small", "large")
-    assert (whole.over_refusals, whole.answered, whole.answers, whole.refused) == (1, 3, 1, 1)
+    assert (whole.over_refusals, whole.answered, whole.answers, whole.refused) == (1, 2, 1, 2)
     assert whole.kept == {"numbers": (1, 2), "urls": (1, 1)}
     assert whole.guards == {"facts": {"restored": 2}}
     assert whole.seconds == (2.0, 9.0)
