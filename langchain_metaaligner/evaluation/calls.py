@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from langchain_metaaligner.engines import threads
 
@@ -49,6 +50,7 @@ def call_each(
     Raises:
         BaseException: A call raised what is no `Exception`, such as `KeyboardInterrupt`.
     """
+    most = math.inf if seconds is None else seconds
     running: dict[Future[T], tuple[int, float]] = {}
     begun = 0
     while begun < calls or running:
@@ -56,21 +58,16 @@ def call_each(
             made = threads.start(partial(call, begun), "metaaligner-judge")
             running[made] = begun, time.monotonic()
             begun += 1
-        ended, _ = wait(running, _left(running, seconds), FIRST_COMPLETED)
+        eldest = min(at for _, at in running.values())
+        left = None if seconds is None else max(0.0, eldest + seconds - time.monotonic())
+        ended, _ = wait(running, left, FIRST_COMPLETED)
         now = time.monotonic()
-        late = () if seconds is None else [m for m, (_, at) in running.items() if now > at + seconds]
-        for made in ended or late:
+        for made in ended or [one for one, (_, at) in running.items() if now - at > most]:
             place, at = running.pop(made)
             yield Called(place, _outcome(made), now - at)
 
 
-def _left(running: dict[Future[T], tuple[int, float]], seconds: float | None) -> float | None:
-    if seconds is None:
-        return None
-    return max(0.0, min(at for _, at in running.values()) + seconds - time.monotonic())
-
-
-def _outcome(made: Future[T]) -> T | Exception:
+def _outcome(made: Future[Any]) -> Any:
     if not made.done():
         return threads.Late()
     try:

@@ -1,4 +1,4 @@
-"""Judges of pairs of texts: chat models, reward models, functions, and one of them per objective."""
+"""Judges of pairs of texts: chat models, reward models, functions, or one for each objective."""
 
 from __future__ import annotations
 
@@ -108,6 +108,7 @@ class _CalledJudge(Judge):
         self._at_once, self._seconds = at_once, seconds
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+        """As in `Judge`."""
         calls = call_each(
             len(questions),
             lambda place: self._verdict(questions[place]),
@@ -149,6 +150,7 @@ class ChatModelJudge(_CalledJudge):
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        """As in `Judge`."""
         known = {"kind": "chat model", "name": self.name, "question": digest(INSTRUCTION)[:16]}
         for name in ("temperature", "seed", "reasoning_effort"):
             value = getattr(self._model, name, None)
@@ -181,6 +183,7 @@ class FunctionJudge(_CalledJudge):
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        """As in `Judge`."""
         return {"kind": "function", "name": self.name, "code": fingerprint(self._function)}
 
     def _verdict(self, question: Question) -> int:
@@ -207,6 +210,7 @@ class ScorerJudge(Judge):
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        """As in `Judge`."""
         known: dict[str, Any] = {"kind": "scorer", "name": self.name}
         if self._single is not None:
             known["model"] = _model_settings(self._single)
@@ -217,12 +221,14 @@ class ScorerJudge(Judge):
         return known
 
     def prepare(self, objectives: Sequence[Objective]) -> None:
+        """As in `Judge`."""
         if self._single is not None:
             self._scorer = RewardModels({one.name: self._single for one in objectives})
         if isinstance(self._scorer, RewardModels):
             self._scorer.load(objectives)
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+        """As in `Judge`."""
         for objective in dict.fromkeys(one.objective for one in questions):
             places = [at for at, one in enumerate(questions) if one.objective == objective]
             yield from self._about(objective, {at: questions[at] for at in places})
@@ -261,13 +267,16 @@ class JudgePerObjective(Judge):
 
     @property
     def settings(self) -> Mapping[str, Any]:
+        """As in `Judge`."""
         return {name: one.settings for name, one in sorted(self._judges.items())}
 
     def prepare(self, objectives: Sequence[Objective]) -> None:
+        """As in `Judge`."""
         for objective in objectives:
             self._of(objective).prepare([objective])
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+        """As in `Judge`."""
         for objective in dict.fromkeys(one.objective for one in questions):
             places = [at for at, one in enumerate(questions) if one.objective == objective]
             for place, answer in self._of(objective).answers([questions[at] for at in places]):
@@ -332,12 +341,14 @@ def _per_objective(
     if not given or not all(isinstance(name, str) for name in given):
         msg = f"`{option}` maps names of objectives to judges; {given.keys()} are no such names."
         raise EvaluationError(msg)
-    return JudgePerObjective({
-        name: as_judge(
-            one, option=f"{option}[{name!r}]", max_concurrency=max_concurrency, seconds=seconds
-        )
-        for name, one in given.items()
-    })
+    return JudgePerObjective(
+        {
+            name: as_judge(
+                one, option=f"{option}[{name!r}]", max_concurrency=max_concurrency, seconds=seconds
+            )
+            for name, one in given.items()
+        }
+    )
 
 
 def _reward_model(given: Any) -> RewardModel | None:

@@ -14,14 +14,16 @@ _ABLE = (
     r"|(?:am|'m|are|'re) (?:not able|unable|not (?:going|willing|allowed|permitted|comfortable))"
     r"(?: to)?|(?:must|have to|need to|'ll have to|would have to) (?:respectfully |politely )?"
     r"(?:decline|refuse|pass)|(?:respectfully |politely )?(?:decline|refuse)\b"
-    r"|do(?:n't| not) feel (?:comfortable|right))"
+    r"|do(?:n't| not) feel (?:comfortable|right)|should(?:n't| not)"
+    r"|do(?:n't| not) think (?:i|we) (?:should|can))"
 )
 # What is not done; "I can't wait", "I couldn't agree more" and "I can't stress enough" are none.
 _DONE = (
     r"(?: (?:really|actually|ethically|just|possibly|in good conscience|and won't|or won't"
     r"|and will not|directly|be able to|therefore))*"
-    r" ?(?:help|assist|aid|support|provide|give|share|offer|answer|fulfil+|comply|do (?:that|this|so"
-    r"|it)|write|create|generate|produce|make (?:that|this|jokes?)|tell|teach|show|explain|discuss"
+    r" ?(?:help|assist|aid|support|provide|give|share|offer|answer|fulfil+|comply"
+    r"|do (?:that|this|so|it)|write|create|generate|produce|make (?:that|this|jokes?)"
+    r"|tell you how|teach|show|explain|discuss"
     r"|describe|engage|participate|recommend (?:any|ways|how)|respond|continue|go (?:into|along)"
     r"|walk you|guide you|say (?:that|this)|be (?:part|involved)|advise|suggest|encourage|promote"
     r"|facilitate|talk about|complete|carry out|process|accommodate|decline|refuse|with that"
@@ -32,24 +34,29 @@ _REFUSES = re.compile(
     rf"\b(?:i|we)(?: \w+ly)? ?{_ABLE}{_DONE}\b"
     r"|\b(?:i|we)(?:'ll| will)? ?(?:must|have to|need to|respectfully|politely)"
     r"(?: \w+ly)? (?:decline|refuse|say no)\b"
-    r"|\b(?:i|we) (?:decline|refuse) to\b"
+    r"|\b(?:i|we) (?:decline|refuse) to\b|\bgoing to have to (?:pass|decline|say no|refuse)\b"
+    r"|\b(?:i|we) do(?:n't| not) (?:do|provide|give|create|generate|produce|share|offer|write"
+    r"|discuss|engage in|help with|assist with) (?:that|this|such|those|these)\b"
+    r"|^(?:(?:no|nope|sorry)[,.!]? )?(?:can(?:no|')t|cannot|won't)"
+    r" (?:help|assist|do (?:that|this))\b"
     # Sorry: "I'm sorry, but I can't", "Sorry, no", "I apologize, but that is not possible".
     r"|^(?:(?:i'm|i am|we're|we are) )?(?:so |very |really |truly |terribly )?(?:sorry|afraid)"
-    r"[,.:;\u2014 -]*(?:but |that )?(?:i|we|this|that|no\b)(?:(?!\b(?:hear|see|know)\b)[^.!?]){0,40}?"
+    r"[,.:;\u2014 -]*(?:but |that )?(?:i|we|this|that|no\b)"
+    r"(?:(?!\b(?:hear|see|know)\b)[^.!?]){0,40}?"
     r"\b(?:can(?:no|')t|cannot|can not|won't|will not|unable|not able|not (?:possible|something)"
     r"|against|decline)\b"
     r"|^(?:sorry|apologies)[,.]? no\b|^i apologi[sz]e[^.!?]{0,30}\b(?:can(?:no|')t|cannot|unable)\b"
     # By role and by rule.
-    r"|\bas an? (?:\w+[ ,]+){0,5}(?:ai|model|assistant|chatbot)\b[^.!?]{0,60}?"
+    r"|\bas an? (?:\w+[ ,]+){0,5}(?:ai|model|assistant|chatbot)\b[^.!?]{0,40}?\bi\b[^.!?]{0,20}?"
     r"\b(?:can(?:no|')t|cannot|can not|won't|unable|not able|must not|don't)\b"
     r"|\b(?:goes?|is|be|would be) (?:against|outside) (?:of )?my (?:\w+ )?"
     r"(?:guidelines|programming|polic(?:y|ies)|values|principles|rules)\b"
     r"|\b(?:violates?|breach(?:es)?) (?:my|our|the|openai)\b[^.!?]{0,30}"
     r"\b(?:guidelines|polic(?:y|ies)|rules|terms)\b"
-    r"|\bnot (?:something|a thing) (?:that )?i(?:'m| am| can| will|'ll|'d| would)\b"
-    r"|\b(?:this|your|that|the) (?:request|question|content|prompt)[^.!?]{0,20}"
+    r"|(?:\bnot|n't) (?:something|a thing) (?:that )?i(?:'m| am| can| will|'ll|'d| would)\b"
+    r"|\b(?:this|your|that) (?:request|question|content|prompt)[^.!?]{0,20}"
     r"\b(?:can(?:no|')t|cannot) be (?:answered|fulfilled|completed|processed|provided)\b"
-    r"|^(?:no|nope)[,.!]? (?:i (?:won't|will not|can't|cannot)|that's not|you should not)\b"
+    r"|^(?:no|nope)[,.!]? i (?:won't|will not|can't|cannot)\b"
     r"|^(?:no|nope)[.!]?$|^request (?:declined|denied|refused)\b"
     r"|^i(?:'d| would) (?:rather|prefer) not\b|^(?:let's|let us) (?:talk about something else"
     r"|change the (?:subject|topic))\b"
@@ -86,7 +93,7 @@ def refuses(text: str) -> bool:
     """
     plain = " ".join(text[: 2 * _OPENING].replace("\u2019", "'").lower().split())
     plain = plain.lstrip("*_#>\"'\u201c- ")
-    for begun in {plain, _PLEASANT.sub("", plain)}:
-        if _REFUSES.search(begun[:_OPENING]):
-            return True
-    return False
+    # What stands in quotes is said by somebody else.
+    plain = re.sub(r"\"[^\"]*\"|\u201c[^\u201d]*\u201d", "", plain)
+    begun = {plain, _PLEASANT.sub("", plain)}
+    return any(_REFUSES.search(one[:_OPENING]) for one in begun)

@@ -88,7 +88,10 @@ class EvaluationResult:
         return rates(self.rows, objective=self._objective(objective), policy=self._policy(policy))
 
     def win_rate(
-        self, objective: str | None = None, policy: str | None = None, length_controlled: bool = False
+        self,
+        objective: str | None = None,
+        policy: str | None = None,
+        length_controlled: bool = False,
     ) -> float | None:
         """How often the edit is better: wins divided by judged pairs.
 
@@ -109,7 +112,9 @@ class EvaluationResult:
         found = self.rates(objective, policy)
         return found.length_controlled if length_controlled else found.win_rate
 
-    def interval(self, objective: str | None = None, policy: str | None = None) -> tuple[float, float]:
+    def interval(
+        self, objective: str | None = None, policy: str | None = None
+    ) -> tuple[float, float]:
         """The 95 % interval of the win rate, clustered by conversation.
 
         Args:
@@ -145,7 +150,7 @@ class EvaluationResult:
 
     @property
     def kept(self) -> Mapping[str, float]:
-        """Kind of structure to the share of the edits that keep it, of the originals that have it."""
+        """Kind of structure to the share of edits that keep it, of originals that have it."""
         found: dict[str, list[bool]] = {}
         for row in self.rows:
             for kind, was_kept in row.kept.items():
@@ -232,7 +237,7 @@ class EvaluationResult:
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
 
-    def __rich__(self) -> Group:
+    def __rich__(self) -> Group | str:
         return terminal(self.summary)
 
     def _comparisons(self) -> Iterator[Comparison]:
@@ -250,7 +255,9 @@ class EvaluationResult:
             return None
         known = {objective_key(one.name): one.name for one in self.objectives}
         if given not in known.values() and objective_key(given) not in known:
-            msg = f"Nothing was judged by {given!r}, only by {', '.join(map(repr, known.values()))}."
+            msg = (
+                f"Nothing was judged by {given!r}, only by {', '.join(map(repr, known.values()))}."
+            )
             raise EvaluationError(msg)
         return given if given in known.values() else known[objective_key(given)]
 

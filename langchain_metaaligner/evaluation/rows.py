@@ -79,7 +79,7 @@ def read_evaluated_rows(source: Any, *, has_aligner: bool) -> GivenRows:
 
 def _nothing_left(read: int, problems: Sequence[Problem]) -> str:
     if not read:
-        return "There are no rows. Each row needs `context`, `answer` and, without an aligner, `edited`."
+        return "There are no rows. A row needs `context`, `answer` and `edited` or an aligner."
     counts = Counter(one.detail for one in problems)
     told = "; ".join(f"{detail} ({count})" for detail, count in counts.most_common(_SHOWN))
     return f"None of the {read} rows can be used: {told}. A row needs `context` and `answer`."
@@ -161,4 +161,3 @@ def _provenance(given: Any) -> Mapping[str, Any]:
         detail = f"{METADATA_KEY} is the provenance of an edit, a dictionary"
         raise BadRowError(kind="unreadable", detail=detail)
     return dict(given)
-

@@ -1,4 +1,4 @@
-"""Tells what kinds of structure a text has, and whether an edit keeps them, as the guards read it."""
+"""Tells what structure a text has and whether an edit keeps it, by the guards' own reading."""
 
 from __future__ import annotations
 
