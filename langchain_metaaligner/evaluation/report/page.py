@@ -6,7 +6,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -233,17 +233,17 @@ def _distributions(
     rows: Sequence[EvaluatedRow], policy: str | None, of: str
 ) -> Iterator[dict[str, Any]]:
     # Those of one policy are shown once it is chosen; the page would be long with all of them.
-    scope = {"policy": policy, "once": policy not in (None, "all")}
-    yield from _figure(charts.lengths(rows), f"Length{of}", _TEXTS, **scope)
+    figure = partial(_figure, policy=policy, once=policy not in (None, "all"))
+    yield from figure(charts.lengths(rows), f"Length{of}", _TEXTS)
     changed = sum(row.changed for row in rows)
     note = f"{part(changed, len(rows))} are changed"
     if changed > charts.MOST_COMPARED:
         note += f"; {charts.MOST_COMPARED:,} of them, evenly taken, are measured"
-    yield from _figure(charts.distances(rows), f"Word edit distance{of}", (), note, **scope)
+    yield from figure(charts.distances(rows), f"Word edit distance{of}", (), note)
     known = sum(row.agreement is not None for row in rows)
     note = f"{charts.MOST_POINTS:,} of {known:,} edits" if known > charts.MOST_POINTS else ""
     title = f"Agreement against change{of}"
-    yield from _figure(charts.agreements(rows), title, _SHAPES, note, **scope)
+    yield from figure(charts.agreements(rows), title, _SHAPES, note)
 
 
 def _figure(

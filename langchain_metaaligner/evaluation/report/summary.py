@@ -192,10 +192,10 @@ class Summary:
             return "The edits changed nothing"
         low, high = whole.net_interval
         if low > 0:
-            return "Edits are better than their originals"
+            return "The judge prefers the edits"
         if high < 0:
-            return "Edits are worse than their originals"
-        return "Whether edits are better is not settled"
+            return "The judge prefers the originals"
+        return "The judge prefers neither side clearly"
 
     def headline(self) -> str:
         """The figures behind the verdict, in a sentence or two."""

@@ -178,9 +178,9 @@ def test_without_rows_verdicts_or_changes_the_report_says_so() -> None:
         ([row(0, None)], "No pair was judged"),
         (failed, "No pair was judged"),
         (same, "The edits changed nothing"),
-        ([row()], "Whether edits are better is not settled"),
-        ([row(number) for number in range(30)], "Edits are better than their originals"),
-        ([row(number, "loss") for number in range(30)], "Edits are worse than their originals"),
+        ([row()], "The judge prefers neither side clearly"),
+        ([row(number) for number in range(30)], "The judge prefers the edits"),
+        ([row(number, "loss") for number in range(30)], "The judge prefers the originals"),
     ):
         summary = Summary.of(rows)
         assert summary.verdict() == said
