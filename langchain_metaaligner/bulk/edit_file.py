@@ -24,7 +24,6 @@ from langchain_metaaligner.bulk.shards import (
     Shards,
     as_json,
     shards_of,
-    with_fields,
 )
 from langchain_metaaligner.bulk.source import Place, Source, SourceRow, long_fields, open_source
 from langchain_metaaligner.bulk.summary import BulkSummary

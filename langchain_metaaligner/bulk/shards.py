@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 from langchain_metaaligner.bulk.kinds import DELIMITERS, FileKind
 from langchain_metaaligner.bulk.source import CsvRows, ParquetRows, Source, SourceRow, arrow
@@ -244,7 +244,7 @@ class _ParquetFile:
         self._writer = arrow().parquet.ParquetWriter(file, schema)
         self._tables: list[Any] = []
 
-    def __enter__(self) -> _ParquetFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -52,7 +52,8 @@ class SourceRow:
         place: File and line, or number of the row, from 1.
         end: The place after it.
         values: The fields; empty if the row can't be read.
-        raw: The row's bytes without the end of its line; in parquet, its batch and its number in it.
+        raw: The row's bytes without the end of its line; in parquet, its batch and its
+            number there.
         problem: Why it can't be read.
         size: Length, in bytes or about as many.
     """
@@ -148,7 +149,9 @@ class _Lines(Source):
 
     def __init__(self, path: Path, name: str, kind: FileKind, size: int | None = None) -> None:
         super().__init__(path, name, kind, size)
-        self._lines = cast("BinaryIO", gzip.open(self._file)) if kind.gzipped else self._file
+        self._lines = self._file
+        if kind.gzipped:
+            self._lines = cast("BinaryIO", gzip.GzipFile(fileobj=self._file))
         self._offset = self._line = 0
         self._back: deque[bytes] = deque()
         begin = self._at(Place(), _READ if kind.gzipped else 4)[:4]
@@ -292,8 +295,9 @@ class CsvRows(_Lines):
         """Read the rows from a place on; see `Source.rows`."""
         self._seek(max(start, self._first))
         columns = self.columns or ()
-        for place, end, raw, fields, problem in self._records():
+        for place, end, raw, fields, unreadable in self._records():
             values: Mapping[str, Any] = {}
+            problem = unreadable
             if problem is None:
                 ended = raw.endswith((b"\n", b"\r"))
                 if not ended and (len(fields) < len(columns) or self._has_grown()):

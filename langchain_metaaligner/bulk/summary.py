@@ -56,10 +56,11 @@ class BulkSummary:
         return not self.failed and not self.bad
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.rows:,} rows in {duration(self.seconds)} ({self.rows_per_second:.1f} rows/s):"
-            f" {self.edited:,} edited, {self.unchanged:,} unchanged, {self.skipped:,} without text"
-        ]
+        rate = f"{self.rows_per_second:.1f} rows/s"
+        each = (
+            f"{self.edited:,} edited, {self.unchanged:,} unchanged, {self.skipped:,} without text"
+        )
+        lines = [f"{self.rows:,} rows in {duration(self.seconds)} ({rate}): {each}"]
         if self.failed:
             each = ", ".join(f"{name} {count:,}" for name, count in sorted(self.failed.items()))
             lines.append(f"failed: {each}")
