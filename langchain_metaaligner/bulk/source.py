@@ -149,7 +149,7 @@ class _Lines(Source):
 
     def __init__(self, path: Path, name: str, kind: FileKind, size: int | None = None) -> None:
         super().__init__(path, name, kind, size)
-        self._lines = self._file
+        self._lines: BinaryIO = self._file
         if kind.gzipped:
             self._lines = cast("BinaryIO", gzip.GzipFile(fileobj=self._file))
         self._offset = self._line = 0
@@ -415,11 +415,16 @@ class ParquetRows(Source):
         first, last = self._starts[group - 1], self._starts[group]
         before, after = self._bytes[group - 1], self._bytes[group]
         part = (number - first) / max(last - first, 1)
-        return round(self.size * (before + part * (after - before)) / max(self._bytes[-1], 1))
+        return int(self.size * (before + part * (after - before)) / max(self._bytes[-1], 1))
 
 
 _TOO_LONG = f"the row is longer than {_LONGEST // 2**20} MiB"
-_READERS = {"jsonl": JsonLines, "csv": CsvRows, "tsv": CsvRows, "parquet": ParquetRows}
+_READERS: Mapping[str, Callable[[Path, str, FileKind, int | None], Source]] = {
+    "jsonl": JsonLines,
+    "csv": CsvRows,
+    "tsv": CsvRows,
+    "parquet": ParquetRows,
+}
 
 
 def open_source(path: Path, name: str, kind: FileKind, size: int | None = None) -> Source:
