@@ -16,6 +16,8 @@ from langchain_metaaligner.training.data.pairs import digest
 GIVE_UP = 50
 """After so many failures in a row, a judge or an aligner is down, or unable to do its work."""
 
+_DOWN = 8  # failures in a row after which a check, which can do without, asks no more
+
 _BETTER: dict[Outcome, int] = {"win": 1, "tie": 0, "loss": -1}
 
 
@@ -43,12 +45,15 @@ class Asking:
         judge: The judge.
         kept: Where its verdicts are kept.
         role: `judge` or `second_judge`; the verdicts of the two are kept apart.
+
+    Attributes:
+        checked: By what the verdicts of the check are known.
     """
 
     def __init__(self, judge: Judge, kept: ResultsFile, role: str) -> None:
         self._judge, self._kept, self._role = judge, kept, role
         self._failures = 0
-        self.asked: set[str] = set()
+        self.checked: set[str] = set()
 
     def compare(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Comparison]]:
         """Compare texts; a text is equal to itself without a question.
@@ -96,7 +101,6 @@ class Asking:
         waiting: dict[str, list[int]] = {}
         for at, question in enumerate(questions):
             key = self._key(question)
-            self.asked.add(key)
             known = self._kept.notes.get(key)
             if known is not None:
                 yield at, Answer(**known)
@@ -112,7 +116,7 @@ class Asking:
                 yield at, answer
 
     def ask_each(self, questions: Sequence[Question]) -> list[int | None]:
-        """Answer questions for the check of the judge, which goes on when it is down.
+        """Answer the questions of a check, and stop asking a judge that is down.
 
         Args:
             questions: The questions.
@@ -120,13 +124,13 @@ class Asking:
         Returns:
             For each 1, 2 or 0; `None` if the judge gave no verdict.
         """
+        self.checked |= set(map(self._key, questions))
         verdicts: list[int | None] = [None] * len(questions)
-        if self._failures < GIVE_UP:
-            try:
-                for at, answer in self.answers(questions):
-                    verdicts[at] = answer.verdict
-            except EvaluationError:  # it is down, and the check says how often
-                return verdicts
+        if self._failures < _DOWN:
+            for at, answer in self.answers(questions):
+                verdicts[at] = answer.verdict
+                if self._failures >= _DOWN:
+                    break
         return verdicts
 
     def _key(self, question: Question) -> str:

@@ -16,7 +16,7 @@ from langchain_metaaligner.engines.base import Engine, as_engine
 from langchain_metaaligner.errors import EvaluationError, first_line
 from langchain_metaaligner.evaluation.calibration import Calibration, TradeOff
 from langchain_metaaligner.evaluation.records import EvaluatedRow
-from langchain_metaaligner.evaluation.rows import read_evaluated_rows
+from langchain_metaaligner.evaluation.rows import check_rows
 from langchain_metaaligner.evaluation.statistics import share_interval
 from langchain_metaaligner.options import LoadOptions, given_options
 from langchain_metaaligner.training.data.pairs import digest
@@ -177,7 +177,7 @@ def marked_by_judge(
 
 
 def _marked(source: Any, *, good: bool) -> list[_Reply]:
-    found = read_evaluated_rows(source, has_aligner=True)
+    found = check_rows(source, has_aligner=True)
     # Another answer to the same words is no independent case.
     return [
         _Reply(good, digest(row.context), found.contexts[row.key], row.answer) for row in found.rows

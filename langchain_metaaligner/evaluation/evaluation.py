@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from langchain_metaaligner.errors import EvaluationError, GateError
 from langchain_metaaligner.evaluation import gate, judge_check
 from langchain_metaaligner.evaluation.asking import Asking, Pair, against
 from langchain_metaaligner.evaluation.edits import Editing, MadeEdit
-from langchain_metaaligner.evaluation.human_pairs import read_human_pairs
+from langchain_metaaligner.evaluation.human_pairs import HumanPair, read_human_pairs
+from langchain_metaaligner.evaluation.judge_check import JudgeCheck
 from langchain_metaaligner.evaluation.judges import Judge, as_judge
 from langchain_metaaligner.evaluation.records import Comparison, EvaluatedRow, EvaluationRow
 from langchain_metaaligner.evaluation.refusals import refuses
 from langchain_metaaligner.evaluation.results import EvaluationResult
-from langchain_metaaligner.evaluation.rows import GivenRows, read_evaluated_rows
+from langchain_metaaligner.evaluation.rows import GivenRows, check_rows
 from langchain_metaaligner.evaluation.storage import ResultsFile
-from langchain_metaaligner.options import cache_key
+from langchain_metaaligner.options import cache_key, given_options
 
 _CHUNK = 32  # rows that are edited and judged together
 
@@ -92,6 +94,7 @@ def evaluate(
         CheckpointError: A model can't be loaded.
         GateError: The result is below `fail_under` or worse than the baseline; it has the result.
     """
+    _check_extra(report)
     goals = tuple(parse_objectives(objectives))
     judges = {"judge": judge, "second_judge": second_judge}
     made = {
@@ -103,7 +106,8 @@ def evaluate(
     before = _baseline(baseline)
     gate.check_demands(fail_under, [one.name for one in goals])
     people = None if human_pairs is None else read_human_pairs(human_pairs, objectives=goals)
-    given = read_evaluated_rows(rows, has_aligner=aligner is not None)
+    given = check_rows(rows, has_aligner=aligner is not None)
+    gate.check_demands(fail_under, [one.name for one in goals], [row.policy for row in given.rows])
     needs_aligner = any(row.edited is None for row in given.rows)
     settings = {
         "objectives": {one.name: one.description for one in goals},
@@ -122,7 +126,7 @@ def evaluate(
             judge=run.checked(people) if check_judge else None,
             settings=settings,
         )
-        kept.finish(found.head, [row.key for row in done], run.asked_in_check)
+        kept.finish(found.head, [row.key for row in done], run.notes)
     if report is not None:
         found.to_html(report)
     missed = gate.missed(found, fail_under, before)
@@ -148,7 +152,6 @@ class _Run:
         self._judges = {role: Asking(one, kept, role) for role, one in judges.items()}
         self._progress = progress
         self._done = 0
-        self.asked_in_check: set[str] = set()
 
     def rows(self) -> tuple[EvaluatedRow, ...]:
         """Every row with its results, in the order in which they were given."""
@@ -160,22 +163,23 @@ class _Run:
             self._kept.sync()
         return tuple(replace(self._kept.rows[row.key], place=row.place) for row in self._given.rows)
 
-    def checked(self, human_pairs: Any) -> judge_check.JudgeCheck:
+    def checked(self, human_pairs: Sequence[HumanPair] | None) -> JudgeCheck | None:
         """Whether the judge is worth it, by pairs whose outcome is known."""
-        asking, second = self._judges["judge"], self._judges.get("second_judge")
-        before = set(asking.asked)
-        asking.asked.clear()
-        try:
-            return judge_check.check_judge(
-                asking,
-                objectives=self._objectives,
-                human_pairs=human_pairs,
-                rows=[self._kept.rows[row.key] for row in self._given.rows],
-                second_judge=second,
-            )
-        finally:
-            self.asked_in_check = set(asking.asked)
-            asking.asked |= before
+        rows = [self._kept.rows[row.key] for row in self._given.rows]
+        if human_pairs is None and not any(row.changed or row.against_reference for row in rows):
+            return None  # the judge was asked nothing
+        return judge_check.check_judge(
+            self._judges["judge"],
+            objectives=self._objectives,
+            human_pairs=human_pairs,
+            rows=rows,
+            second_judge=self._judges.get("second_judge"),
+        )
+
+    @property
+    def notes(self) -> set[str]:
+        """The notes that are part of no row's results: the verdicts of the check."""
+        return {key for asking in self._judges.values() for key in asking.checked}
 
     def _chunk(self, rows: Sequence[EvaluationRow]) -> None:
         edits = self._editing.of(rows)
@@ -279,6 +283,16 @@ class _Slot:
     pair: Pair
 
 
+def _check_extra(report: str | Path | None) -> None:
+    needed = ["scipy", *(["altair", "jinja2", "vl_convert"] if report is not None else [])]
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        msg = (
+            f'An evaluation needs {", ".join(missing)}: pip install "langchain-metaaligner[eval]".'
+        )
+        raise EvaluationError(msg)
+
+
 def _check_options(max_concurrency: int | None, judge_timeout: float | None) -> None:
     if max_concurrency is not None and max_concurrency < 1:
         msg = f"At least one call is made at a time, not max_concurrency={max_concurrency}."
@@ -296,12 +310,12 @@ def _aligner_settings(aligner: Any) -> Mapping[str, Any]:
             " evaluate(rows, aligner=Aligner(), …)."
         )
         raise EvaluationError(msg)
+    known = {"model": str(getattr(aligner, "model_name", type(aligner).__name__))}
     options = getattr(aligner, "options", None)
-    known = {} if options is None else cache_key(options)
-    return {
-        "model": str(getattr(aligner, "model_name", type(aligner).__name__)),
-        **{name: value for name, value in known.items() if name not in ("model", "engine")},
-    }
+    if options is not None:
+        given = set(given_options(options)) - {"model", "engine"}
+        known |= {name: value for name, value in cache_key(options).items() if name in given}
+    return known
 
 
 def _baseline(given: Any) -> EvaluationResult | None:

@@ -62,7 +62,10 @@ def loaded_once() -> Iterator[None]:
     [one for path in PAGES if path.name not in SLOW_PAGES for one in blocks_of(path)],
     ids=str,
 )
-def test_a_python_block_runs_as_it_is(block: Block) -> None:
+def test_a_python_block_runs_as_it_is(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     block.run()
 
 
@@ -92,7 +95,9 @@ def test_every_module_that_a_document_runs_exists(path: Path) -> None:
     for name in re.findall(
         r"python -m ((?:langchain_metaaligner|cookbook|tests)[\w.]*)", path.read_text("utf-8")
     ):
-        assert find_spec(f"{name}.__main__"), name
+        found = find_spec(name)
+        assert found, name
+        assert not found.submodule_search_locations or find_spec(f"{name}.__main__"), name
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 MOST_POINTS = 400
-MOST_COMPARED = 2000
+MOST_COMPARED = 1000
 
 # Narrow enough for a phone: a chart that shrinks to fit has labels that nobody can read.
 _WIDTH, _HEIGHT, _ROW = 250, 150, 34
@@ -48,7 +48,9 @@ def outcomes(lines: Sequence[Line]) -> str | None:
     for number, line in enumerate(one for one in lines if one.rates.judged):
         found = line.rates
         # Two long names may begin alike; a bar is known by its number.
-        name = f"{number}\n" + ("all objectives" if line.objective is None else label(line.objective))
+        name = f"{number}\n" + (
+            "all objectives" if line.objective is None else label(line.objective)
+        )
         names.append(name)
         start = 0.0
         for kind, count in (("win", found.wins), ("tie", found.ties), ("loss", found.losses)):
@@ -64,7 +66,8 @@ def outcomes(lines: Sequence[Line]) -> str | None:
         sort=names,
         title=None,
         axis=alt.Axis(
-            labelLimit=_LABEL,
+            # Browsers' letters are wider than the renderer's.
+            labelLimit=0.8 * _LABEL,
             labelExpr="split(datum.label, '\\n')[1]",
             ticks=False,
             domain=False,
@@ -74,7 +77,7 @@ def outcomes(lines: Sequence[Line]) -> str | None:
     )
     x = alt.X(
         "start:Q",
-        title="share of judged pairs; line: 95 % interval of wins",
+        title="share of judged pairs",
         scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
     )
@@ -116,23 +119,23 @@ def lengths(rows: Sequence[EvaluatedRow]) -> str | None:
     """
     alt = _altair()
     sizes = {
-        "original": [len(row.original) for row in rows if row.original],
         "edit": [len(row.edited) for row in rows if row.edited],
+        "original": [len(row.original) for row in rows if row.original],
     }
     every = [size for found in sizes.values() for size in found]
     if not every:
         return None
     # Two bins for each doubling.
-    first = math.floor(2 * math.log2(min(every)))
+    first = math.floor(2 * math.log2(min(every))) - 1
     last = max(math.ceil(2 * math.log2(max(every) + 1)), first + 2)
-    edges = [2 ** (one / 2) for one in range(first, last + 1)]
+    edges = [2.0 ** (one / 2) for one in range(first, last + 1)]
     values: list[dict[str, Any]] = []
     for text, found in sizes.items():
         counts = Counter(bisect_right(edges, size) - 1 for size in found)
         for number, edge in enumerate(edges):
             share = counts[number] / len(found) if found else 0.0
             values.append({"text": text, "length": edge, "share": share})
-    kinds = ["original", "edit"]
+    kinds = ["edit", "original"]  # what is drawn last is dashed, so that both can be seen
     ends = alt.Scale(type="log", domain=[edges[0], edges[-1]], nice=False)
     chart = (
         alt.Chart(alt.Data(values=values))
@@ -145,9 +148,11 @@ def lengths(rows: Sequence[EvaluatedRow]) -> str | None:
                 axis=alt.Axis(values=_round_numbers(edges[0], edges[-1]), format="~s"),
             ),
             y=alt.Y("share:Q", title="share of texts", axis=alt.Axis(format="%", tickCount=4)),
-            color=alt.Color("text:N", scale=alt.Scale(domain=kinds, range=[_LOSS, _WIN]), legend=None),
+            color=alt.Color(
+                "text:N", scale=alt.Scale(domain=kinds, range=[_WIN, _LOSS]), legend=None
+            ),
             strokeDash=alt.StrokeDash(
-                "text:N", scale=alt.Scale(domain=kinds, range=[[5, 3], [1, 0]]), legend=None
+                "text:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3]]), legend=None
             ),
         )
         .properties(width=_WIDTH, height=_HEIGHT)
@@ -184,7 +189,10 @@ def distances(rows: Sequence[EvaluatedRow]) -> str | None:
                 axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
             ),
             x2="end:Q",
-            y=alt.Y("share:Q", title="share of changed edits", axis=alt.Axis(format="%", tickCount=4)),
+            y=alt.Y(
+                "share:Q", title="share of changed edits", axis=alt.Axis(format="%", tickCount=4)
+            ),
+            y2=alt.datum(0),
         )
         .properties(width=_WIDTH, height=_HEIGHT)
     )
@@ -221,7 +229,7 @@ def agreements(rows: Sequence[EvaluatedRow]) -> str | None:
                 "agreement:Q",
                 title="agreement: log-probability per token",
                 scale=alt.Scale(zero=False),
-                axis=alt.Axis(tickCount=5),
+                axis=alt.Axis(tickCount=4, format=".1f", labelOverlap=True),
             ),
             y=alt.Y(
                 "distance:Q",
@@ -272,7 +280,13 @@ def trade_offs(points: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -
                 "caution:N",
                 title="caution",
                 scale=alt.Scale(domain=kinds, range=[dashes[i % 5] for i in range(len(kinds))]),
-                legend=alt.Legend(labelColor=_INK, titleColor=_QUIET, symbolStrokeColor=_WIN),
+                legend=alt.Legend(
+                    labelColor=_INK,
+                    titleColor=_QUIET,
+                    titleFontWeight="normal",
+                    symbolStrokeColor=_WIN,
+                    symbolSize=400,
+                ),
             ),
         )
     )
@@ -347,7 +361,7 @@ def _svg(chart: alt.LayerChart | alt.Chart, title: str) -> str:
 
 def _altair() -> Any:
     try:
-        import altair
+        import altair as alt
         import vl_convert as _  # noqa: F401
     except ImportError as error:
         message = (
@@ -355,4 +369,4 @@ def _altair() -> Any:
             ' pip install "langchain-metaaligner[eval]".'
         )
         raise EvaluationError(message) from error
-    return altair
+    return alt

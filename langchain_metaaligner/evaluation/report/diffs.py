@@ -44,9 +44,7 @@ def distance(original: str, edited: str) -> float:
         return rough_distance(original, edited)
     before, after = _words(original), _words(edited)
     total = len(before) + len(after)
-    same = sum(
-        i2 - i1 for tag, i1, i2, *_ in compare_words(before, after) if tag == "equal"
-    )
+    same = sum(i2 - i1 for tag, i1, i2, *_ in compare_words(before, after) if tag == "equal")
     return 1 - 2 * same / total if total else 0.0
 
 
@@ -71,14 +69,16 @@ def pieces(original: str, edited: str, most: int) -> list[Piece]:
         What is equal, deleted and inserted, in order.
     """
     before, old, new, after = _middle(original, edited)
-    found: list[tuple[str, str]] = []
-    # Texts of which even the differing part is long are shown, but not compared, to their ends.
-    for op, text in Alignment(original=old[:_LONG], text=new[:_LONG]).diff():
-        found.append((op, text))
-    found = [("equal", before), *found] if before else found
-    if cut := max(len(old) - _LONG, 0) + max(len(new) - _LONG, 0):
-        found.append(("left_out", f"{cut:,} characters more, not compared"))
-    found = [*found, ("equal", after)] if after else found
+    found: list[tuple[str, str]] = [*Alignment(original=old[:_LONG], text=new[:_LONG]).diff()]
+    if rest := max(len(old) - _LONG, 0) + max(len(new) - _LONG, 0):
+        # Both were cut off at the same length, but not at the same place of what they share.
+        shared = max((at for at, one in enumerate(found) if one[0] == "equal"), default=len(found))
+        rest += sum(len(text) for _, text in found[shared + 1 :])
+        found[shared + 1 :] = [("left_out", f"{rest:,} more characters of both, not compared")]
+    if before:
+        found.insert(0, ("equal", before))
+    if after:
+        found.append(("equal", after))
     return _cut(_shortened(found), most)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,16 @@ MOST_EDITS = 40
 _LINES, _COLUMNS, _FAILURES, _PROBLEMS, _SETTINGS = 300, 8, 60, 50, 60
 _DIFF, _CONTEXT, _NAME = 4000, 1500, 160
 
+# Marks of the charts' legends, as page.css draws them, and what they stand for.
+_OUTCOMES = (
+    ("win", "win"),
+    ("tie", "tie"),
+    ("loss", "loss"),
+    ("whisker", "95 % interval of wins"),
+)
+_TEXTS = (("dashed", "original"), ("solid", "edit"))
+_SHAPES = (("ring", "wins"), ("square", "neither"), ("triangle", "loses"))
+
 _NOTES = {
     "best": "the judge prefers them, most clearly first.",
     "worst": "the judge prefers the original, most clearly first.",
@@ -57,19 +67,14 @@ def to_html(summary: Summary, path: str | os.PathLike[str]) -> None:
     Raises:
         EvaluationError: A package of the extra `eval` is missing.
     """
-    page, target = html(summary), Path(path)
+    text, target = html(summary), Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=target.parent, prefix=".report-", delete=False
-    ) as made:
-        try:
-            made.write(page)
-            made.close()
-            Path(made.name).chmod(0o666 & ~_umask())
-            Path(made.name).replace(target)
-        except BaseException:
-            Path(made.name).unlink(missing_ok=True)
-            raise
+    made = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        made.write_text(text, encoding="utf-8")
+        made.replace(target)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def html(summary: Summary) -> str:
@@ -84,26 +89,25 @@ def html(summary: Summary) -> str:
     Raises:
         EvaluationError: A package of the extra `eval` is missing.
     """
-    template = _template()
-    shown = _figures(summary)
-    chosen = choose(summary.rows, MOST_EDITS)
-    most, page = MOST_EDITS, ""
+    template, figures = _template(), _figures(summary)
+    groups = _groups(summary, choose(summary.rows, MOST_EDITS))
+    most = MOST_EDITS
     while True:
-        groups = _groups(summary, {kind: edits[:most] for kind, edits in chosen.items()})
-        page = template(**shown, groups=groups)
-        if len(page.encode()) <= MOST_BYTES or not most:
-            return page
+        fewer = [one | {"edits": one["edits"][:most]} for one in groups if most]
+        text = template(**figures, groups=fewer)
+        if len(text.encode()) <= MOST_BYTES or not most:
+            return text
         most //= 2
 
 
+@cache
 def _template() -> Callable[..., str]:
     try:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError as error:
         message = (
-            f"A report needs the package {error.name}:"
-            ' pip install "langchain-metaaligner[eval]".'
+            f'A report needs the package {error.name}: pip install "langchain-metaaligner[eval]".'
         )
         raise EvaluationError(message) from error
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -113,6 +117,7 @@ def _template() -> Callable[..., str]:
         "label": label,
         "policy": policy_name,
         "seconds": time_taken,
+        "unbroken": lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%"),
     }
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -197,7 +202,7 @@ def _figures(summary: Summary) -> dict[str, Any]:
         ],
         "left_out": {
             "lines": max(len(summary.lines) - _LINES, 0),
-            "policies": max(len(summary.policies) - _COLUMNS, 0),
+            "policies": max(len(summary.policies) - _COLUMNS, 0) + summary.other_policies,
             "failures": max(len(failures) - _FAILURES, 0),
             "problems": max(len(summary.problems) - _PROBLEMS, 0),
         },
@@ -205,47 +210,63 @@ def _figures(summary: Summary) -> dict[str, Any]:
 
 
 def _charts(summary: Summary) -> Iterator[dict[str, Any]]:
+    several = len(summary.policies) > 1
+    by_policy = [
+        (
+            name,
+            str(number) if several else None,
+            [row for row in summary.rows if row.policy == name],
+        )
+        for number, name in enumerate(summary.policies[:_COLUMNS])
+    ]
+    for name, place, _ in by_policy:
+        svg = charts.outcomes([line for line in summary.lines if line.policy == name])
+        title = f"Outcomes: {policy_name(name)}" if several else "Outcomes"
+        yield from _figure(svg, title, _OUTCOMES, policy=place)
+    if several:
+        yield from _distributions(summary.rows, "all", "")
+    for name, place, rows in by_policy:
+        yield from _distributions(rows, place, f": {policy_name(name)}" if several else "")
+
+
+def _distributions(
+    rows: Sequence[EvaluatedRow], policy: str | None, of: str
+) -> Iterator[dict[str, Any]]:
+    # Those of one policy are shown once it is chosen; the page would be long with all of them.
+    figure = partial(_figure, policy=policy, once=policy not in (None, "all"))
+    yield from figure(charts.lengths(rows), f"Length{of}", _TEXTS)
+    changed = sum(row.changed for row in rows)
+    note = f"{part(changed, len(rows))} are changed"
+    if changed > charts.MOST_COMPARED:
+        note += f"; {charts.MOST_COMPARED:,} of them, evenly taken, are measured"
+    yield from figure(charts.distances(rows), f"Word edit distance{of}", (), note)
+    known = sum(row.agreement is not None for row in rows)
+    note = f"{charts.MOST_POINTS:,} of {known:,} edits" if known > charts.MOST_POINTS else ""
+    title = f"Agreement against change{of}"
+    yield from figure(charts.agreements(rows), title, _SHAPES, note)
+
+
+def _figure(
+    svg: str | None,
+    title: str,
+    legend: Sequence[tuple[str, str]],
+    note: str = "",
+    *,
+    policy: str | None,
+    once: bool = False,
+) -> Iterator[dict[str, Any]]:
     from markupsafe import Markup
 
-    three = (("win", "win"), ("tie", "tie"), ("loss", "loss"))
-    several = len(summary.policies) > 1
-    scopes: list[tuple[str | None, str | None, Sequence[EvaluatedRow]]] = []
-    for number, name in enumerate(summary.policies[:_COLUMNS]):
-        rows = [row for row in summary.rows if row.policy == name]
-        scopes.append((name, str(number) if several else None, rows))
-
-    def made(svg: str | None, title: str, legend: object, note: str, policy: str | None) -> Any:
-        once = several and policy not in (None, "all") and "objective" not in title
-        if svg is not None:
-            yield {
-                "svg": Markup(svg),  # noqa: S704 - the renderer escapes
-                "title": title,
-                "legend": legend,
-                "note": note,
-                "policy": policy,
-                "once": once,
-            }
-
-    for name, policy, _ in scopes:
-        lines = [one for one in summary.lines if one.policy == name]
-        title = f"Outcomes by objective: {policy_name(name or '')}" if several else "Outcomes"
-        yield from made(charts.outcomes(lines), title, three, "", policy)
-    if several:
-        scopes.insert(0, (None, "all", summary.rows))
-    for _, policy, rows in scopes:
-        texts = (("dashed", "original"), ("solid", "edit"))
-        yield from made(charts.lengths(rows), "Length", texts, "", policy)
-        changed = sum(row.changed for row in rows)
-        note = f"{part(changed, len(rows))} are changed"
-        if changed > charts.MOST_COMPARED:
-            note += f"; {charts.MOST_COMPARED:,} of them, evenly taken, are measured"
-        yield from made(charts.distances(rows), "Word edit distance", (), note, policy)
-        shapes = (("ring", "wins"), ("square", "neither"), ("triangle", "loses"))
-        known = sum(row.agreement is not None for row in rows)
-        note = f"{charts.MOST_POINTS} of {known:,} edits" if known > charts.MOST_POINTS else ""
-        yield from made(
-            charts.agreements(rows), "Agreement against change", shapes, note, policy
-        )
+    if svg is not None:
+        shown = Markup(svg)  # noqa: S704 - the renderer escapes the names in it
+        yield {
+            "svg": shown,
+            "title": title,
+            "legend": legend,
+            "note": note,
+            "policy": policy,
+            "once": once,
+        }
 
 
 def _groups(summary: Summary, chosen: Mapping[Any, Sequence[Highlight]]) -> list[dict[str, Any]]:
@@ -267,7 +288,7 @@ def _edit(
 ) -> dict[str, Any]:
     row = one.row
     return {
-        "policy": policy_at[row.policy],
+        "policy": policy_at.get(row.policy, ""),
         "objectives": " ".join(objective_at[name] for name in one.objectives),
         "policy_name": policy_name(row.policy),
         "outcomes": [
@@ -279,9 +300,3 @@ def _edit(
         "context": clipped(row.context, _CONTEXT),
         "pieces": pieces(row.original, row.edited, _DIFF),
     }
-
-
-def _umask() -> int:
-    old = os.umask(0)
-    os.umask(old)
-    return old

@@ -6,7 +6,9 @@ import re
 
 # Control characters end an SVG or a terminal line early; marks of direction make what follows
 # them read in another order. Line ends and tabs are shown as such.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 NONE = "–"
 

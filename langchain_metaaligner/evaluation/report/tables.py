@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from langchain_metaaligner.evaluation.report.shown_text import (
     NONE,
@@ -20,6 +21,8 @@ from langchain_metaaligner.evaluation.report.summary import Effects, Line, Summa
 if TYPE_CHECKING:
     from rich.console import Group
 
+_T = TypeVar("_T")
+
 _HEADS = (
     "objective",
     "policy",
@@ -34,6 +37,9 @@ _HEADS = (
     "orders disagree",
     "no verdict",
 )
+_NAMES = ("objective", "policy")  # columns of words
+_MOST_REASONS = 5
+_HARMLESS = re.compile(r"[^\W_](?:[^\W_]|[ .,;:()%·–−+'\"?-])*")
 
 
 def cells_of(line: Line) -> tuple[str, ...]:
@@ -58,7 +64,7 @@ def cells_of(line: Line) -> tuple[str, ...]:
         percent(found.ties / found.judged) if judged else NONE,
         percent(found.loss_rate),
         points(found.net),
-        percent(line.length_controlled),
+        percent(found.length_controlled),
         p_value(found.sign_test) if judged else NONE,
         f"{found.inconsistent:,}",
         f"{found.unjudged:,}",
@@ -76,28 +82,36 @@ def effects_of(effects: Sequence[Effects]) -> list[tuple[str, list[str]]]:
     """
     made: list[tuple[str, list[str]]] = []
 
-    def row(name: str, cell: Callable[[Effects], str]) -> None:
-        cells = [cell(one) for one in effects]
-        if any(one != NONE for one in cells):
-            made.append((name, cells))
+    def row(name: str, cells: Iterable[str]) -> None:
+        found = list(cells)
+        if any(one != NONE for one in found):
+            made.append((name, found))
 
-    row("Rows", lambda one: f"{one.rows:,}")
-    row("Unchanged", lambda one: part(one.unchanged, one.rows))
-    for status in _names(effects, lambda one: one.statuses):
-        row(f"Status {status}", lambda one, of=status: f"{one.statuses.get(of, 0):,}")  # type: ignore[misc]
-    row("Over-refusals: refuses, the original answers", lambda one: part(one.over_refusals, one.answered))
-    row("Answers, the original refuses", lambda one: part(one.answers, one.refused))
-    for kind in _names(effects, lambda one: one.kept):
-        row(f"Kept: {kind}", lambda one, of=kind: part(*one.kept.get(of, (0, 0))))  # type: ignore[misc]
-    for guard in _names(effects, lambda one: one.guards):
-        row(f"Guard {guard}", lambda one, of=guard: _counts(one.guards.get(of, {})))  # type: ignore[misc]
-    for error in _names(effects, lambda one: one.errors):
-        row(f"Failed: {error}", lambda one, of=error: f"{one.errors.get(of, 0):,}")  # type: ignore[misc]
-    row("Length of the edit, median", lambda one: percent(one.growth))
-    row("Agreement, median", lambda one: _decimal(one.agreement))
-    row("Time of an edit, median", lambda one: time_taken(one.seconds and one.seconds[0]))
-    row("Time of an edit, 95th percentile", lambda one: time_taken(one.seconds and one.seconds[1]))
-    row("Tokens of the aligner", lambda one: f"{one.tokens:,}" if one.tokens else NONE)
+    def each(
+        name: str, of: Callable[[Effects], Mapping[str, _T]], cell: Callable[[_T], str]
+    ) -> None:
+        for key in dict.fromkeys(key for one in effects for key in of(one)):
+            cells = (cell(of(one)[key]) if key in of(one) else NONE for one in effects)
+            row(f"{name}{label(key)}", cells)
+
+    row("Rows", (f"{one.rows:,}" for one in effects))
+    row("Unchanged", (part(one.unchanged, one.rows) for one in effects))
+    each("Status: ", lambda one: one.statuses, "{:,}".format)
+    over = "Over-refusals: the edit refuses, the original answers"
+    row(over, (part(one.over_refusals, one.answered) for one in effects))
+    row(
+        "The edit answers, the original refuses",
+        (part(one.answers, one.refused) for one in effects),
+    )
+    each("Kept: ", lambda one: one.kept, lambda found: part(*found))
+    each("Guard: ", lambda one: one.guards, _counts)
+    each("Failed: ", lambda one: one.errors, "{:,}".format)
+    row("Length, edit over original, median", (percent(one.growth) for one in effects))
+    row("Agreement, median", (_decimal(one.agreement) for one in effects))
+    times = [one.seconds or (None, None) for one in effects]
+    row("Time of an edit, median", (time_taken(middle) for middle, _ in times))
+    row("Time of an edit, 95th percentile", (time_taken(high) for _, high in times))
+    row("Tokens of the aligner", (f"{one.tokens:,}" if one.tokens else NONE for one in effects))
     return made
 
 
@@ -111,12 +125,23 @@ def markdown(summary: Summary) -> str:
         Markdown.
     """
     heads, rows = _table(summary)
-    lines = [f"**{summary.verdict()}.** {_plain(summary.headline())}", "", f"Judge: {_plain(label(summary.judge, 500))}"]
+    lines = [
+        _literal(label(summary.judge, 500)),
+        "",
+        f"**{summary.verdict()}.** {summary.headline()}",
+    ]
     if rows:
-        aligned = ["---" if head in _HEADS[:2] else "---:" for head in heads]
-        lines += ["", *(_line(cells) for cells in (heads, aligned))]
-        lines += [_line([_plain(cell) for cell in cells]) for cells in rows]
-    lines += [f"{'' if number else chr(10)}- {_plain(one)}" for number, one in enumerate(_notes(summary))]
+        aligned = ["---" if head in _NAMES else "---:" for head in heads]
+        named = [
+            [
+                _literal(cell) if head in _NAMES else cell
+                for head, cell in zip(heads, cells, strict=True)
+            ]
+            for cells in rows
+        ]
+        lines += ["", *(f"| {' | '.join(cells)} |" for cells in (heads, aligned, *named))]
+    if notes := _notes(summary):
+        lines += ["", *(f"- {name}: {', '.join(map(_literal, said))}" for name, said in notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -132,7 +157,7 @@ def plain(summary: Summary) -> str:
     heads, rows = _table(summary)
     found = [heads, *rows]
     widths = [max(map(len, column)) for column in zip(*found, strict=True)]
-    words = [head in _HEADS[:2] for head in heads]
+    words = [head in _NAMES for head in heads]
     lines = [
         "  ".join(
             cell.ljust(width) if is_word else cell.rjust(width)
@@ -140,8 +165,10 @@ def plain(summary: Summary) -> str:
         ).rstrip()
         for cells in found
     ]
-    said = [f"Judge: {label(summary.judge, 500)}", f"{summary.verdict()}. {summary.headline()}"]
-    return "\n".join([*said, *(["", *lines, ""] if rows else []), *_notes(summary)]) + "\n"
+    said = [label(summary.judge, 500), f"{summary.verdict()}. {summary.headline()}"]
+    if rows:
+        said += ["", *lines, ""]
+    return "\n".join(said + [f"{name}: {', '.join(of)}" for name, of in _notes(summary)]) + "\n"
 
 
 def terminal(summary: Summary) -> Group | str:
@@ -163,15 +190,19 @@ def terminal(summary: Summary) -> Group | str:
     heads, rows = _table(summary)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     for head in heads:
-        table.add_column(Text(head), justify="left" if head in _HEADS[:2] else "right", overflow="fold")
+        table.add_column(Text(head), justify="left" if head in _NAMES else "right", overflow="fold")
     colours = {"win": "blue", "loss": "yellow"}
     for cells in rows:
         # As `Text`: a name may look like rich's markup.
         table.add_row(
             *(Text(cell, colours.get(head, "")) for head, cell in zip(heads, cells, strict=True))
         )
-    said = [Text(f"Judge: {label(summary.judge, 500)}", "italic"), Text(f"{summary.verdict()}.", "bold"), Text(summary.headline())]
-    return Group(*said, *([table] if rows else []), *(Text(one, "dim") for one in _notes(summary)))
+    said = [
+        Text(label(summary.judge, 500), "italic"),
+        Text.assemble((f"{summary.verdict()}.", "bold"), " ", summary.headline()),
+    ]
+    notes = [Text(f"{name}: {', '.join(of)}", "dim") for name, of in _notes(summary)]
+    return Group(*said, *([table] if rows else []), *notes)
 
 
 def policy_name(name: str) -> str:
@@ -200,45 +231,47 @@ def _table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     return [_HEADS[number] for number in kept], [[row[number] for number in kept] for row in rows]
 
 
-def _notes(summary: Summary) -> list[str]:
-    """What must not be missed, beside the table."""
-    if not summary.effects or not summary.rows:
+def _notes(summary: Summary) -> list[tuple[str, list[str]]]:
+    """What must not be missed, beside the table: names, each with its parts."""
+    if not summary.rows:
         return []
     whole = summary.effects[0]
-    said = [f"Unchanged: {part(whole.unchanged, whole.rows)}"]
+    said = [("Unchanged", [part(whole.unchanged, whole.rows)])]
     if whole.answered:
-        said.append(f"Over-refusals: {part(whole.over_refusals, whole.answered)}")
-    lost = [
-        f"{label(kind)} {part(*found)}" for kind, found in whole.kept.items() if found[0] < found[1]
-    ]
+        said.append(("Over-refusals", [part(whole.over_refusals, whole.answered)]))
     if whole.kept:
-        said.append(f"Structure kept: {', '.join(lost) if lost else 'all of it'}")
-    if whole.errors:
-        said.append(f"Failed edits: {_counts(whole.errors)}")
+        lost = [
+            f"{label(kind)} {part(*found)}"
+            for kind, found in whole.kept.items()
+            if found[0] < found[1]
+        ]
+        said.append(("Structure kept", lost or ["all of it"]))
+    reasons: Counter[str] = Counter()
+    for found in summary.unjudged.values():
+        reasons.update(found)
+    for name, counts in (("No verdict", reasons), ("Failed edits", Counter(whole.errors))):
+        if counts:
+            most = counts.most_common(_MOST_REASONS)
+            rest = counts.total() - sum(count for _, count in most)
+            shown = [f"{label(why)} ({count:,})" for why, count in most]
+            said.append((name, [*shown, *([f"others ({rest:,})"] if rest else [])]))
     if summary.problems:
-        said.append(f"Rows that were not used: {len(summary.problems):,}")
+        said.append(("Rows that were not used", [f"{len(summary.problems):,}"]))
     return said
 
 
-def _names(effects: Sequence[Effects], of: Callable[[Effects], object]) -> list[str]:
-    found: dict[str, None] = {}
-    for one in effects:
-        found.update(dict.fromkeys(of(one)))  # type: ignore[call-overload]
-    return list(found)
-
-
-def _counts(counts: object) -> str:
-    return " · ".join(f"{label(name)} {count:,}" for name, count in dict(counts).items()) or NONE  # type: ignore[call-overload]
+def _counts(counts: Mapping[str, int]) -> str:
+    return " · ".join(f"{label(name)} {count:,}" for name, count in counts.items()) or NONE
 
 
 def _decimal(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}".replace("-", "−")
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: no links, no tags, no mentions, no cells of its own."""
-    return re.sub(r"([\\`*_{}\[\]<>|#~@!&])", r"\\\1", text)
+def _literal(text: str) -> str:
+    """Text that Markdown shows as it is: without links, tags, mentions or cells of its own."""
+    if _HARMLESS.fullmatch(text) and "www." not in text:
+        return text
+    # In code nothing is linked, nobody is mentioned, and only the bar has to be escaped.
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    return f"{fence} {text} {fence}".replace("|", "\\|")

@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_metaaligner import Alignment, MetaAlignerRunnable, Objective
 from langchain_metaaligner.errors import EvaluationError
 from langchain_metaaligner.evaluation import EditRecords, read_evaluation_rows
-from langchain_metaaligner.evaluation.rows import read_evaluated_rows
+from langchain_metaaligner.evaluation.rows import check_rows
 from langchain_metaaligner.training import read_edits
 from tests.unit_tests.scripted import Policy, ScriptedEngine
 
@@ -45,7 +45,7 @@ def test_what_a_chain_in_shadow_mode_records_can_be_judged_accepted_and_learnt(t
         assert chain.invoke(turns).text == f"You ask {question}."
     # They are rows for `evaluate`, as they are.
     for source in (records, records.path, read_evaluation_rows(records.path)):
-        found = read_evaluated_rows(source, has_aligner=False)
+        found = check_rows(source, has_aligner=False)
         assert [row.answer[8:-1] for row in found.rows] == ["one", "two", "three"]
         assert {(row.edited, row.policy) for row in found.rows} == {("I see.", "scripted")}
         assert {row.provenance["status"] for row in found.rows} == {"shadow"}

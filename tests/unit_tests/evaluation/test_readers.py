@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage, messages_to_dict
 
 from langchain_metaaligner.errors import EvaluationError
 from langchain_metaaligner.evaluation import read_evaluation_rows
-from langchain_metaaligner.evaluation.rows import read_evaluated_rows
+from langchain_metaaligner.evaluation.rows import check_rows
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: And now?\n\nAssistant:"
 ASKED = [{"role": "user", "content": "Why?"}]
@@ -21,7 +21,7 @@ ANSWERED = [*ASKED, {"role": "assistant", "content": "Because."}]
 def only(source, **options):
     found = read_evaluation_rows(source if isinstance(source, list) else [source], **options)
     assert not found.problems, found.report()
-    assert not read_evaluated_rows(list(found), has_aligner=True).problems
+    assert not check_rows(list(found), has_aligner=True).problems
     (row,) = found
     return row
 
