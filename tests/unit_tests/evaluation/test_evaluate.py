@@ -288,9 +288,16 @@ def test_what_is_no_judge_is_an_error_before_anything_is_spent(judge: Any) -> No
 
 
 def test_an_objective_without_a_judge_or_a_meaning_is_an_error_before_anything_is_spent() -> None:
-    judge = Judge()
+    judge, engine = Judge(), ScriptedEngine(edited)
+    goals = ["harmlessness", "humour"]
     with pytest.raises(EvaluationError, match="no judge for the objective 'humour'"):
-        evaluate(rows(), objectives=["humour"], judge={"harmlessness": judge})
+        evaluate(
+            unedited(2),
+            objectives=goals,
+            judge={"harmlessness": judge},
+            aligner=Aligner(engine=engine),
+        )
+    assert (engine.requests, judge.asked) == ([], [])
     with pytest.raises(UnknownObjectiveError):
         evaluate(rows(), objectives=["kindnes"], judge=judge)
     with pytest.raises(EvaluationError, match="Nothing was judged by 'humour'"):
