@@ -22,7 +22,7 @@ from langchain_metaaligner import (
     Objective,
     UnknownObjectiveError,
 )
-from langchain_metaaligner.evaluation import EvaluationResult, evaluate
+from langchain_metaaligner.evaluation import EvaluationResult, evaluate, read_evaluation_rows
 from langchain_metaaligner.testing import ScriptedEngine
 from tests.unit_tests.evaluation.evaluated import Judge, prefers_good, rows
 
@@ -288,9 +288,16 @@ def test_what_is_no_judge_is_an_error_before_anything_is_spent(judge: Any) -> No
 
 
 def test_an_objective_without_a_judge_or_a_meaning_is_an_error_before_anything_is_spent() -> None:
-    judge = Judge()
+    judge, engine = Judge(), ScriptedEngine(edited)
+    goals = ["harmlessness", "humour"]
     with pytest.raises(EvaluationError, match="no judge for the objective 'humour'"):
-        evaluate(rows(), objectives=["humour"], judge={"harmlessness": judge})
+        evaluate(
+            unedited(2),
+            objectives=goals,
+            judge={"harmlessness": judge},
+            aligner=Aligner(engine=engine),
+        )
+    assert (engine.requests, judge.asked) == ([], [])
     with pytest.raises(UnknownObjectiveError):
         evaluate(rows(), objectives=["kindnes"], judge=judge)
     with pytest.raises(EvaluationError, match="Nothing was judged by 'humour'"):
@@ -443,6 +450,12 @@ def test_rows_that_can_not_be_used_are_counted_and_shown_and_a_duplicate_is_once
         ("row 13", "unreadable"),
     ]
     assert "11" in str(result)
+
+
+def test_rows_that_a_reader_left_out_are_shown_too() -> None:
+    given = read_evaluation_rows([*rows(2), {"context": "?"}])
+    result = evaluate(given, judge=Judge(), **PLAIN)
+    assert (len(result.rows), len(result.problems)) == (2, 1)
 
 
 def test_the_same_pair_of_another_policy_is_another_row_and_asked_once() -> None:
