@@ -212,8 +212,8 @@ def _messages(given: Any) -> list[dict[str, Any]]:
 def _message(given: Any) -> dict[str, Any] | None:
     """A message as role and content, from the forms in which runs are written."""
     if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2:
-        who, content = given
-        role = _SPEAKERS.get(who) if isinstance(who, str) else None
+        speaker, content = given
+        role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
         return {"role": role, "content": content} if role and isinstance(content, str) else None
     if not isinstance(given, Mapping):
         return None

@@ -300,9 +300,8 @@ def _authors(row: Row, _: frozenset[str]) -> Iterator[dict[str, Any]]:
     answer = next((values[name] for name in _AUTHORS_REPLY if name in values), None)
     if answer is None:
         raise BadRowError(kind="missing", detail=f"the row has none of {', '.join(_AUTHORS_REPLY)}")
-    given, _ = _ROWS.context(values)
     yield {
-        "context": _asked(given, is_question=True),
+        "context": _asked(_ROWS.context(values)[0], is_question=True),
         "answer": answer,
         "edited": next((values[name] for name in _AUTHORS_EDIT if name in values), None),
         "reference": values.get("goldens"),

@@ -125,6 +125,13 @@ def test_replies_to_one_conversation_are_on_one_half():
     assert found.chosen.good % 4 == 0
 
 
+def test_figures_are_of_the_half_that_was_not_chosen_on():
+    good = rows("good", spread(-0.3, 9, 41))
+    found = calibrate(good, rows("bad", spread(-1.2, 9, 41)), Aligner(engine=Margins()))
+    assert found.chosen_on == (21, 21)
+    assert {(one.bad, one.good) for one in (found.chosen, found.today, *found.curve)} == {(20, 20)}
+
+
 def test_an_engine_without_caution_gets_keep_above_alone():
     engine = Margins()
     engine.keeps_caution = False

@@ -229,3 +229,10 @@ def test_wrong_arguments_are_refused_when_the_sink_is_made(tmp_path, name, optio
 def test_a_file_that_can_t_be_written_is_refused_when_the_sink_is_made():
     with pytest.raises(EvaluationError, match="may write"):
         EditRecords(Path("/proc/none/edits.jsonl"))
+
+
+def test_a_file_that_another_process_has_just_put_aside_stays(records):
+    records = EditRecords(records.path, max_bytes=2000)
+    records(EDIT)
+    records._put_aside(100)  # decided on when the file was still full
+    assert [file.name for file in records.path.parent.glob("*.jsonl")] == ["edits.jsonl"]
