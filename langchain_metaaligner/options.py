@@ -330,7 +330,7 @@ class LoadOptions(_Options):
     device_map: Annotated[Any, Effect.WEIGHTS] = "auto"
     """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
 
-    tp_plan: Annotated[str | dict[str, str] | None, Effect.WEIGHTS] = None
+    tp_plan: Annotated[dict[str, str] | Literal["auto"] | None, Effect.WEIGHTS] = None
     """Split the weights over the GPUs of several processes, which `torchrun` starts and of which
     each makes the same edits: `auto`, or a plan of transformers. `device_map` stays `auto`."""
 

@@ -132,9 +132,6 @@ def check_split(name: str, options: LoadOptions) -> None:
     plan = options.tp_plan
     if plan is None:
         return
-    if isinstance(plan, str) and plan != "auto":
-        message = f"tp_plan={plan!r} is no plan; expected 'auto' or a dict from layers to styles."
-        raise CheckpointError(message)
     if name == checkpoints.EMBEDDED or options.adapter is not None:
         message = (
             f"{name} has an adapter, which is merged into whole weights, so they can't be split"
@@ -180,7 +177,7 @@ def split_by(options: LoadOptions) -> Any:
     """
     if options.tp_plan is None:
         return None
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
 
     return DistributedConfig(tp_plan=options.tp_plan)
 

@@ -70,7 +70,6 @@ def test_a_device_that_is_not_here_is_a_checkpoint_error_at_once_and_by_load(
     [
         ({"tp_plan": "auto"}, "1", "torchrun"),
         ({"tp_plan": {"lm_head": "colwise"}}, "1", "torchrun"),
-        ({"tp_plan": "rows"}, "2", "no plan"),
         ({"tp_plan": "auto", "device_map": "cpu"}, "2", "both tp_plan and device_map"),
         ({"tp_plan": "auto", "adapter": "{checkpoint}"}, "2", "adapter"),
     ],
