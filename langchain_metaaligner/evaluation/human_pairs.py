@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 from langchain_metaaligner.editing.objectives import Objective, objective_key, parse_objective
@@ -15,6 +14,7 @@ from langchain_metaaligner.errors import (
     PreferenceDataError,
     UnknownObjectiveError,
 )
+from langchain_metaaligner.evaluation.packaged import packaged_pairs
 from langchain_metaaligner.training.data.columns import Columns
 from langchain_metaaligner.training.data.fields import (
     BadRowError,
@@ -25,7 +25,6 @@ from langchain_metaaligner.training.data.fields import (
 from langchain_metaaligner.training.data.pairs import Problem
 from langchain_metaaligner.training.data.rows import Row, read_rows
 
-PACKAGED = "assets/evaluation/human_pairs.jsonl"
 _COLUMNS = Columns(None)
 _BETTER: Mapping[str, int] = {
     "1": 1,
@@ -83,7 +82,7 @@ def read_human_pairs(
     own = {objective_key(one.name): one for one in objectives}
     pairs, problems = [], []
     try:
-        for given in read_rows(_packaged() if source is None else source):
+        for given in read_rows(packaged_pairs() if source is None else source):
             try:
                 pairs.append(_pair(given, own))
             except BadRowError as error:
@@ -101,10 +100,6 @@ def read_human_pairs(
         )
         raise EvaluationError(msg)
     return tuple(pairs)
-
-
-def _packaged() -> Any:
-    return str(files("langchain_metaaligner").joinpath(PACKAGED))
 
 
 def _pair(given: Row | Problem, own: Mapping[str, Objective]) -> HumanPair:

@@ -35,7 +35,7 @@ def packaged_rows(kind: str | None = None, *, answers: Answers = "both") -> list
         EvaluationError: There is no such kind, or `answers` is something else.
     """
     texts = check_answers(answers)
-    rows = _read("rows.jsonl")
+    rows = _read("rows.json")
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     if kind is not None and kind not in kinds:
         msg = f"There is no kind {kind!r}. The kinds are {', '.join(kinds)}; None is all of them."
@@ -64,7 +64,7 @@ def packaged_pairs() -> list[dict[str, Any]]:
     Returns:
         Pairs with `id`, `context`, `chosen`, `rejected` and `objective`.
     """
-    return _read("human_pairs.jsonl")
+    return _read("human_pairs.json")
 
 
 def check_answers(answers: str) -> tuple[str, ...]:
@@ -86,5 +86,6 @@ def check_answers(answers: str) -> tuple[str, ...]:
 
 
 def _read(name: str) -> list[dict[str, Any]]:
-    text = files("langchain_metaaligner").joinpath(*_FOLDER, name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
+    file = files("langchain_metaaligner").joinpath(*_FOLDER, name)
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return found

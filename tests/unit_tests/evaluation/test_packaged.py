@@ -17,11 +17,11 @@ FOLDER = files("langchain_metaaligner") / "assets" / "evaluation"
 
 
 def lines(name):
-    return [json.loads(line) for line in (FOLDER / name).read_text("utf-8").splitlines()]
+    return json.loads((FOLDER / name).read_text("utf-8"))
 
 
 def test_there_are_enough_rows_of_every_kind_and_none_twice():
-    rows = lines("rows.jsonl")
+    rows = lines("rows.json")
     assert len(rows) >= 130
     assert len({row["id"] for row in rows}) == len(rows)
     assert len({json.dumps(row["context"]) for row in rows}) == len(rows)
@@ -35,7 +35,7 @@ def test_there_are_enough_rows_of_every_kind_and_none_twice():
     assert min(kinds.values()) >= 10
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "human_pairs.jsonl"])
+@pytest.mark.parametrize("name", ["rows.json", "human_pairs.json"])
 def test_every_objective_is_one_of_the_catalogue(name):
     assert all(parse_objectives(row["objective"])[0].catalogued for row in lines(name))
 
@@ -48,7 +48,7 @@ def test_a_judge_that_prefers_length_is_right_on_half_of_the_pairs():
 
 
 def test_no_pair_is_a_row():
-    asked = {json.dumps(row["context"]) for row in lines("rows.jsonl")}
+    asked = {json.dumps(row["context"]) for row in lines("rows.json")}
     assert not any(json.dumps(pair["context"]) in asked for pair in packaged_pairs())
 
 
@@ -56,9 +56,9 @@ def test_the_licence_and_the_making_are_told_beside_the_texts():
     told = (FOLDER / "README.md").read_text("utf-8")
     assert "MIT" in told
     assert "author-labelled" in told
-    assert f"`rows.jsonl` | {len(lines('rows.jsonl'))} |" in told
-    longer = sum(len(row["good"]) > len(row["bad"]) for row in lines("rows.jsonl"))
-    assert f"longer in {longer} of {len(lines('rows.jsonl'))}" in told
+    assert f"`rows.json` | {len(lines('rows.json'))} |" in told
+    longer = sum(len(row["good"]) > len(row["bad"]) for row in lines("rows.json"))
+    assert f"longer in {longer} of {len(lines('rows.json'))}" in told
 
 
 def test_evaluate_can_use_every_row():
