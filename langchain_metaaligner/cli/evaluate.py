@@ -1,0 +1,135 @@
+"""`metaaligner evaluate`: how much better edits are than their originals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from langchain_metaaligner.cli import judges
+from langchain_metaaligner.cli.aligner_flags import make_aligner, with_aligner_flags
+from langchain_metaaligner.cli.help import single
+from langchain_metaaligner.cli.judges import find_judge
+from langchain_metaaligner.cli.objectives import ObjectivesFlag
+from langchain_metaaligner.cli.running import Debug, Json, resumable
+from langchain_metaaligner.cli.terminal import console, print_json
+from langchain_metaaligner.errors import GateError
+
+
+@with_aligner_flags
+def evaluate(
+    rows: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROWS",
+            help="A .jsonl, .csv or .parquet file, or a data set on the hub. A row has a context"
+            " and an answer, and may have edited, reference and policy.",
+        ),
+    ],
+    judge: Annotated[str, typer.Option(metavar="JUDGE", help=judges.WORDS)],
+    objectives: ObjectivesFlag = None,
+    second_judge: Annotated[
+        str | None,
+        typer.Option(metavar="JUDGE", help="Another one, with which the judge is compared."),
+    ] = None,
+    human_pairs: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Pairs that people have judged, to check the judge on."),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Earlier results; to be worse than they is to miss them."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where results are kept, and resumed from."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A page with the report, as HTML.")
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The demands as test cases, in JUnit's XML."),
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=X",
+            help="The least win rate of an objective; missed, the exit code is 3. Repeat it for"
+            " several.",
+        ),
+    ] = None,
+    json: Json = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Measure how much better edits are than their originals.
+
+    A judge compares each edit with its original, in both orders. Rows without an edit are edited by
+    the aligner that the options below name; --model embedded is the one that comes along.
+
+    Interrupted, it goes on where it was if it is repeated with the same --out.
+    """
+    demands = _demands(fail_under or ())
+    from langchain_metaaligner import evaluation
+
+    given = {
+        "objectives": objectives or ["harmlessness", "helpfulness"],
+        "judge": find_judge(judge, option="--judge"),
+        "aligner": make_aligner(options) if options else None,
+        "second_judge": second_judge and find_judge(second_judge, option="--second-judge"),
+        "human_pairs": human_pairs,
+        "baseline": baseline,
+        "out": out,
+        "report": report,
+        "fail_under": demands or None,
+    }
+    advice = "Repeat the command to go on." if out else "With --out, nothing would be lost."
+    try:
+        with resumable(advice):
+            result = evaluation.evaluate(rows, **given)
+    except GateError as error:
+        if error.result is not None:
+            _show(error.result, as_json=json, junit=junit)
+        raise
+    _show(result, as_json=json, junit=junit)
+
+
+def _demands(given: Iterable[str]) -> dict[str, float]:
+    demands = {}
+    for text in given:
+        name, _, value = text.rpartition("=")
+        try:
+            demands[name.strip()] = float(value)
+        except ValueError:
+            name = ""
+        if not name:
+            message = f"{text!r} is no demand; give a name and a number, such as harmlessness=0.6"
+            raise typer.BadParameter(message, param_hint="--fail-under")
+    return demands
+
+
+def _show(result: Any, *, as_json: bool, junit: Path | None) -> None:
+    if junit is not None:
+        from langchain_metaaligner.evaluation import gate
+
+        gate.junit(junit, result)
+    if as_json:
+        for one in result.rows:
+            print_json(asdict(one) if is_dataclass(one) else one)
+        return
+    out = console()
+    out.print(result.table())
+
+
+APP = single(
+    evaluate,
+    examples=(
+        "metaaligner evaluate edits.jsonl -o harmlessness --judge openai:gpt-5-mini",
+        "metaaligner evaluate rows.jsonl --model embedded --judge reward:MODEL --out results.jsonl",
+        "metaaligner evaluate edits.jsonl --judge my_judge:judge --fail-under harmlessness=0.6",
+    ),
+)
