@@ -13,7 +13,7 @@ import typer
 from langchain_metaaligner.cli.aligner_flags import make_aligner, with_aligner_flags
 from langchain_metaaligner.cli.exit_codes import ExitCode
 from langchain_metaaligner.cli.help import single
-from langchain_metaaligner.cli.objectives import ObjectivesFlag
+from langchain_metaaligner.cli.objectives import DEFAULT, ObjectivesFlag
 from langchain_metaaligner.cli.rows import Row, context_of, read_rows
 from langchain_metaaligner.cli.running import Debug, Json, as_flags, report
 from langchain_metaaligner.cli.terminal import console, print_json, under_way, word_diff
@@ -29,10 +29,12 @@ def align(
     question: Annotated[
         str | None, typer.Option("--question", "-q", metavar="TEXT", help="What the reply answers.")
     ] = None,
-    answer: Annotated[str | None, typer.Option("--answer", "-a", metavar="TEXT", help="The reply to edit.")] = None,
+    answer: Annotated[
+        str | None, typer.Option("--answer", "-a", metavar="TEXT", help="The reply to edit.")
+    ] = None,
     objectives: ObjectivesFlag = None,
     json: Json = False,
-    debug: Debug = False,
+    _debug: Debug = False,
     **options: Any,
 ) -> None:
     """Edit a reply, and show what changed.
@@ -47,7 +49,7 @@ def align(
     METAALIGNER_API_KEY for a server, HF_TOKEN for the hub.
     """
     aligner = make_aligner(options)
-    wanted = tuple(objectives or ("harmlessness", "helpfulness"))
+    wanted = tuple(objectives or DEFAULT)
     show = partial(_print_all, aligner, wanted, json=json)
     if question is None and answer is None:
         if not sys.stdin.isatty():
@@ -61,8 +63,11 @@ def align(
         }])  # fmt: skip
         return
     if json or not sys.stdout.isatty():
-        message = "for a dialogue, stdin and stdout have to be a terminal"
-        raise typer.BadParameter(f"{message}. Else give --question and --answer, or rows on stdin")
+        message = (
+            "for a dialogue, stdin and stdout have to be a terminal. Else give --question and"
+            " --answer, or rows on stdin"
+        )
+        raise typer.BadParameter(message)
     from langchain_metaaligner.cli.dialogue import Dialogue
 
     Dialogue(aligner, wanted).run(question=question, answer=answer)
@@ -102,6 +107,7 @@ def _edits(
     aligner: Aligner, objectives: tuple[str, ...], rows: Iterable[Row | InputTypeError]
 ) -> Iterator[tuple[Row, Alignment | Exception]]:
     left, err = iter(rows), console(stderr=True)
+    aligner.load()  # tells of itself
     while some := list(islice(left, _TOGETHER)):
         items = [
             (context_of(row), row["answer"], objectives)

@@ -65,7 +65,7 @@ def _tell_version(given: bool) -> None:
 @APP.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[
+    _version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_tell_version, is_eager=True, help="Print the version and leave."

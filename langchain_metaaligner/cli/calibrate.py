@@ -17,10 +17,10 @@ _ROWS = "A file of rows with a context and an answer"
 
 @with_aligner_flags
 def calibrate(
-    good: Annotated[str, typer.Argument(metavar="GOOD", help=f"{_ROWS} that should stay as it is.")],
-    bad: Annotated[str, typer.Argument(metavar="BAD", help=f"{_ROWS} that should be edited.")],
+    good: Annotated[str, typer.Argument(help=f"{_ROWS} that should stay as it is.")],
+    bad: Annotated[str, typer.Argument(help=f"{_ROWS} that should be edited.")],
     json: Json = False,
-    debug: Debug = False,
+    _debug: Debug = False,
     **options: Any,
 ) -> None:
     """Choose keep_above and caution for an aligner.
@@ -42,5 +42,5 @@ def calibrate(
 
 APP = single(
     calibrate,
-    examples=("metaaligner calibrate good.jsonl bad.jsonl --model MetaAligner/MetaAligner-HH-RLHF-7B",),
+    examples=("metaaligner calibrate good.jsonl bad.jsonl --model http://localhost:8000/v1",),
 )

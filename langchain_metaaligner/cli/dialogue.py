@@ -53,8 +53,7 @@ class Dialogue:
         """
         if self._read is input:
             _edit_lines()
-        with under_way(self._out, "loading"):
-            self._aligner.load()
+        self._aligner.load()  # tells of itself
         self._out.print(
             f"{self._aligner.engine.name} · {', '.join(self._objectives)}\n{_HOW}", style="dim"
         )

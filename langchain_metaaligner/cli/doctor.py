@@ -66,7 +66,7 @@ def doctor(
         typer.Argument(metavar="[EXTRA]...", help="Extras that have to be complete."),
     ] = None,
     json: Json = False,
-    debug: Debug = False,
+    _debug: Debug = False,
     **options: Any,
 ) -> None:
     """Say what is missing here, what a server is, and what mends it.
@@ -128,7 +128,8 @@ def _extras(asked: list[str]) -> Iterator[Finding]:
     packages = sorted((one for one in needed_packages() if one.extra), key=lambda one: one.extra)
     known = {one.extra for one in packages}
     for name in sorted(set(asked) - known):
-        yield Finding(topic, name, f"there is no such extra; there are {', '.join(known)}", ok=False)
+        said = f"there is no such extra; there are {', '.join(sorted(known))}"
+        yield Finding(topic, name, said, ok=False)
     for name, some in groupby(packages, key=lambda one: one.extra):
         lacks = [
             f"{one.name} {one.wanted}" + (f" (found {one.found})" if one.found else "")
@@ -212,7 +213,7 @@ def _model(options: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("The model", name, as_flags(str(error)), ok=False)
 
 
-def _server(aligner: Aligner, name: str) -> Iterator[Finding]:
+def _server(aligner: Aligner, _name: str) -> Iterator[Finding]:
     topic, engine = "The model", aligner.engine
     assert isinstance(engine, CompletionsEngine)  # noqa: S101 - its kind says so
     served = engine.served
@@ -282,10 +283,11 @@ def _checkpoint(aligner: Aligner, name: str) -> Iterator[Finding]:
         fits = [form for form in BYTES if needed_gib(known, form) * GIB <= max(free, on_gpus)]
         said = f"{needed_gib(known, 'bfloat16'):.1f} GiB in bfloat16"
         mend = "" if fits else "Use a smaller checkpoint; see metaaligner models."
-        yield Finding(topic, "memory", f"needs {said}; fits as {fits or 'nothing'}", bool(fits), mend)
+        said += f" needed; {f'fits as {fits[0]}' if fits else 'no form fits'}"
+        yield Finding(topic, "memory", said, bool(fits), mend)
 
 
-def _other(aligner: Aligner, name: str) -> Iterator[Finding]:
+def _other(aligner: Aligner, _name: str) -> Iterator[Finding]:
     aligner.load()
     yield Finding("The model", aligner.engine.name, "a chat model; it can be made", ok=True)
 
@@ -305,7 +307,7 @@ def _cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser().absolute()
 
 
-def _yes(given: bool) -> str:  # noqa: FBT001 - a value, not a switch
+def _yes(given: bool) -> str:
     return "yes" if given else "no"
 
 

@@ -13,7 +13,7 @@ from langchain_metaaligner.cli import judges
 from langchain_metaaligner.cli.aligner_flags import make_aligner, with_aligner_flags
 from langchain_metaaligner.cli.help import single
 from langchain_metaaligner.cli.judges import find_judge
-from langchain_metaaligner.cli.objectives import ObjectivesFlag
+from langchain_metaaligner.cli.objectives import DEFAULT, ObjectivesFlag
 from langchain_metaaligner.cli.running import Debug, Json, resumable
 from langchain_metaaligner.cli.terminal import console, print_json
 from langchain_metaaligner.errors import GateError
@@ -24,7 +24,6 @@ def evaluate(
     rows: Annotated[
         str,
         typer.Argument(
-            metavar="ROWS",
             help="A .jsonl, .csv or .parquet file, or a data set on the hub. A row has a context"
             " and an answer, and may have edited, reference and policy.",
         ),
@@ -41,7 +40,7 @@ def evaluate(
     ] = None,
     baseline: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Earlier results; to be worse than they is to miss them."),
+        typer.Option(metavar="FILE", help="Earlier results, which these must not be worse than."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -63,7 +62,7 @@ def evaluate(
         ),
     ] = None,
     json: Json = False,
-    debug: Debug = False,
+    _debug: Debug = False,
     **options: Any,
 ) -> None:
     """Measure how much better edits are than their originals.
@@ -77,7 +76,7 @@ def evaluate(
     from langchain_metaaligner import evaluation
 
     given = {
-        "objectives": objectives or ["harmlessness", "helpfulness"],
+        "objectives": objectives or DEFAULT,
         "judge": find_judge(judge, option="--judge"),
         "aligner": make_aligner(options) if options else None,
         "second_judge": second_judge and find_judge(second_judge, option="--second-judge"),

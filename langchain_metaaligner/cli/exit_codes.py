@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -10,7 +11,7 @@ class ExitCode(IntEnum):
 
     words: str
 
-    def __new__(cls, number: int, words: str) -> ExitCode:
+    def __new__(cls, number: int, words: str) -> Self:
         """Take a number and its meaning."""
         made = int.__new__(cls, number)
         made._value_ = number

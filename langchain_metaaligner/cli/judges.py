@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from langchain_metaaligner.cli.objects import find_object
+from langchain_metaaligner.errors import first_line
 
 _REWARD = "reward:"
 WORDS = (
@@ -42,7 +43,7 @@ def find_judge(name: str, *, option: str) -> Any:
     except ImportError:
         raise
     except Exception as error:
-        message = f"{name!r} is no judge: {error}"
+        message = f"{name!r} is no judge: {first_line(error)} {WORDS}"
         raise typer.BadParameter(message, param_hint=option) from error
 
 

@@ -46,7 +46,7 @@ class _Model:
     context_settings=SETTINGS,
     epilog="metaaligner models\nmetaaligner models --json",
 )
-def models(context: typer.Context, json: Json = False, debug: Debug = False) -> None:
+def models(context: typer.Context, json: Json = False, _debug: Debug = False) -> None:
     """List the published checkpoints and what fits this machine; write GGUF files.
 
     A form of the weights is listed as fitting if it is likely to load now: float32, bfloat16 (or
@@ -73,9 +73,7 @@ def models(context: typer.Context, json: Json = False, debug: Debug = False) -> 
 
 @APP.command(cls=Command, epilog="metaaligner models gguf embedded --dtype q8_0 --out a.gguf")
 def gguf(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Hub id or folder of the aligner, or 'embedded'.")
-    ],
+    model: Annotated[str, typer.Argument(help="Hub id or folder of the aligner, or 'embedded'.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
     adapter: Annotated[
         str | None, typer.Option(metavar="ADAPTER", help="Hub id or folder of its adapter.")
@@ -89,7 +87,7 @@ def gguf(
         typer.Option(metavar="f32|bf16|f16|q8_0", help="How the matrices are stored."),
     ] = "bf16",
     json: Json = False,
-    debug: Debug = False,
+    _debug: Debug = False,
 ) -> None:
     """Write an aligner as a GGUF file, for llama.cpp.
 

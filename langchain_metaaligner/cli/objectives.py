@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+DEFAULT = ("harmlessness", "helpfulness")
+"""The objectives where none is given."""
+
 
 def _known(incomplete: str) -> list[tuple[str, str]]:
     from langchain_metaaligner.editing.objectives import CATALOGUE
@@ -21,8 +24,8 @@ ObjectivesFlag = Annotated[
         metavar="NAME",
         autocompletion=_known,
         show_default=False,
-        help="What to improve: a name, or a sentence. Repeat it for several. By default harmlessness"
-        " and helpfulness.",
+        help="What to improve: a name, or a sentence. Repeat it for several. By default"
+        " harmlessness and helpfulness.",
     ),
 ]
 """The type of the option."""

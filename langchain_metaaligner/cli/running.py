@@ -25,6 +25,8 @@ _USAGE_ERROR: Any = typer.BadParameter.__base__
 _COMPLETE = f"_{PROGRAM.upper()}_COMPLETE"
 _DEBUG = "METAALIGNER_DEBUG"
 _PACKAGE = "langchain_metaaligner"
+# Options of the commands that Python's messages name, besides those of an aligner.
+_OWN = ("columns", "kind", "prefix", "resume", "fail_under", "out", "human_pairs", "second_judge")
 _VALUE = r"""(?:\.\.\.|(?P<mark>['"])(?P<quoted>[^'"]*)(?P=mark)|(?P<bare>[\w.+-]*\w))?"""
 
 
@@ -86,7 +88,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):  # half a character is no reason to fail
                 stream.reconfigure(errors="backslashreplace")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(_Lines())
     logger = logging.getLogger(_PACKAGE)
     before, debug = logger.level, os.environ.get(_DEBUG)
@@ -190,7 +192,8 @@ def as_flags(message: str) -> str:
     """
     from langchain_metaaligner.options import AlignerOptions
 
-    names = "|".join(sorted(AlignerOptions.model_fields, key=len, reverse=True))
+    names = "|".join(sorted({*AlignerOptions.model_fields, *_OWN}, key=len, reverse=True))
+    message = re.sub(r"(?<![\w.-])(\w+)=\{(?=['\"])([^{}]*)\}", _as_pairs, message)
     return re.sub(rf"(?<![\w.-])(?P<name>{names})={_VALUE}", _as_flag, message)
 
 
@@ -200,6 +203,21 @@ def _as_flag(found: re.Match[str]) -> str:
     if value in ("True", "False"):
         return f"--{'no-' if value == 'False' else ''}{name}"
     return f"--{name} {value}".rstrip()
+
+
+def _as_pairs(found: re.Match[str]) -> str:
+    """A mapping as the flag that is repeated for each of its pairs."""
+    flag = f"--{found[1].replace('_', '-')}"
+    pairs = (pair.replace("'", "").replace('"', "").split(":", 1) for pair in found[2].split(","))
+    return " ".join(f"{flag} {'='.join(part.strip() for part in pair)}" for pair in pairs)
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to what is stderr at the moment: lines must not get into a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _Lines(logging.Formatter):

@@ -42,10 +42,12 @@ def visible(text: str) -> str:
     Returns:
         The text, which can do nothing to a terminal.
     """
-    return _CONTROLS.sub(
-        lambda found: chr(0x2400 + ord(found[0])) if found[0] < " " else "\N{REPLACEMENT CHARACTER}",
-        text.replace("\r\n", "\n"),
-    )
+    return _CONTROLS.sub(_picture, text.replace("\r\n", "\n"))
+
+
+def _picture(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return chr(0x2400 + code) if code < 0x20 else "\N{REPLACEMENT CHARACTER}"
 
 
 def word_diff(alignment: Alignment, to: Console) -> Text:

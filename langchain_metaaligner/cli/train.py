@@ -22,9 +22,7 @@ _SETTINGS = [
 def train(
     source: Annotated[
         str,
-        typer.Argument(
-            metavar="SOURCE", help="A .jsonl, .csv or .parquet file, or a data set on the hub."
-        ),
+        typer.Argument(help="A .jsonl, .csv or .parquet file, or a data set on the hub."),
     ],
     base: Annotated[
         str,
@@ -64,7 +62,7 @@ def train(
     ] = "HH-RLHF",
     validation: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Share of the conversations to hold out for validation."),
+        typer.Option(metavar="SHARE", help="Share of the conversations to hold out."),
     ] = 0.05,
     tie_margin: Annotated[
         float,
@@ -85,7 +83,7 @@ def train(
         ),
     ] = "{}",
     json: Json = False,
-    debug: Debug = False,
+    _debug: Debug = False,
     **settings: Any,
 ) -> None:
     """Train an aligner on your own preference data.
