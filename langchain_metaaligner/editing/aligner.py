@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from langchain_metaaligner.editing.alignment import Alignment
+from langchain_metaaligner.editing.in_flight import aas_completed, as_completed
 from langchain_metaaligner.editing.objectives import Objectives
 from langchain_metaaligner.editing.pending_edit import (
     Item,
@@ -286,7 +288,8 @@ class Aligner:
             One result for each item, in order.
 
         Raises:
-            MetaAlignerError: The first error, as for `align`, unless `return_exceptions` is set.
+            MetaAlignerError: The first error, as for `align`, unless `return_exceptions` is set. A
+                note on it says which item it belongs to; the edits of the others are lost.
         """
         made = run(self._edit_all(items))
         return made if return_exceptions else _good(made)
@@ -305,6 +308,54 @@ class Aligner:
         """Edit several answers without blocking the event loop; as `align_batch`."""
         made = await arun(self._edit_all(items))
         return made if return_exceptions else _good(made)
+
+    def align_as_completed(
+        self, items: Iterable[Item], *, batch_size: int = 1, max_concurrency: int = 16
+    ) -> Iterator[tuple[int, Alignment | Exception]]:
+        """Edit any number of answers, and get each result as soon as it is there.
+
+        Items are read as they are needed, and no more than `batch_size` times `max_concurrency`
+        of them are held at a time. What fails is that item's own result.
+
+        Args:
+            items: Triples of context, answer and objectives, each as for `align`.
+            batch_size: How many items go to the engine with one call; their results come together.
+            max_concurrency: How many such calls are made at the same time, each in a thread.
+
+        Returns:
+            An iterator over pairs: the number of the item, from 0, and its record or its error.
+            `close()` takes back what has not begun.
+
+        Raises:
+            ValueError: One of the two numbers is below 1.
+        """
+        _check_numbers(batch_size=batch_size, max_concurrency=max_concurrency)
+        edit = partial(self.align_batch, return_exceptions=True)
+        return as_completed(edit, items, batch_size=batch_size, max_concurrency=max_concurrency)
+
+    def aalign_as_completed(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        batch_size: int = 1,
+        max_concurrency: int = 16,
+    ) -> AsyncIterator[tuple[int, Alignment | Exception]]:
+        """Edit any number of answers without blocking the event loop; as `align_as_completed`.
+
+        Args:
+            items: As for `align_as_completed`; or an asynchronous iterable of such triples.
+            batch_size: How many items go to the engine with one call.
+            max_concurrency: How many such calls are made at the same time, each in a task.
+
+        Returns:
+            An asynchronous iterator over pairs; `aclose()` cancels what has not ended.
+
+        Raises:
+            ValueError: One of the two numbers is below 1.
+        """
+        _check_numbers(batch_size=batch_size, max_concurrency=max_concurrency)
+        edit = partial(self.aalign_batch, return_exceptions=True)
+        return aas_completed(edit, items, batch_size=batch_size, max_concurrency=max_concurrency)
 
     def stream(self, context: Any, answer: Any, objectives: Objectives) -> AlignmentStream:
         """Edit one answer and return the edited text piece by piece, as it is generated.
@@ -361,9 +412,21 @@ class Aligner:
 
 
 def _good(made: Sequence[Alignment | Exception]) -> list[Alignment]:
-    good = []
-    for result in made:
-        if isinstance(result, Exception):
-            raise result
-        good.append(result)
-    return good
+    good = [one for one in made if isinstance(one, Alignment)]
+    if len(good) == len(made):
+        return good
+    number, error = next((i, one) for i, one in enumerate(made) if isinstance(one, Exception))
+    if len(made) > 1:
+        error.add_note(
+            f"This is the error of item {number} (from 0); {len(good)} of {len(made)} items were"
+            " edited. return_exceptions=True returns their edits too, with each error in the place"
+            " of its item."
+        )
+    raise error
+
+
+def _check_numbers(**given: int) -> None:
+    for name, number in given.items():
+        if number < 1:
+            msg = f"{name} must be at least 1, not {number}."
+            raise ValueError(msg)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -168,6 +170,24 @@ def read_context(
     return turns, dropped
 
 
+def check_form(context: str) -> None:
+    """Log, once in a process, that a text is not the conversation that it stands for.
+
+    It is no Python warning: those that are errors would fail edits that can be made.
+
+    Args:
+        context: A context given as bare text, for a family that reads the whole conversation.
+    """
+    if "Human:" not in context:
+        log_bare_question()
+
+
+@functools.cache
+def log_bare_question() -> None:
+    """Log the advice about a question that is given as a whole context; only the first time."""
+    logging.getLogger(__name__).warning(_BARE_QUESTION)
+
+
 def _as_messages(messages: Iterable[Any]) -> Sequence[Any]:
     from langchain_core.messages import BaseMessage, convert_to_messages
 
@@ -220,6 +240,12 @@ _SPEAKERS: Mapping[str, Literal["human", "assistant", "system", "tool"]] = {
 }
 
 
+_BARE_QUESTION = (
+    "A context was given as text without the turns of a conversation. Text goes into the prompt as"
+    " it is, but this aligner was trained on '\\n\\nHuman: … \\n\\nAssistant:', and edits worse"
+    " without. If the text is a question, give it as messages: [('human', question)]. If it is"
+    " meant as it is, give it as Context(text)."
+)
 NO_CONTEXT = (
     "There is no context: an aligner needs the conversation that the answer belongs to. In a chain,"
     " it is found if the model runs before the aligner in the same run (llm | aligner). Otherwise"

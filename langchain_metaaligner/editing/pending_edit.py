@@ -11,7 +11,7 @@ from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
 from langchain_metaaligner.editing.context_window import Room
-from langchain_metaaligner.editing.conversation import Turn, read_context
+from langchain_metaaligner.editing.conversation import Turn, check_form, read_context
 from langchain_metaaligner.editing.guards.passages import Passages
 from langchain_metaaligner.editing.json_answer import JsonText, may_be_json, read_json
 from langchain_metaaligner.editing.objectives import (
@@ -535,6 +535,8 @@ def prepare(
     asked, dropped = read_context(
         context, whole_conversation=family.whole_conversation, system=options.system
     )
+    if isinstance(context, str) and family.whole_conversation and not family.chat:
+        check_form(context)
     deadline = deadline_of(options, started)
     write = _RequestWriter(engine, family, options, asked, wanted, deadline)
     parts = write.parts(text, values)
@@ -626,7 +628,10 @@ def _is_quick(ready: Model | None, items: Iterable[Item]) -> bool:
 
 
 def _is_long(item: Item) -> bool:
-    context, answer, _ = item
+    try:
+        context, answer, _ = item
+    except (TypeError, ValueError):  # no triple; reading it again makes the error of this item
+        return True
     given = context if isinstance(context, list | tuple) else (context,)
     size = 0
     for one in (*given, answer):

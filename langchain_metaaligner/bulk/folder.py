@@ -1,0 +1,255 @@
+"""The folder of a run's work until it is done: its settings, its shards, and a journal of them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from langchain_metaaligner.errors import BulkError
+
+_NEW = ".new"  # the end of the name of a file that is not written to its end
+
+
+class WorkFolder:
+    """The folder of a run, beside its output.
+
+    What is in it is complete, or has a name by which it is known not to be. A chunk of rows counts
+    as done once it is in the journal; its shard is written before that.
+
+    Args:
+        out: The file that the run makes.
+
+    Attributes:
+        journal: The records of the chunks that are done, in order.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.path = out.with_name(f"{out.name}.parts")
+        self._out = out
+        self._journal = self.path / "chunks.jsonl"
+        self.journal: list[dict[str, Any]] = []
+
+    def read(self) -> dict[str, Any] | None:
+        """Read the settings and the journal of an earlier run.
+
+        Returns:
+            The settings; `None` if no earlier run has left any.
+
+        Raises:
+            BulkError: The folder was damaged.
+        """
+        settings = read_json(self.path / "settings.json")
+        if settings is None:
+            return None
+        with suppress(FileNotFoundError):
+            written = self._journal.read_bytes()
+            whole = written[: written.rfind(b"\n") + 1]  # a kill leaves the last line half written
+            if len(whole) < len(written):
+                os.truncate(self._journal, len(whole))
+            self.journal = [json.loads(line) for line in whole.splitlines()]
+        for number, record in enumerate(self.journal):
+            for name, size in record.get("files", {}).items():
+                path = self.path / name
+                if not path.is_file() or path.stat().st_size != size:
+                    msg = (
+                        f"{self.path.name}/{name} (chunk {number}) is not as it was written. Start"
+                        " over with resume=False."
+                    )
+                    raise BulkError(msg)
+        return settings
+
+    def begin(self) -> None:
+        """Make the folder, empty."""
+        self.remove()
+        self.path.mkdir()
+
+    def begin_journal(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings; from here on, the folder can be resumed.
+
+        Args:
+            settings: The settings.
+        """
+        self.write("settings.json", as_bytes(settings))
+
+    def remove(self) -> None:
+        """Remove the folder; the settings first, so that no half of it is taken for a run."""
+        self.journal = []
+        with suppress(FileNotFoundError):
+            (self.path / "settings.json").unlink()
+            sync(self.path)
+            shutil.rmtree(self.path)
+
+    def write(self, name: str, content: bytes) -> int:
+        """Write a file, which is there as a whole or not at all.
+
+        Args:
+            name: Its name.
+            content: What is in it.
+
+        Returns:
+            Its size.
+        """
+        with self.file(self.path / name) as file:
+            file.write(content)
+        return len(content)
+
+    @contextmanager
+    def file(self, path: Path) -> Generator[BinaryIO]:
+        """Write a file that takes its name, and the place of an earlier one, once it is complete.
+
+        Args:
+            path: The file.
+
+        Yields:
+            A file to write into.
+        """
+        new = self.path / f"{path.name}{_NEW}"
+        try:
+            with new.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+            sync(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise
+
+    def enter(self, record: Mapping[str, Any]) -> None:
+        """Enter a chunk that is done into the journal.
+
+        Args:
+            record: What is known of it; `files` are its files' names and sizes.
+        """
+        self.journal.append(dict(record))
+        with self._journal.open("ab") as file:
+            file.write(as_bytes(record))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def files(self, ending: str) -> list[Path]:
+        """The files of the chunks that are done, in order.
+
+        Args:
+            ending: The end of their names.
+        """
+        names = [name for one in self.journal for name in one.get("files", ())]
+        return [self.path / name for name in names if name.endswith(ending)]
+
+
+def as_bytes(record: Mapping[str, Any]) -> bytes:
+    """Write a record as a line of JSON.
+
+    Args:
+        record: The record.
+    """
+    return json.dumps(record).encode() + b"\n"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a record that was written as a whole.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The record; `None` if there is no such file.
+
+    Raises:
+        BulkError: It holds something else.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        found = error
+    if not isinstance(found, dict):
+        msg = f"{path} can't be read. Remove it, or start over with resume=False."
+        raise BulkError(msg)
+    return found
+
+
+def sync(folder: Path) -> None:
+    """Make the names in a folder last.
+
+    Args:
+        folder: The folder.
+    """
+    if sys.platform == "win32":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def locked(out: Path) -> Generator[None]:
+    """Keep other runs away from an output; a run that ends in any way sets it free.
+
+    Args:
+        out: The output.
+
+    Raises:
+        BulkError: Another run writes to it.
+    """
+    path = out.with_name(f"{out.name}.lock")
+    held = _lock(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(held)
+
+
+def _lock(path: Path) -> int:
+    while True:
+        opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if not _take(opened):
+                owner = os.read(opened, 20).decode(errors="replace").strip() or "unknown"
+                msg = (
+                    f"Another run writes to {path.name.removesuffix('.lock')} (process {owner})."
+                    " Wait for its end, or give another output."
+                )
+                raise BulkError(msg)
+            with suppress(FileNotFoundError):
+                # The run that ended just now has removed the file that it had locked.
+                if path.stat().st_ino == os.fstat(opened).st_ino:
+                    os.truncate(opened, 0)
+                    os.write(opened, str(os.getpid()).encode())
+                    return opened
+        except BaseException:
+            os.close(opened)
+            raise
+        os.close(opened)
+
+
+def _take(opened: int) -> bool:
+    """Lock an open file without waiting, and say whether that was possible."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        lock: Callable[[], None] = lambda: msvcrt.locking(opened, msvcrt.LK_NBLCK, 1)  # noqa: E731
+    else:
+        import fcntl
+
+        lock = lambda: fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # noqa: E731
+    try:
+        lock()
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK):
+            return False
+        raise
+    return True
