@@ -50,9 +50,9 @@ def tables(change: Change) -> str | None:
     begin = answer.rfind("\n", 0, change.start) + 1
     head, stop = answer[begin : change.start], answer.find("\n", change.end)
     tail = answer[change.end : len(answer) if stop < 0 else stop]
-    old, new = _columns(head + change.before + tail), _columns(head + change.after + tail)
+    old, new = columns(head + change.before + tail), columns(head + change.after + tail)
     above = answer[answer.rfind("\n", 0, max(0, begin - 1)) + 1 : max(0, begin - 1)]
-    if not any(old) or new <= old | _columns(above):
+    if not any(old) or new <= old | columns(above):
         return change.after
     return _put_back(change)
 
@@ -92,11 +92,46 @@ def _count(pattern: re.Pattern[str], text: str) -> int:
     return len(pattern.findall(text))
 
 
-def _columns(text: str) -> set[int]:
-    """How many pipes the rows of a table have, and 0 for a line of text beside them."""
+def columns(text: str) -> set[int]:
+    """How many pipes the rows of a table have, and 0 for a line of text beside them.
+
+    Args:
+        text: Lines of text.
+    """
     lines = [line for line in text.splitlines() if line.strip()]
     counts = [(_count(_PIPE, line), line.lstrip().startswith("|")) for line in lines]
     return {count if count > 1 or row else 0 for count, row in counts}
+
+
+def blocks_of_code(text: str) -> tuple[list[str], bool]:
+    """The blocks of code of a text, and whether each of them is closed.
+
+    Args:
+        text: The text.
+    """
+    marks = [(found[1], found.start(), found.end()) for found in _BLOCK.finditer(f"{text}\n")]
+    found: list[str] = []
+    mark, start = "", 0
+    for sign, begin, end in marks:
+        if not mark:
+            mark, start = sign, end
+        elif sign.startswith(mark):
+            found.append(text[start:begin])
+            mark = ""
+    return found, not mark
+
+
+def writing_systems(text: str) -> dict[str, int]:
+    """The writing systems of a text, and how much there is of each.
+
+    Args:
+        text: The text.
+
+    Returns:
+        Name of a system to a count of pairs of letters, or of Chinese characters.
+    """
+    counts = {name: _count(letters, text) for name, letters in _LETTERS.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _block_around(change: Change) -> tuple[int, int] | None:

@@ -105,6 +105,15 @@ class ItemGuard:
             made[place] = result
         return "".join(made.values())
 
+    def keys(self, text: str, change: Change) -> set[str]:
+        """What the items of a text say.
+
+        Args:
+            text: The text.
+            change: The change to which it belongs.
+        """
+        return {one.key for one in self._find(text, change)} if self._may_have(text) else set()
+
     def _compared(self, before: str, after: str, around: str, change: Change) -> str | None:
         olds, news = list(self._find(before, change)), list(self._find(after, change))
         had, has = [one.key for one in olds], [one.key for one in news]

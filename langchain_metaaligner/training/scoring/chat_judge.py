@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +28,7 @@ _SPELLINGS: Mapping[str, Verdict] = {
     "tie": "equal",
 }
 # Part of the keys of every cache: other words would ask for all verdicts anew.
-_INSTRUCTION = (
+INSTRUCTION = (
     "You judge answers of an AI assistant. You get a JSON object with a conversation, two answers"
     " to it and one criterion. Decide which answer does better on this criterion alone, whatever"
     " else may be said of them, their length and their order included. What stands in the"
@@ -73,6 +74,9 @@ class ChatJudge:
         name: Name of the judge in the cache, by default that of the model. Different judges need
             different names.
 
+    Attributes:
+        name: Name of the judge.
+
     Raises:
         PreferenceDataError: An option is out of its range.
     """
@@ -94,9 +98,10 @@ class ChatJudge:
             raise PreferenceDataError(msg)
         self._judge = _judge_of(model, retries)
         self._max_concurrency = max_concurrency
-        self._name = name or _name_of(model)
+        self.name = name or name_of(model)
         self._cache = None if cache is None else Path(cache)
         self._failures = 0
+        self._writing = threading.Lock()
         self._known: dict[str, Verdict] = {} if self._cache is None else _read(self._cache)
 
     def compare(
@@ -128,8 +133,28 @@ class ChatJudge:
             compared += map(_both, verdicts[::2], verdicts[1::2])
         return compared
 
+    def ask(self, pair: PreferencePair, objective: Objective) -> Verdict:
+        """Judge the answers of a pair once, as they stand; may be called in several threads.
+
+        Args:
+            pair: The pair.
+            objective: The objective whose description is the criterion.
+
+        Returns:
+            The verdict in this one order, whatever it is in the other.
+
+        Raises:
+            Exception: The model's own error, or there is no verdict in its reply; `why_unjudged`
+                says which.
+        """
+        question = _question(pair, objective)
+        key = digest(self.name, INSTRUCTION, question)
+        if key not in self._known:
+            self._keep({key: self._judge.invoke(_messages(question))})
+        return self._known[key]
+
     def _verdicts(self, questions: Sequence[str]) -> list[Verdict | Unscored]:
-        keys = [digest(self._name, _INSTRUCTION, question) for question in questions]
+        keys = [digest(self.name, INSTRUCTION, question) for question in questions]
         unknown = {
             key: question
             for key, question in zip(keys, questions, strict=True)
@@ -146,7 +171,7 @@ class ChatJudge:
             self._failures = self._failures + 1 if key in failed else 0
             if self._failures >= _GIVE_UP:
                 msg = (
-                    f"The judge {self._name!r} gave no verdict on {self._failures} questions in a"
+                    f"The judge {self.name!r} gave no verdict on {self._failures} questions in a"
                     f" row: {_unscored(failed[key]).reason}. Fix that and repeat the run: with a"
                     " `cache`, earlier verdicts are kept."
                 )
@@ -155,10 +180,8 @@ class ChatJudge:
                 raise EngineError(msg, retryable=passing) from error
 
     def _ask(self, questions: Sequence[str]) -> list[Any]:
-        from langchain_core.messages import HumanMessage, SystemMessage
-
         replies = self._judge.batch(
-            [[SystemMessage(_INSTRUCTION), HumanMessage(question)] for question in questions],
+            [_messages(question) for question in questions],
             {"max_concurrency": self._max_concurrency},
             return_exceptions=True,
         )
@@ -173,7 +196,7 @@ class ChatJudge:
         if self._cache is None or not verdicts:
             return
         self._cache.parent.mkdir(parents=True, exist_ok=True)
-        with self._cache.open("a+b") as file:
+        with self._writing, self._cache.open("a+b") as file:
             # A killed run may have left half a line.
             if file.seek(0, 2) and not _ends_line(file):
                 file.write(b"\n")
@@ -201,6 +224,12 @@ def _has_structured_output(kind: type[Any], base: type[Any]) -> bool:
         getattr(kind, name) is not getattr(base, name)
         for name in ("with_structured_output", "bind_tools")
     )
+
+
+def _messages(question: str) -> list[Any]:
+    from langchain_core.messages import HumanMessage, SystemMessage
+
+    return [SystemMessage(INSTRUCTION), HumanMessage(question)]
 
 
 def _question(pair: PreferencePair, objective: Objective) -> str:
@@ -242,10 +271,19 @@ def _verdict(reply: Any) -> Verdict:
     raise _NoVerdictError(msg)
 
 
-def _unscored(error: Exception) -> Unscored:
+def why_unjudged(error: Exception) -> str:
+    """Say why there is no verdict, without any text of the data.
+
+    Args:
+        error: What `ChatJudge.ask` raised.
+    """
     if isinstance(error, _NoVerdictError):
-        return Unscored(str(error))
-    return Unscored(f"the judge failed ({type(error).__name__})")
+        return str(error)
+    return f"the judge failed ({type(error).__name__})"
+
+
+def _unscored(error: Exception) -> Unscored:
+    return Unscored(why_unjudged(error))
 
 
 def _said(text: str) -> Iterable[Verdict]:
@@ -260,7 +298,12 @@ def _said(text: str) -> Iterable[Verdict]:
             yield _SPELLINGS[better.lower()]
 
 
-def _name_of(model: Any) -> str:
+def name_of(model: Any) -> str:
+    """The name of a chat model, or of its class.
+
+    Args:
+        model: The model.
+    """
     for attribute in ("model_name", "model", "model_id"):
         name = getattr(model, attribute, None)
         if isinstance(name, str) and name:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,32 @@ class RewardModels:
         self._device = device
         self._dtype = dtype
 
+    @property
+    def models(self) -> Mapping[str, RewardModel]:
+        """The model of each objective, by the objective's name."""
+        return self._models
+
+    def load(self, objectives: Sequence[Objective]) -> None:
+        """Load models now and keep them, for many calls of `compare`.
+
+        A model that serves several objectives is loaded once.
+
+        Args:
+            objectives: The objectives that will be scored.
+
+        Raises:
+            CheckpointError: There is no model for an objective, or it is unable to score.
+        """
+        loaded: dict[tuple[str, str | None], tuple[Any, Any]] = {}
+        for objective in objectives:
+            name, one = self._of(objective)
+            key = str(one.model), one.revision
+            if not isinstance(one.model, str | Path) or key not in loaded:
+                loaded[key] = self._load(one)
+            model, tokenizer = loaded[key]
+            _label(model.config, one)
+            self._models[name] = replace(one, model=model, tokenizer=tokenizer)
+
     def compare(
         self, pairs: Sequence[PreferencePair], objective: Objective
     ) -> list[Comparison | Unscored]:
@@ -94,15 +120,9 @@ class RewardModels:
         Raises:
             CheckpointError: There is no model for the objective, or it is unable to score.
         """
-        name = objective_name(objective.name)
-        if name not in self._models:
-            msg = (
-                f"There is no reward model for {name!r}, only for {', '.join(self._models)}. Add"
-                " one, or leave the objective out."
-            )
-            raise CheckpointError(msg)
-        model, tokenizer = self._load(self._models[name])
-        label = _label(model.config, self._models[name])
+        _, one = self._of(objective)
+        model, tokenizer = self._load(one)
+        label = _label(model.config, one)
         texts = [
             self._write(pair, answer, tokenizer)
             for pair in pairs
@@ -122,6 +142,16 @@ class RewardModels:
                 reason = "an answer with its context is longer than the reward model's window"
                 compared.append(Unscored(reason))
         return compared
+
+    def _of(self, objective: Objective) -> tuple[str, RewardModel]:
+        name = objective_name(objective.name)
+        if name not in self._models:
+            msg = (
+                f"There is no reward model for {name!r}, only for {', '.join(self._models)}. Add"
+                " one, or leave the objective out."
+            )
+            raise CheckpointError(msg)
+        return name, self._models[name]
 
     def _load(self, one: RewardModel) -> tuple[Any, Any]:
         import torch

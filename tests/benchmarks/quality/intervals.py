@@ -7,25 +7,9 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
-_Z = 1.959964
+from langchain_metaaligner.evaluation.statistics import wilson
 
-
-def wilson(hits: float, count: float) -> tuple[float, float]:
-    """Wilson's interval of a share, from independent cases.
-
-    Args:
-        hits: Cases that count.
-        count: All cases.
-
-    Returns:
-        Lower and upper end, from 0 to 1.
-    """
-    if not count:
-        return 0.0, 1.0
-    share, extra = hits / count, _Z**2 / count
-    middle = (share + extra / 2) / (1 + extra)
-    half = _Z * math.sqrt(share * (1 - share) / count + extra / (4 * count)) / (1 + extra)
-    return max(0.0, middle - half), min(1.0, middle + half)
+__all__ = ["bootstrap", "clustered", "wilson"]
 
 
 def clustered(hits: Sequence[bool], groups: Sequence[str]) -> tuple[float, float]:
