@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Annotated, Any, TextIO
@@ -14,7 +14,7 @@ from langchain_metaaligner.cli.aligner_flags import make_aligner, with_aligner_f
 from langchain_metaaligner.cli.exit_codes import ExitCode
 from langchain_metaaligner.cli.help import single
 from langchain_metaaligner.cli.objectives import DEFAULT, ObjectivesFlag
-from langchain_metaaligner.cli.rows import Row, context_of, read_rows
+from langchain_metaaligner.cli.rows import Reply, read_rows
 from langchain_metaaligner.cli.running import Debug, Json, as_flags, report
 from langchain_metaaligner.cli.terminal import console, print_json, under_way, word_diff
 from langchain_metaaligner.editing.aligner import Aligner
@@ -43,7 +43,7 @@ def align(
     goes on with the conversation. Ctrl-D ends it.
 
     Of --question and --answer, the one that is missing is read from stdin, word for word. Without
-    both, stdin holds rows of JSON: {"question": …, "answer": …}, or "context" with messages.
+    both, stdin holds rows of JSON: {"question": …, "answer": …}, with columns as in files.
 
     Into a file or a pipe, the edited text alone is written. Keys come from the environment:
     METAALIGNER_API_KEY for a server, HF_TOKEN for the hub.
@@ -57,10 +57,7 @@ def align(
             return
     elif (question is not None and answer is not None) or not sys.stdin.isatty():
         rest = "" if question is not None and answer is not None else _whole(sys.stdin)
-        show([{
-            "question": rest if question is None else question,
-            "answer": rest if answer is None else answer,
-        }])  # fmt: skip
+        show([Reply.to(rest if question is None else question, rest if answer is None else answer)])
         return
     if json or not sys.stdout.isatty():
         message = (
@@ -80,44 +77,45 @@ def _whole(stdin: TextIO) -> str:
 def _print_all(
     aligner: Aligner,
     objectives: tuple[str, ...],
-    rows: Iterable[Row | InputTypeError],
+    rows: Iterable[Reply | InputTypeError],
     *,
     json: bool,
 ) -> None:
     alone = isinstance(rows, list)
-    done, failed = 0, 0
+    done = failed = 0
     for row, made in _edits(aligner, objectives, rows):
         if isinstance(made, Alignment):
             done += 1
+        elif alone and not json:
+            raise made
         else:
             failed += 1
-            if alone and not json:
-                raise made
         if json:
             print_json({**row, **_found(made)})
         elif isinstance(made, Alignment):
             _print_edit(made)
         else:
-            report(f"Row {done + failed} was not edited. {as_flags(str(made))}")
+            report(f"Not edited: {as_flags(str(made))}")
     if failed:
         raise typer.Exit(ExitCode.ROWS_FAILED if done else ExitCode.FAILED)
 
 
 def _edits(
-    aligner: Aligner, objectives: tuple[str, ...], rows: Iterable[Row | InputTypeError]
-) -> Iterator[tuple[Row, Alignment | Exception]]:
+    aligner: Aligner, objectives: tuple[str, ...], rows: Iterable[Reply | InputTypeError]
+) -> Iterator[tuple[Mapping[str, Any], Alignment | Exception]]:
     left, err = iter(rows), console(stderr=True)
-    aligner.load()  # tells of itself
     while some := list(islice(left, _TOGETHER)):
-        items = [
-            (context_of(row), row["answer"], objectives)
-            for row in some
-            if not isinstance(row, InputTypeError)
-        ]
+        replies = [row for row in some if isinstance(row, Reply)]
+        aligner.load()  # tells of itself
         with under_way(err, "editing"):
-            made = iter(aligner.align_batch(items, return_exceptions=True))
+            made = iter(
+                aligner.align_batch(
+                    [(one.context, one.answer, objectives) for one in replies],
+                    return_exceptions=True,
+                )
+            )
         for row in some:
-            yield ({}, row) if isinstance(row, InputTypeError) else (row, next(made))
+            yield (row.values, next(made)) if isinstance(row, Reply) else ({}, row)
 
 
 def _found(made: Alignment | Exception) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,13 +13,9 @@ from langchain_metaaligner.cli.aligner_flags import make_aligner, with_aligner_f
 from langchain_metaaligner.cli.exit_codes import ExitCode
 from langchain_metaaligner.cli.help import single
 from langchain_metaaligner.cli.objectives import DEFAULT, ObjectivesFlag
+from langchain_metaaligner.cli.progress import progress
 from langchain_metaaligner.cli.running import Debug, Json, resumable
-from langchain_metaaligner.cli.terminal import console, print_json
-
-if TYPE_CHECKING:
-    from langchain_metaaligner.bulk import BulkProgress
-
-_EVERY = 10.0  # seconds between two lines of progress, where there is no terminal
+from langchain_metaaligner.cli.terminal import print_json
 
 
 @with_aligner_flags
@@ -79,7 +73,7 @@ def bulk(
     from langchain_metaaligner.bulk import edit_file
 
     named = _columns(columns or ())
-    with resumable("What is done is kept; repeat the command to go on."), _progress() as tell:
+    with resumable("What is done is kept; repeat the command to go on."), progress() as tell:
         summary = edit_file(
             source,
             out,
@@ -92,7 +86,7 @@ def bulk(
             batch_size=batch_size,
             max_concurrency=max_concurrency,
             resume=resume,
-            on_progress=tell,
+            on_progress=lambda at: tell(at.fraction, str(at)),
         )
     if json:
         print_json(asdict(summary))
@@ -109,28 +103,6 @@ def _columns(given: Iterable[str]) -> dict[str, str]:
             message = f"{name + mark!r} is no pair; give a field and its name, such as answer=reply"
             raise typer.BadParameter(message, param_hint="--columns")
     return {name: column for name, _, column in pairs}
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[BulkProgress], None]]:
-    """A bar on a terminal; elsewhere a line now and then."""
-    err = console(stderr=True)
-    if err.is_terminal:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        with Progress(BarColumn(20), TextColumn("{task.description}"), console=err) as bar:
-            task = bar.add_task("", total=1.0)
-            yield lambda at: bar.update(task, completed=at.fraction, description=str(at))
-        return
-    told = time.monotonic()
-
-    def tell(at: BulkProgress) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _EVERY or at.fraction == 1.0:
-            told = time.monotonic()
-            typer.echo(at, err=True)
-
-    yield tell
 
 
 APP = single(

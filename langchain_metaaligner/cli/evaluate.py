@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,13 @@ from langchain_metaaligner.cli.aligner_flags import make_aligner, with_aligner_f
 from langchain_metaaligner.cli.help import single
 from langchain_metaaligner.cli.judges import find_judge
 from langchain_metaaligner.cli.objectives import DEFAULT, ObjectivesFlag
+from langchain_metaaligner.cli.progress import progress
 from langchain_metaaligner.cli.running import Debug, Json, resumable
 from langchain_metaaligner.cli.terminal import console, print_json
 from langchain_metaaligner.errors import GateError
+from langchain_metaaligner.evaluation import gate
+from langchain_metaaligner.evaluation.evaluation import evaluate as measure
+from langchain_metaaligner.evaluation.results import EvaluationResult
 
 
 @with_aligner_flags
@@ -61,6 +66,23 @@ def evaluate(
             " several.",
         ),
     ] = None,
+    check_judge: Annotated[
+        bool,
+        typer.Option(
+            "--check-judge/--no-check-judge",
+            help="Ask the judge about pairs whose outcome is known, too.",
+        ),
+    ] = True,
+    max_concurrency: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Calls of the judge at the same time.")
+    ] = None,
+    judge_timeout: Annotated[
+        float, typer.Option(metavar="X", min=0, help="Seconds for each call of the judge.")
+    ] = 120.0,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Do rows without an edit or a verdict in --out again."),
+    ] = False,
     json: Json = False,
     _debug: Debug = False,
     **options: Any,
@@ -73,28 +95,32 @@ def evaluate(
     Interrupted, it goes on where it was if it is repeated with the same --out.
     """
     demands = _demands(fail_under or ())
-    from langchain_metaaligner import evaluation
-
-    given = {
-        "objectives": objectives or DEFAULT,
-        "judge": find_judge(judge, option="--judge"),
-        "aligner": make_aligner(options) if options else None,
-        "second_judge": second_judge and find_judge(second_judge, option="--second-judge"),
-        "human_pairs": human_pairs,
-        "baseline": baseline,
-        "out": out,
-        "report": report,
-        "fail_under": demands or None,
-    }
     advice = "Repeat the command to go on." if out else "With --out, nothing would be lost."
+    show = partial(_show, as_json=json, junit=junit, demands=demands, baseline=baseline)
     try:
-        with resumable(advice):
-            result = evaluation.evaluate(rows, **given)
+        with resumable(advice), progress() as tell:
+            result = measure(
+                rows,
+                objectives=objectives or DEFAULT,
+                judge=find_judge(judge, option="--judge"),
+                aligner=make_aligner(options) if options else None,
+                second_judge=second_judge and find_judge(second_judge, option="--second-judge"),
+                human_pairs=human_pairs,
+                baseline=baseline,
+                out=out,
+                report=report,
+                fail_under=demands or None,
+                check_judge=check_judge,
+                max_concurrency=max_concurrency,
+                judge_timeout=judge_timeout,
+                retry_failed=retry_failed,
+                progress=lambda done, of: tell(done / max(of, 1), f"{done:,} of {of:,} rows"),
+            )
     except GateError as error:
         if error.result is not None:
-            _show(error.result, as_json=json, junit=junit)
+            show(error.result)
         raise
-    _show(result, as_json=json, junit=junit)
+    show(result)
 
 
 def _demands(given: Iterable[str]) -> dict[str, float]:
@@ -111,17 +137,25 @@ def _demands(given: Iterable[str]) -> dict[str, float]:
     return demands
 
 
-def _show(result: Any, *, as_json: bool, junit: Path | None) -> None:
+def _show(
+    result: EvaluationResult,
+    *,
+    as_json: bool,
+    junit: Path | None,
+    demands: Mapping[str, float],
+    baseline: Path | None,
+) -> None:
     if junit is not None:
-        from langchain_metaaligner.evaluation import gate
-
-        gate.junit(junit, result)
-    if as_json:
-        for one in result.rows:
-            print_json(asdict(one) if is_dataclass(one) else one)
+        before = None if baseline is None else type(result).from_jsonl(baseline)
+        gate.junit(junit, result, demands, before)
+    if not as_json:
+        out = console()
+        out.print(result if out.is_terminal else str(result), soft_wrap=not out.is_terminal)
         return
-    out = console()
-    out.print(result.table())
+    for objective in result.objectives:
+        for policy in result.policies:
+            rates = asdict(result.rates(objective.name, policy))
+            print_json({"objective": objective.name, "policy": policy, **rates})
 
 
 APP = single(
