@@ -22,9 +22,13 @@ from langchain_metaaligner.cli.terminal import print_json
 def bulk(
     source: Annotated[
         str,
-        typer.Argument(help="A .jsonl, .csv, .tsv or .parquet file; - is standard input."),
+        typer.Argument(
+            metavar="SOURCE", help="A .jsonl, .csv, .tsv or .parquet file; - is standard input."
+        ),
     ],
-    out: Annotated[Path, typer.Argument(help="The file to write; its name says of which kind.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The file to write; its name says of which kind.")
+    ],
     objectives: ObjectivesFlag = None,
     columns: Annotated[
         list[str] | None,

@@ -18,8 +18,10 @@ _ROWS = "A file of rows with a context and an answer"
 
 @with_aligner_flags
 def calibrate(
-    good: Annotated[str, typer.Argument(help=f"{_ROWS} that should stay as it is.")],
-    bad: Annotated[str, typer.Argument(help=f"{_ROWS} that should be edited.")],
+    good: Annotated[
+        str, typer.Argument(metavar="GOOD", help=f"{_ROWS} that should stay as it is.")
+    ],
+    bad: Annotated[str, typer.Argument(metavar="BAD", help=f"{_ROWS} that should be edited.")],
     objectives: ObjectivesFlag = None,
     most_spoilt: Annotated[
         float,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,9 +19,9 @@ from langchain_metaaligner.cli.progress import progress
 from langchain_metaaligner.cli.running import Debug, Json, resumable
 from langchain_metaaligner.cli.terminal import console, print_json
 from langchain_metaaligner.errors import GateError
-from langchain_metaaligner.evaluation import gate
-from langchain_metaaligner.evaluation.evaluation import evaluate as measure
-from langchain_metaaligner.evaluation.results import EvaluationResult
+
+if TYPE_CHECKING:
+    from langchain_metaaligner.evaluation.results import EvaluationResult
 
 
 @with_aligner_flags
@@ -29,6 +29,7 @@ def evaluate(
     rows: Annotated[
         str,
         typer.Argument(
+            metavar="ROWS",
             help="A .jsonl, .csv or .parquet file, or a data set on the hub. A row has a context"
             " and an answer, and may have edited, reference and policy.",
         ),
@@ -95,6 +96,8 @@ def evaluate(
     Interrupted, it goes on where it was if it is repeated with the same --out.
     """
     demands = _demands(fail_under or ())
+    from langchain_metaaligner.evaluation import evaluate as measure
+
     advice = "Repeat the command to go on." if out else "With --out, nothing would be lost."
     show = partial(_show, as_json=json, junit=junit, demands=demands, baseline=baseline)
     try:
@@ -146,6 +149,8 @@ def _show(
     baseline: Path | None,
 ) -> None:
     if junit is not None:
+        from langchain_metaaligner.evaluation import gate
+
         before = None if baseline is None else type(result).from_jsonl(baseline)
         gate.junit(junit, result, demands, before)
     if not as_json:

@@ -73,7 +73,9 @@ def models(context: typer.Context, json: Json = False, _debug: Debug = False) ->
 
 @APP.command(cls=Command, epilog="metaaligner models gguf embedded --dtype q8_0 --out a.gguf")
 def gguf(
-    model: Annotated[str, typer.Argument(help="Hub id or folder of the aligner, or 'embedded'.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Hub id or folder of the aligner, or 'embedded'.")
+    ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
     adapter: Annotated[
         str | None, typer.Option(metavar="ADAPTER", help="Hub id or folder of its adapter.")

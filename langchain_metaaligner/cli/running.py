@@ -194,7 +194,7 @@ def as_flags(message: str) -> str:
 
     names = "|".join(sorted({*AlignerOptions.model_fields, *_OWN}, key=len, reverse=True))
     message = re.sub(r"(?<![\w.-])(\w+)=\{(?=['\"])([^{}]*)\}", _as_pairs, message)
-    return re.sub(rf"(?<![\w.-])(?P<name>{names})={_VALUE}", _as_flag, message)
+    return re.sub(rf"(?<![\w.?&-])(?P<name>{names})={_VALUE}", _as_flag, message)
 
 
 def _as_flag(found: re.Match[str]) -> str:

@@ -22,7 +22,9 @@ _SETTINGS = [
 def train(
     source: Annotated[
         str,
-        typer.Argument(help="A .jsonl, .csv or .parquet file, or a data set on the hub."),
+        typer.Argument(
+            metavar="SOURCE", help="A .jsonl, .csv or .parquet file, or a data set on the hub."
+        ),
     ],
     base: Annotated[
         str,
