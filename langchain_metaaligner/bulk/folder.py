@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -238,16 +238,15 @@ def _lock(path: Path) -> int:
 
 def _take(opened: int) -> bool:
     """Lock an open file without waiting, and say whether that was possible."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        lock: Callable[[], None] = lambda: msvcrt.locking(opened, msvcrt.LK_NBLCK, 1)  # noqa: E731
-    else:
-        import fcntl
-
-        lock = lambda: fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # noqa: E731
     try:
-        lock()
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(opened, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK):
             return False

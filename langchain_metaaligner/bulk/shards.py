@@ -144,13 +144,12 @@ class _JsonShards(Shards):
 
     def _to_csv(self, shards: Sequence[Path], file: BinaryIO) -> None:
         columns = self._columns(shards)
-        text = io.TextIOWrapper(file, "utf-8", errors="replace", newline="", write_through=True)
-        write = csv.writer(text, delimiter=DELIMITERS[self._out.name], lineterminator="\n")
-        write.writerow(columns)
+        delimiter = DELIMITERS[self._out.name]
+        file.write(_csv(columns, delimiter) + b"\n")
         for line in _lines(shards):
             fields = _written_fields(line.decode())
-            write.writerow([_cell(fields.get(name)) for name in columns])
-        text.detach()
+            cells = [_cell(fields.get(name)) for name in columns]
+            file.write(_csv(cells, delimiter) + b"\n")
 
     def _to_parquet(self, shards: Sequence[Path], file: BinaryIO) -> None:
         pa = arrow()
@@ -184,10 +183,8 @@ class _CsvShards(Shards):
         return b"".join(self._line(row.raw, list(added.values())) for row, added in rows)
 
     def _line(self, raw: bytes, cells: Sequence[Any]) -> bytes:
-        text = io.StringIO(newline="")
-        write = csv.writer(text, delimiter=self._delimiter, lineterminator="")
-        write.writerow([one if isinstance(one, str) else as_json(one) for one in cells])
-        more = text.getvalue().encode(errors="replace")
+        texts = [one if isinstance(one, str) else as_json(one) for one in cells]
+        more = _csv(texts, self._delimiter)
         return b"%b%b%b%b" % (raw, self._delimiter.encode(), more, self._ending)
 
     def _join(self, shards: Sequence[Path], file: BinaryIO) -> None:
@@ -261,6 +258,14 @@ class _ParquetFile:
         if self._tables:
             self._writer.write_table(arrow().concat_tables(self._tables))
             self._tables.clear()
+
+
+def _csv(cells: Sequence[str], delimiter: str) -> bytes:
+    """Write cells as a line of CSV, without its end."""
+    text = io.StringIO(newline="")
+    # The csv module quotes a cell with a character of the end of its lines, and no other end.
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
+    return text.getvalue()[:-2].encode(errors="replace")
 
 
 def _copy(shards: Sequence[Path], file: BinaryIO) -> None:

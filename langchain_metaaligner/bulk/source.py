@@ -79,9 +79,14 @@ class _Record(NamedTuple):
 class Source(ABC):
     """A file of rows.
 
-    Attributes:
+    Args:
+        path: The file.
+        file: The file, opened.
         name: Its name in places and messages.
         kind: What it is.
+        size: How much of it to read, in bytes; by default all that is there now.
+
+    Attributes:
         size: How much there was to read when it was opened: bytes of the file.
         columns: The names of its columns, if they are the same for all rows.
         incomplete: Whether the last line was not complete yet when it was read.
@@ -90,10 +95,11 @@ class Source(ABC):
     columns: tuple[str, ...] | None = None
     incomplete: bool = False
 
-    def __init__(self, path: Path, name: str, kind: FileKind, size: int | None = None) -> None:
+    def __init__(
+        self, path: Path, file: BinaryIO, name: str, kind: FileKind, size: int | None
+    ) -> None:
         self.name, self.kind = name, kind
-        self._path = path
-        self._file = path.open("rb")
+        self._path, self._file = path, file
         found = os.fstat(self._file.fileno())
         self._begun = found.st_mtime_ns
         self.size = found.st_size if size is None else size
@@ -147,9 +153,11 @@ class Source(ABC):
 class _Lines(Source):
     """A file of lines, which may be compressed."""
 
-    def __init__(self, path: Path, name: str, kind: FileKind, size: int | None = None) -> None:
-        super().__init__(path, name, kind, size)
-        self._lines = self._file
+    def __init__(
+        self, path: Path, file: BinaryIO, name: str, kind: FileKind, size: int | None
+    ) -> None:
+        super().__init__(path, file, name, kind, size)
+        self._lines: BinaryIO = self._file
         if kind.gzipped:
             self._lines = cast("BinaryIO", gzip.GzipFile(fileobj=self._file))
         self._offset = self._line = 0
@@ -191,10 +199,10 @@ class _Lines(Source):
                 return b""
         with self._reading():
             line = self._lines.readline(most)
-        if not line and not self.kind.gzipped:
+        if len(line) < most and not line.endswith(b"\n") and not self.kind.gzipped:
             msg = (
                 f"{self.name} has become shorter while it was read: it had {self.size:,} bytes, and"
-                f" now ends at {self._offset:,}. What was read is kept. Put the file back, or start"
+                f" now ends at {self._offset + len(line):,}. What was read is kept. Put the file back, or start"
                 " over with resume=False."
             )
             raise BulkError(msg)
@@ -277,8 +285,10 @@ class CsvRows(_Lines):
         header: The header's line, with the end of the line.
     """
 
-    def __init__(self, path: Path, name: str, kind: FileKind, size: int | None = None) -> None:
-        super().__init__(path, name, kind, size)
+    def __init__(
+        self, path: Path, file: BinaryIO, name: str, kind: FileKind, size: int | None
+    ) -> None:
+        super().__init__(path, file, name, kind, size)
         self._seek(Place(self._bom))
         self.header = b""
         self.columns = ()
@@ -286,7 +296,7 @@ class CsvRows(_Lines):
             if record.problem is not None:
                 msg = f"The header of {name} can't be read: {record.problem}."
                 raise BulkError(msg)
-            self.columns, self.header = tuple(record.fields), record.raw
+            self.columns, self.header = tuple(record.fields), _BOM[: self._bom] + record.raw
             break
         self._first = self._place()
         _check_columns(name, self.columns)
@@ -370,13 +380,14 @@ class _Taken(Iterator[str]):
 class ParquetRows(Source):
     """A parquet file."""
 
-    def __init__(self, path: Path, name: str, kind: FileKind, size: int | None = None) -> None:
-        super().__init__(path, name, kind, size)
+    def __init__(
+        self, path: Path, file: BinaryIO, name: str, kind: FileKind, size: int | None
+    ) -> None:
+        super().__init__(path, file, name, kind, size)
         pyarrow = arrow()
         try:
             self._table = pyarrow.parquet.ParquetFile(self._file)
         except (pyarrow.ArrowException, OSError) as error:
-            self._file.close()
             msg = f"{name} can't be read as parquet ({type(error).__name__}). Write it again."
             raise BulkError(msg) from error
         self.schema = self._table.schema_arrow
@@ -415,11 +426,16 @@ class ParquetRows(Source):
         first, last = self._starts[group - 1], self._starts[group]
         before, after = self._bytes[group - 1], self._bytes[group]
         part = (number - first) / max(last - first, 1)
-        return round(self.size * (before + part * (after - before)) / max(self._bytes[-1], 1))
+        return int(self.size * (before + part * (after - before)) / max(self._bytes[-1], 1))
 
 
 _TOO_LONG = f"the row is longer than {_LONGEST // 2**20} MiB"
-_READERS = {"jsonl": JsonLines, "csv": CsvRows, "tsv": CsvRows, "parquet": ParquetRows}
+_READERS: Mapping[str, Callable[[Path, BinaryIO, str, FileKind, int | None], Source]] = {
+    "jsonl": JsonLines,
+    "csv": CsvRows,
+    "tsv": CsvRows,
+    "parquet": ParquetRows,
+}
 
 
 def open_source(path: Path, name: str, kind: FileKind, size: int | None = None) -> Source:
@@ -438,10 +454,15 @@ def open_source(path: Path, name: str, kind: FileKind, size: int | None = None) 
         BulkError: It can't be read as a file of this kind.
     """
     try:
-        return _READERS[kind.name](path, name, kind, size)
+        file = path.open("rb")
     except OSError as error:
         msg = f"{name} can't be read: {error.strerror or error}."
         raise BulkError(msg) from error
+    try:
+        return _READERS[kind.name](path, file, name, kind, size)
+    except BaseException:
+        file.close()
+        raise
 
 
 @contextmanager

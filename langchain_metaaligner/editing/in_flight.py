@@ -13,6 +13,7 @@ from collections.abc import (
     Sequence,
 )
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from functools import partial
 from typing import TypeVar
 
 from langchain_metaaligner.engines.threads import Pool
@@ -59,7 +60,7 @@ def as_completed(
                 except Exception as error:  # noqa: BLE001 - raised when what was read is done
                     ended, broken = True, error
                 if batch:
-                    running[pool.submit(lambda batch=batch: edit(batch))] = number
+                    running[pool.submit(partial(edit, batch))] = number
                     number += len(batch)
             if not running:
                 continue
