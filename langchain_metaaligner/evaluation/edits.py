@@ -66,6 +66,7 @@ class Editing:
         self._aligner, self._objectives = aligner, objectives
         self._contexts, self._kept = contexts, kept
         self._failures = 0
+        self._loaded = False
 
     def of(self, rows: Sequence[EvaluationRow]) -> list[MadeEdit]:
         """The edit of each row, made or given.
@@ -82,6 +83,7 @@ class Editing:
         made = {row.key: edit for row in rows if (edit := self._known(row)) is not None}
         lacking = [row for row in rows if row.key not in made]
         if lacking and self._aligner is not None:
+            self._load()
             items = [(self._contexts[row.key], row.answer, self._objectives) for row in lacking]
             results = self._aligner.align_batch(items, return_exceptions=True)
             for row, result in zip(lacking, results, strict=True):
@@ -91,6 +93,13 @@ class Editing:
                     self._kept.note(f"edit {row.key}", asdict(edit))
                 self._check_alive(edit)
         return [made[row.key] for row in rows]
+
+    def _load(self) -> None:
+        """Load the model once, since what fails there fails for every row."""
+        load = getattr(self._aligner, "load", None)
+        if not self._loaded and load is not None:
+            load()
+        self._loaded = True
 
     def _known(self, row: EvaluationRow) -> MadeEdit | None:
         if row.edited is not None:

@@ -23,7 +23,7 @@ from langchain_metaaligner.evaluation.refusals import refuses
 from langchain_metaaligner.evaluation.results import EvaluationResult
 from langchain_metaaligner.evaluation.rows import GivenRows, read_evaluated_rows
 from langchain_metaaligner.evaluation.storage import ResultsFile
-from langchain_metaaligner.options import cache_key
+from langchain_metaaligner.options import cache_key, given_options
 
 _CHUNK = 32  # rows that are edited and judged together
 
@@ -287,8 +287,7 @@ def _check_extra(report: str | Path | None) -> None:
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         msg = (
-            f"An evaluation needs {', '.join(missing)}:"
-            ' pip install "langchain-metaaligner[eval]".'
+            f'An evaluation needs {", ".join(missing)}: pip install "langchain-metaaligner[eval]".'
         )
         raise EvaluationError(msg)
 
@@ -310,12 +309,12 @@ def _aligner_settings(aligner: Any) -> Mapping[str, Any]:
             " evaluate(rows, aligner=Aligner(), …)."
         )
         raise EvaluationError(msg)
+    known = {"model": str(getattr(aligner, "model_name", type(aligner).__name__))}
     options = getattr(aligner, "options", None)
-    known = {} if options is None else cache_key(options)
-    return {
-        "model": str(getattr(aligner, "model_name", type(aligner).__name__)),
-        **{name: value for name, value in known.items() if name not in ("model", "engine")},
-    }
+    if options is not None:
+        given = set(given_options(options)) - {"model", "engine"}
+        known |= {name: value for name, value in cache_key(options).items() if name in given}
+    return known
 
 
 def _baseline(given: Any) -> EvaluationResult | None:

@@ -20,6 +20,7 @@ FILE = "results.jsonl"
 _HEAD = "evaluation"
 _BEGINS = b'{"evaluation": {'
 _VERSION = 1
+_SHOWN = 160
 
 
 @dataclass(slots=True)
@@ -156,6 +157,10 @@ class ResultsFile:
             self._write(_written_head(self._head))
             return
         found = read_file(path)
+        if not (found.rows or found.others or found.notes):
+            file.truncate(0)
+            self._write(_written_head(self._head))
+            return
         changed = _changed(found.head.settings, self._head.settings)
         if changed:
             msg = (
@@ -376,16 +381,23 @@ def _opened(path: Path) -> IO[bytes]:
     return file
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def _changed(before: Any, now: Any) -> str:
     """Which settings differ, and how, in words."""
-    parts = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if old != new:
-            parts.append(f"{name} was {_short(old)} and is {_short(new)}")
-    return "; ".join(parts)
+    return "; ".join(
+        f"{name} was {_short(old)} and is {_short(new)}"
+        for name, old, new in _apart("", before, now)
+    )
+
+
+def _apart(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for part in sorted({*before, *now}):
+            inside = f"{name}.{part}" if name else part
+            yield from _apart(inside, before.get(part), now.get(part))
+    elif before != now:
+        yield name, before, now
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 160 else f"{text[:159]}…"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

@@ -63,7 +63,10 @@ def loaded_once() -> Iterator[None]:
     [one for path in PAGES if path.name not in SLOW_PAGES for one in blocks_of(path)],
     ids=str,
 )
-def test_a_python_block_runs_as_it_is(block: Block) -> None:
+def test_a_python_block_runs_as_it_is(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     block.run()
 
 
