@@ -578,7 +578,8 @@ class ReplyOptions(AlignerOptions):
     on_edit: Annotated[Any, Effect.NEITHER, Static("Callable[[Alignment], object] | None")] = Field(
         default=None, exclude=True
     )
-    """A function that is called with the `Alignment` of each edit or failure."""
+    """A function that is called with the `Alignment` of each edit or failure; `EditRecords` writes
+    them to a file."""
 
 
 def parse_load_options(given: Mapping[str, Any], engine: str = "local") -> LoadOptions:
