@@ -107,6 +107,7 @@ def evaluate(
     gate.check_demands(fail_under, [one.name for one in goals])
     people = None if human_pairs is None else read_human_pairs(human_pairs, objectives=goals)
     given = read_evaluated_rows(rows, has_aligner=aligner is not None)
+    gate.check_demands(fail_under, [one.name for one in goals], [row.policy for row in given.rows])
     needs_aligner = any(row.edited is None for row in given.rows)
     settings = {
         "objectives": {one.name: one.description for one in goals},

@@ -51,6 +51,7 @@ class Rates:
             them leans either way.
         length_controlled: The win rate at equal length, where a tie counts half, so that no
             preference is ½: see `length_control.py`. `None` if none is judged.
+        length_note: Why that rate can't be trusted; `None` if nothing speaks against it.
     """
 
     judged: int
@@ -67,6 +68,7 @@ class Rates:
     net_interval: Interval
     sign_test: float
     length_controlled: float | None
+    length_note: str | None
 
 
 def rates(
@@ -105,6 +107,7 @@ def rates(
         net_interval=net_interval(points, groups),
         sign_test=sign_test(points, groups),
         length_controlled=None if controlled is None else controlled.rate,
+        length_note=None if controlled is None else controlled.note,
     )
 
 
@@ -144,11 +147,11 @@ def share_interval(hits: Sequence[bool], groups: Sequence[str]) -> Interval:
     return wilson(share * enough, enough)
 
 
-def net_interval(points: Sequence[int], groups: Sequence[str]) -> Interval:
-    """Interval of wins less losses, as a share of all.
+def net_interval(points: Sequence[float], groups: Sequence[str]) -> Interval:
+    """Interval of a mean of points, such as wins less losses as a share of all.
 
     Args:
-        points: 1, 0 or -1 for each case.
+        points: 1, 0 or -1 for each case, or something between.
         groups: The conversation of each case.
 
     Returns:
@@ -156,14 +159,12 @@ def net_interval(points: Sequence[int], groups: Sequence[str]) -> Interval:
     """
     if not points:
         return -1.0, 1.0
-    scale = independent(points, groups) / len(points)
-    wins, losses, count = (
-        scale * points.count(1),
-        scale * points.count(-1),
-        scale * len(points) + 2,
-    )
-    middle = (wins - losses) / count
-    half = _Z * math.sqrt((wins + losses + 1) / count - middle**2) / math.sqrt(count)
+    enough = independent(points, groups)
+    mean, square = (sum(one**power for one in points) / len(points) for power in (1, 2))
+    # Two more cases, one of them without a difference: Agresti and Min 2005.
+    count = enough + 2
+    middle = enough * mean / count
+    half = _Z * math.sqrt(((enough * square + 1) / count - middle**2) / count)
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 
