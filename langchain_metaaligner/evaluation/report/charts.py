@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 MOST_POINTS = 400
-MOST_COMPARED = 2000
+MOST_COMPARED = 1000
 
 # Narrow enough for a phone: a chart that shrinks to fit has labels that nobody can read.
 _WIDTH, _HEIGHT, _ROW = 250, 150, 34
