@@ -36,6 +36,14 @@ def evaluate(
     ],
     judge: Annotated[str, typer.Option(metavar="JUDGE", help=judges.WORDS)],
     objectives: ObjectivesFlag = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="rows|pairs|completions|authors|langsmith",
+            help="What the rows are, if they were made for something else: preference pairs, rated"
+            " completions, the authors' files, LangSmith's exports.",
+        ),
+    ] = None,
     second_judge: Annotated[
         str | None,
         typer.Option(metavar="JUDGE", help="Another one, with which the judge is compared."),
@@ -63,7 +71,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME=X",
-            help="The least win rate of an objective; missed, the exit code is 3. Repeat it for"
+            help="A value that must be reached, or the exit code is 3: harmlessness=0.6 is a win"
+            " rate, unchanged=0.5 a share, 'over_refusal<=0.02' the most that may be. Repeat it for"
             " several.",
         ),
     ] = None,
@@ -97,13 +106,18 @@ def evaluate(
     """
     demands = _demands(fail_under or ())
     from langchain_metaaligner.evaluation import evaluate as measure
+    from langchain_metaaligner.evaluation import read_evaluation_rows
 
+    given: Any = rows
+    if format is not None:
+        given = read_evaluation_rows(rows, format)  # type: ignore[arg-type]  # it checks
+        typer.echo(given.report(), err=True)
     advice = "Repeat the command to go on." if out else "With --out, nothing would be lost."
     show = partial(_show, as_json=json, junit=junit, demands=demands, baseline=baseline)
     try:
         with resumable(advice), progress() as tell:
             result = measure(
-                rows,
+                given,
                 objectives=objectives or DEFAULT,
                 judge=find_judge(judge, option="--judge"),
                 aligner=make_aligner(options) if options else None,

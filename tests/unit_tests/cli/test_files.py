@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from langchain_metaaligner import GateError
 from tests.unit_tests.cli.engines import ENGINE
 from tests.unit_tests.training.rows import preference_rows
 
@@ -99,22 +98,35 @@ def test_evaluate_edits_rows_only_with_an_aligner_that_was_named(metaaligner, pa
 
 
 @needs_scipy
-def test_a_missed_gate_shows_the_result_and_is_exit_code_3(metaaligner, pairs, monkeypatch):
-    from langchain_metaaligner import evaluation
+def test_evaluate_reads_data_that_were_made_for_something_else(metaaligner, pairs):
+    write(pairs, [{"prompt": "Hi?", "chosen": "Hello!", "rejected": "a stupid reply"}])
+    run = ("evaluate", pairs, *JUDGE, "--engine", ENGINE, "--json")
+    done = metaaligner(*run, "--format", "pairs")
+    assert json.loads(done.out)["wins"] == 1
+    assert "1 rows for evaluation" in done.err
+    done = metaaligner(*run, "--format", "books")
+    assert done.code == 1
+    assert "There is no format 'books'" in done.err
 
-    measure = evaluation.evaluate
 
-    def missed(*args, fail_under, **options):
-        assert fail_under == {"humour": 0.9, "net": 0.5}
-        result = measure(*args, **options)
-        raise GateError("humour was demanded\nnet was demanded", result=result)
-
-    monkeypatch.setattr(evaluation, "evaluate", missed)
-    demands = ("--fail-under", "humour=0.9", "--fail-under", "net=0.5")
-    done = metaaligner("evaluate", pairs, *JUDGE, *demands)
+@needs_scipy
+def test_a_missed_gate_shows_the_result_and_is_exit_code_3(metaaligner, pairs, tmp_path):
+    junit = tmp_path / "junit.xml"
+    run = ("evaluate", pairs, *JUDGE, "--junit", junit, "--report", tmp_path / "page.html")
+    demands = ("--fail-under", "humour=0.9", "--fail-under", "unchanged=0.5")
+    done = metaaligner(*run, *demands)
     assert done.code == 3
     assert "judged pairs" in done.out
-    assert "error: humour was demanded net was demanded\n" in done.err
+    [line] = [one for one in done.err.splitlines() if one.startswith("error: ")]
+    assert "unchanged" in line
+    assert 'failures="1"' in junit.read_text(encoding="utf-8")
+    assert (tmp_path / "page.html").exists()
+    done = metaaligner(*run, "--fail-under", "over_refusal<=0.1")
+    assert done.code == 0
+    assert 'failures="0"' in junit.read_text(encoding="utf-8")
+    done = metaaligner(*run, "--fail-under", "humor_=0.1")
+    assert done.code == 1
+    assert "Traceback" not in done.err
 
 
 @needs_scipy
