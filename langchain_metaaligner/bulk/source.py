@@ -202,8 +202,8 @@ class _Lines(Source):
         if len(line) < most and not line.endswith(b"\n") and not self.kind.gzipped:
             msg = (
                 f"{self.name} has become shorter while it was read: it had {self.size:,} bytes, and"
-                f" now ends at {self._offset + len(line):,}. What was read is kept. Put the file back, or start"
-                " over with resume=False."
+                f" now ends at {self._offset + len(line):,}. What was read is kept. Put the file"
+                " back, or start over with resume=False."
             )
             raise BulkError(msg)
         return self._count(line)
