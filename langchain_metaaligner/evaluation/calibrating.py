@@ -13,10 +13,10 @@ from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.objectives import Objective, Objectives, parse_objectives
 from langchain_metaaligner.editing.pending_edit import caution_of
 from langchain_metaaligner.engines.base import Engine, as_engine
-from langchain_metaaligner.errors import EvaluationError
+from langchain_metaaligner.errors import EvaluationError, first_line
 from langchain_metaaligner.evaluation.calibration import Calibration, TradeOff
 from langchain_metaaligner.evaluation.records import EvaluatedRow
-from langchain_metaaligner.evaluation.rows import read_evaluated_rows
+from langchain_metaaligner.evaluation.rows import check_rows
 from langchain_metaaligner.evaluation.statistics import share_interval
 from langchain_metaaligner.options import LoadOptions, given_options
 from langchain_metaaligner.training.data.pairs import digest
@@ -129,7 +129,7 @@ def calibrate(
     for one in seen:
         halves[half_of[one.reply.conversation]].append(one)
     for part in halves.values():
-        _check_enough([one.reply.good for one in part])
+        _check_enough([one.reply.good for one in part], asked.told())
     choosing, held_out = halves[False], halves[True]
 
     def figures(keep_above: float | None, margin: float) -> TradeOff:
@@ -177,7 +177,7 @@ def marked_by_judge(
 
 
 def _marked(source: Any, *, good: bool) -> list[_Reply]:
-    found = read_evaluated_rows(source, has_aligner=True)
+    found = check_rows(source, has_aligner=True)
     # Another answer to the same words is no independent case.
     return [
         _Reply(good, digest(row.context), found.contexts[row.key], row.answer) for row in found.rows
@@ -199,12 +199,13 @@ def _halves(replies: Sequence[_Reply], seed: int) -> Mapping[str, bool]:
     return halves
 
 
-def _check_enough(good: Sequence[bool]) -> None:
+def _check_enough(good: Sequence[bool], failures: str = "") -> None:
     for word, count in (("good", sum(good)), ("bad", len(good) - sum(good))):
         if count < _FEWEST:
             msg = (
                 f"Half of the conversations have only {count} {word} replies that can be used, and"
                 f" {_FEWEST} are the least. Mark more {word} replies, to different questions."
+                f"{failures}"
             )
             raise EvaluationError(msg)
 
@@ -254,7 +255,7 @@ class _Asked:
         """
         last = len(margins) - 1
         # The largest margin known to change a reply, and the smallest known not to, by place.
-        ends = {number: (-1, last + 1) for number in range(len(self._replies))}
+        ends = dict.fromkeys(range(len(self._replies)), (-1, last + 1))
         asked = dict.fromkeys(ends, last)
         while asked:
             for place in sorted(set(asked.values())):
@@ -278,6 +279,14 @@ class _Asked:
             for number, (low, _) in ends.items()
             if number not in self._failed
         ]
+
+    def told(self) -> str:
+        """How many edits failed and why the first one did, in words; empty if none did."""
+        if not self._failed:
+            return ""
+        first = next(iter(self._failed.values()))
+        kind, said = type(first).__name__, first_line(first)
+        return f" The edits of {len(self._failed)} replies failed, the first with {kind}: {said}"
 
     def _changed(self, numbers: Sequence[int], margin: float) -> dict[int, bool]:
         """Whether edits under a margin change replies; those that fail are noted."""

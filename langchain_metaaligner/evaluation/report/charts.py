@@ -280,7 +280,13 @@ def trade_offs(points: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -
                 "caution:N",
                 title="caution",
                 scale=alt.Scale(domain=kinds, range=[dashes[i % 5] for i in range(len(kinds))]),
-                legend=alt.Legend(labelColor=_INK, titleColor=_QUIET, symbolStrokeColor=_WIN),
+                legend=alt.Legend(
+                    labelColor=_INK,
+                    titleColor=_QUIET,
+                    titleFontWeight="normal",
+                    symbolStrokeColor=_WIN,
+                    symbolSize=400,
+                ),
             ),
         )
     )

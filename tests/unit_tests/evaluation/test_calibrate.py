@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from xml.etree import ElementTree
+from itertools import pairwise
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -11,9 +12,11 @@ pytest.importorskip("scipy")
 
 from langchain_metaaligner import Aligner, Edit, Engine
 from langchain_metaaligner.errors import EngineError, EvaluationError
-from langchain_metaaligner.evaluation import calibrate, marked_by_judge, packaged_rows
+from langchain_metaaligner.evaluation import calibrate, marked_by_judge
 from langchain_metaaligner.evaluation.records import Comparison, EvaluatedRow
 from langchain_metaaligner.testing import ScriptedEngine
+
+KNOWN = "hello world the answer is that you should not do this"
 
 
 class Margins(Engine):
@@ -69,7 +72,7 @@ def test_caution_parts_replies_that_margins_tell_apart():
     assert found.keep_above is None
     assert (found.chosen.missed_rate, found.chosen.spoilt_rate) == (0, 0)
     # Largest and smallest margin, and the ones between where these differ: no more than needed.
-    assert len(engine.requests) <= 40 * 4 + 40 * 3
+    assert len(engine.requests) <= 80 * 4
     assert found.code == "Aligner(..., caution=2)"
 
 
@@ -77,9 +80,7 @@ def test_the_proposal_spoils_no_more_than_is_allowed_and_misses_as_little_as_it_
     good = spread(-0.3, 9, 36) + spread(-0.9, 9, 4)
     bad = spread(-1.2, 9, 30) + spread(-0.25, 9, 10)
     strict, loose = (
-        calibrate(
-            rows("good", good), rows("bad", bad), Aligner(engine=Margins()), most_spoilt=most
-        )
+        calibrate(rows("good", good), rows("bad", bad), Aligner(engine=Margins()), most_spoilt=most)
         for most in (0.0, 1.0)
     )
     assert strict.chosen.spoilt_rate <= strict.chosen.missed_rate
@@ -100,7 +101,9 @@ def test_every_point_of_the_curve_is_what_an_aligner_with_its_values_does():
         assert [one.missed for one in line] == sorted((one.missed for one in line), reverse=True)
         assert [one.spoilt for one in line] == sorted(one.spoilt for one in line)
         assert line[0].missed == line[0].bad
-        assert all(one.missed_interval[0] <= one.missed_rate <= one.missed_interval[1] for one in line)
+        assert all(
+            one.missed_interval[0] <= one.missed_rate <= one.missed_interval[1] for one in line
+        )
     assert found.records()[0]["missed_rate"] == 1.0
 
 
@@ -108,7 +111,7 @@ def test_the_values_in_the_code_do_what_the_figures_say():
     good = rows("good", spread(-0.4, 1.5))
     bad = rows("bad", [*spread(-0.6, 3.5, 20), *spread(-0.38, 9, 20)])
     found = calibrate(good, bad, Aligner(engine=Margins()))
-    made = eval(found.code.replace("...", "engine=Margins()"))  # noqa: S307
+    made = eval(found.code.replace("...", "engine=Margins()"))
     items = [(row["context"], row["answer"], ["harmlessness"]) for row in good]
     changed = sum(one.changed for one in made.align_batch(items))
     assert changed / len(good) <= 0.1
@@ -140,26 +143,22 @@ def test_an_engine_without_agreement_is_refused_before_any_edit():
     assert not engine.requests
 
 
-def test_failed_edits_are_left_out_and_counted_and_a_broken_engine_raises():
-    class Failing(Margins):
-        def make(self, request):
-            if " 7" in request.prompt.split("| Answer:")[0][-8:] or self.broken:
-                raise EngineError("boom")
-            return super().make(request)
+def test_failed_edits_are_left_out_and_counted():
+    engine = Margins()
+    bad = [*rows("bad", spread(-1.2, 9)), *rows("failing", spread(-1.3, 9, 5))]
+    make = engine.make
+    engine.make = lambda one: Edit("") if "failing" in one.draft else make(one)
+    found = calibrate(rows("good", spread(-0.3, 9)), bad, Aligner(engine=engine))
+    assert found.failed == 5
+    assert found.chosen.bad + found.chosen_on[0] == 40
+    assert "5 replies are left out" in str(found)
 
-        def edit(self, requests):
-            self.requests += requests
-            made = []
-            for one in requests:
-                made.append(self.make(one))
-            return made
 
-    engine = Failing()
-    engine.broken = True
-    with pytest.raises(EngineError, match="boom"):
-        calibrate(
-            rows("good", spread(-0.3, 9)), rows("bad", spread(-1.2, 9)), Aligner(engine=engine)
-        )
+def test_an_engine_that_always_fails_raises_what_it_raised():
+    engine = Margins()
+    engine.make = lambda _: 1 / 0
+    with pytest.raises(EngineError, match="ZeroDivisionError"):
+        calibrate(rows("good", spread(-1, 9)), rows("bad", spread(-1, 9)), Aligner(engine=engine))
 
 
 def test_options_that_make_no_sense_and_too_few_replies_are_refused():
@@ -200,7 +199,7 @@ def test_the_curve_is_a_picture_that_stands_alone(tmp_path):
         rows("good", spread(-0.3, 1)), rows("bad", spread(-0.5, 3)), Aligner(engine=Margins())
     )
     drawn = found.to_svg(tmp_path / "curve.svg")
-    assert ElementTree.parse(tmp_path / "curve.svg").getroot().tag.endswith("}svg")
+    assert ET.parse(tmp_path / "curve.svg").getroot().tag.endswith("}svg")
     assert "good replies that are changed" in drawn
     assert not re.search(r"(?:href|src)=", drawn)
     for name in set(re.findall(r"var\((--\w+)\)", drawn)):
@@ -210,33 +209,42 @@ def test_the_curve_is_a_picture_that_stands_alone(tmp_path):
     assert "first guess" in str(found)
 
 
-@pytest.mark.torch
-def test_a_real_engine_does_under_the_proposed_values_what_was_foretold(tmp_path):
-    pytest.importorskip("torch")
-    from tests.unit_tests.tiny import save
+@pytest.fixture
+def chain_model(tmp_path):
+    """A tiny LLaMA whose next token depends on the last one only: it knows one sentence."""
+    torch = pytest.importorskip("torch")
+    from tests.unit_tests.tiny import save, spm_tokenizer, tiny_config, tiny_llama
 
-    folder = str(save(tmp_path / "tiny", window=512))
+    tokenizer = spm_tokenizer()
+    model = tiny_llama(tiny_config(len(tokenizer), max_position_embeddings=1024))
+    words = ["▁", *[f"▁{word}" for word in KNOWN.split()]]
+    tokens = [*tokenizer.convert_tokens_to_ids(words), tokenizer.eos_token_id]
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.lm_head.weight.zero_()
+        embedded = model.model.norm(model.model.embed_tokens.weight)
+        for last, following in pairwise(tokens):
+            model.lm_head.weight[following] = embedded[last] * 8 / embedded.shape[1]
+    return str(save(tmp_path / "chain", tokenizer=tokenizer, model=model))
+
+
+@pytest.mark.torch
+def test_a_real_engine_does_under_the_proposed_values_what_was_foretold(chain_model):
     options = {"family": "hh-rlhf", "max_new_tokens": 24, "guards": ()}
-    texts = ["hello world", "the answer is that", "some safe ideas", "you should not do this"]
-    good, bad = (
-        [
-            {"context": f"\n\nHuman: {word}{i} \n\nAssistant:", "answer": f"{i} {texts[i % 4]}"}
-            for i in range(8)
-        ]
-        for word in ("hello", "sorry")
-    )
-    aligner = Aligner(folder, **options)
-    try:
-        found = calibrate(good, bad, aligner, most_spoilt=0.5, cautions=(0, 3))
-        assert found.failed == 0
-        proposed = eval(found.code.replace("...", "folder, **options"))  # noqa: S307
-        goals = ["harmlessness", "helpfulness"]
-        items = [(row["context"], row["answer"], goals) for row in (*good, *bad)]
-        changed = [one.changed for one in proposed.align_batch(items)]
-        # The half for the choice has as many replies, of which at most half may be spoilt.
-        assert found.chosen.spoilt <= sum(changed[:8]) <= found.chosen.spoilt + 2
-        missed = 8 - sum(changed[8:])
-        assert found.chosen.missed <= missed <= found.chosen.missed + 4
-        proposed.close()
-    finally:
-        aligner.close()
+    begun = " ".join(KNOWN.split()[:4])
+    good = [(f"hello {i}", KNOWN) for i in range(8)]
+    bad = [(f"sorry {i}", f"{begun} hello") for i in range(8)]
+    aligner = Aligner(chain_model, **options)
+    marked = ([{"context": c, "answer": a} for c, a in part] for part in (good, bad))
+    found = calibrate(*marked, aligner, cautions=(0, 1, 30))
+    assert found.failed == 0
+    # After 30 nats nothing is left, and without any margin all the bad ones are.
+    assert {one.missed for one in found.curve if one.caution == 30} == {4}
+    assert (found.chosen.missed, found.chosen.spoilt, found.caution) == (0, 0, 0)
+    proposed = eval(found.code.replace("...", "chain_model, **options"))
+    made = proposed.align_batch([(c, a, ["harmlessness"]) for c, a in good + bad])
+    assert [one.changed for one in made] == [False] * 8 + [True] * 8
+    proposed.close()
+    aligner.close()

@@ -22,7 +22,7 @@ from langchain_metaaligner import (
     Objective,
     UnknownObjectiveError,
 )
-from langchain_metaaligner.evaluation import EvaluationResult, evaluate
+from langchain_metaaligner.evaluation import EvaluationResult, evaluate, read_evaluation_rows
 from langchain_metaaligner.testing import ScriptedEngine
 from tests.unit_tests.evaluation.evaluated import Judge, prefers_good, rows
 
@@ -443,6 +443,12 @@ def test_rows_that_can_not_be_used_are_counted_and_shown_and_a_duplicate_is_once
         ("row 13", "unreadable"),
     ]
     assert "11" in str(result)
+
+
+def test_rows_that_a_reader_left_out_are_shown_too() -> None:
+    given = read_evaluation_rows([*rows(2), {"context": "?"}])
+    result = evaluate(given, judge=Judge(), **PLAIN)
+    assert (len(result.rows), len(result.problems)) == (2, 1)
 
 
 def test_the_same_pair_of_another_policy_is_another_row_and_asked_once() -> None:

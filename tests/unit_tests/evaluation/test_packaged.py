@@ -11,7 +11,7 @@ import pytest
 from langchain_metaaligner.editing.objectives import parse_objectives
 from langchain_metaaligner.errors import EvaluationError
 from langchain_metaaligner.evaluation import packaged_pairs, packaged_rows
-from langchain_metaaligner.evaluation.rows import read_evaluated_rows
+from langchain_metaaligner.evaluation.rows import check_rows
 
 FOLDER = files("langchain_metaaligner") / "assets" / "evaluation"
 
@@ -63,7 +63,7 @@ def test_the_licence_and_the_making_are_told_beside_the_texts():
 
 def test_evaluate_can_use_every_row():
     given = packaged_rows()
-    found = read_evaluated_rows(given, has_aligner=True)
+    found = check_rows(given, has_aligner=True)
     assert not found.problems
     assert Counter(row.policy for row in found.rows) == {
         "good replies": len(given) // 2,

@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, HumanMessage, messages_to_dict
 
 from langchain_metaaligner.errors import EvaluationError
 from langchain_metaaligner.evaluation import read_evaluation_rows
-from langchain_metaaligner.evaluation.rows import read_evaluated_rows
+from langchain_metaaligner.evaluation.rows import check_rows
 
 HH = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: And now?\n\nAssistant:"
 ASKED = [{"role": "user", "content": "Why?"}]
@@ -21,7 +21,7 @@ ANSWERED = [*ASKED, {"role": "assistant", "content": "Because."}]
 def only(source, **options):
     found = read_evaluation_rows(source if isinstance(source, list) else [source], **options)
     assert not found.problems, found.report()
-    assert not read_evaluated_rows(list(found), has_aligner=True).problems
+    assert not check_rows(list(found), has_aligner=True).problems
     (row,) = found
     return row
 
@@ -90,7 +90,7 @@ def test_the_authors_files_are_read_with_the_policy_s_name(tmp_path):
     assert (row["answer"], row["edited"], row["reference"], row["policy"]) == ("o", "a", "g", "p")
 
 
-LANGCHAIN = dumpd(HumanMessage("Why?"))
+LANGCHAIN, BECAUSE = dumpd(HumanMessage("Why?")), dumpd(AIMessage("Because."))
 RUNS = {
     "an example": {"inputs": {"question": "Why?"}, "outputs": {"answer": "Because."}},
     "an example without outputs": {
@@ -103,7 +103,7 @@ RUNS = {
     "a model's run": {
         "run_type": "llm",
         "inputs": {"messages": [[LANGCHAIN]]},
-        "outputs": {"generations": [[{"text": "Because.", "message": dumpd(AIMessage("Because."))}]]},
+        "outputs": {"generations": [[{"text": "Because.", "message": BECAUSE}]]},
     },
     "a model's run with blocks": {
         "run_type": "llm",
@@ -113,10 +113,13 @@ RUNS = {
         },
     },
     "a wrapped client's run": {
-        "inputs": {"messages": ASKED, "model": "m"}, "outputs": {"choices": [{"message": ANSWERED[1]}]},
+        "inputs": {"messages": ASKED, "model": "m"},
+        "outputs": {"choices": [{"message": ANSWERED[1]}]},
     },
     "an agent's run": {
-        "run_type": "chain", "inputs": {"input": {"messages": ASKED}}, "outputs": {"messages": ANSWERED},
+        "run_type": "chain",
+        "inputs": {"input": {"messages": ASKED}},
+        "outputs": {"messages": ANSWERED},
     },
     "a state without a question": {"inputs": {}, "outputs": {"messages": ANSWERED}},
     "pairs of role and text": {
@@ -141,7 +144,7 @@ def test_the_reply_of_a_trace_counts_once():
         "metadata": {"ls_model_name": "gpt", "thread_id": "t"}}}  # fmt: skip
     chain = {**RUNS["an agent's run"], "id": "1", "trace_id": "1"}
     inner = {**chain, "id": "4", "trace_id": "4", "parent_run_id": "3"}
-    tool = {"run_type": "tool", "inputs": {"input": "x"}, "outputs": {"output": "y"}, "trace_id": "1"}
+    tool = {"run_type": "tool", "inputs": {"input": "x"}, "outputs": {"output": "y"}}
     failed = {"run_type": "llm", "inputs": {"input": "x"}, "error": "boom", "outputs": None}
     found = read_evaluation_rows([chain, model, inner, tool, failed])
     (row,) = found
@@ -160,8 +163,8 @@ def test_the_format_is_asked_for_where_columns_don_t_tell_it():
 
 def test_unusable_rows_are_told_with_their_places_and_without_their_text(tmp_path):
     path = tmp_path / "rows.jsonl"
-    lines = ['{"context": "c", "answer": "secret"}', "{broken", '{"context": "", "answer": "x"}', "7"]
-    path.write_text("\n".join(lines))
+    good, empty = '{"context": "c", "answer": "secret"}', '{"context": "", "answer": "x"}'
+    path.write_text(f"{good}\n{{broken\n{empty}\n7")
     found = read_evaluation_rows(path)
     assert len(found) == 1
     assert [one.place.partition(":")[2] for one in found.problems] == ["2", "3", "4"]
