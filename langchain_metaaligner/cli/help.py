@@ -38,7 +38,7 @@ class _Sections:
     """Writes options under the titles of their panels, and examples as they are."""
 
     epilog: str | None
-    get_params: Callable[[Any], Sequence[Any]]
+    get_params: Any
 
     def make_context(self, *args: Any, **given: Any) -> Any:
         """Make the context, with the width of the terminal."""

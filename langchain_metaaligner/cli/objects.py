@@ -28,6 +28,7 @@ def find_object(name: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    found: Any
     try:
         found = import_module(named["module"])
     except ModuleNotFoundError as error:
