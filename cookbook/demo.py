@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from langchain_core.language_models import FakeListChatModel
@@ -13,6 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from langchain_metaaligner import Aligner, Alignment, MetaAlignerRunnable
+from langchain_metaaligner.cli.terminal import under_way, word_diff
 
 
 @dataclass(frozen=True)
@@ -49,32 +49,13 @@ CASES = (
 console = Console(highlight=False, width=min(Console().width, 100))
 
 
-def word_diff(alignment: Alignment) -> Text:
-    """Shows removed text red and struck out, new text green; without colours, [-…-] and {+…+}."""
-    coloured = console.is_terminal and not console.no_color
-    looks = {
-        "equal": ("{}", ""),
-        "delete": ("[-{}-]", "red strike"),
-        "insert": ("{{+{}+}}", "green"),
-    }
-    shown = Text()
-    for op, text in alignment.diff():
-        marks, style = looks[op]
-        shown.append(text if coloured else marks.format(text), style=style)
-    return shown
-
-
-def under_way(what: str) -> AbstractContextManager[object]:
-    return console.status(what) if console.is_terminal else nullcontext()
-
-
 def main() -> None:
     # The first line below replaces the package's own notice about this model.
     logging.getLogger("langchain_metaaligner").setLevel(logging.ERROR)
     console.print("[bold]The embedded aligner[/]: 135 million parameters, a demo, not a safeguard")
     if not console.is_terminal:
         console.print("loading ...")
-    with under_way("loading"):
+    with under_way(console, "loading"):
         began = time.perf_counter()
         aligner = Aligner().load()
         console.print(f"[dim]loaded in {time.perf_counter() - began:.1f} s[/]")
@@ -88,10 +69,10 @@ def main() -> None:
         console.rule(f"{number}. {case.title}", align="left")
         console.print(Text(f"Question   {case.question}"))
         console.print(Text(f"Objectives {', '.join(case.objectives)}", style="dim"))
-        with under_way("editing"):
+        with under_way(console, "editing"):
             chain.invoke(case.question)
         alignment = seen[-1]
-        console.print(Padding(word_diff(alignment), (1, 2)))
+        console.print(Padding(word_diff(alignment, console), (1, 2)))
         console.print(Text(f"{alignment.status} in {alignment.seconds:.2f} s", style="bold"))
     console.rule()
     console.print(f"Three edits in {sum(one.seconds for one in seen):.1f} s. In your code:")

@@ -152,6 +152,21 @@ def load_engine(model: Any = None, **options: Any) -> Engine:
     return _kind(name).make(name, **options)
 
 
+def kind_of(model: Any = None) -> EngineKind:
+    """Find the kind of engine for a model, without making one.
+
+    Args:
+        model: As for `load_engine`.
+
+    Returns:
+        The kind.
+
+    Raises:
+        CheckpointError: This version has no engine for such a model.
+    """
+    return _kind(_name(model))
+
+
 def check_model(model: Any, options: Mapping[str, Any], asked: Iterable[str] = ()) -> str:
     """Check a model and its options without reading large files.
 

@@ -31,6 +31,7 @@ from langchain_metaaligner.options import AlignerOptions, LoadOptions, ReplyOpti
 from tests import field_reports
 from tests.benchmarks import table as speed
 from tests.pages import PAGES, README, ROOT, SLOW_PAGES, TABLE, Block, blocks_of, with_tables
+from tests.unit_tests.cli import pages as command_line
 from tests.unit_tests.integrations.streams import table as streams
 
 INDEX = ROOT / "docs" / "index.md"
@@ -218,6 +219,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "objectives": objectives_table,
     "servers": servers_table,
     "reply_options": lambda: options_table(ReplyOptions),
+    **command_line.TABLES,
     **speed.TABLES,
     "streams": streams.table,
 }

@@ -1,0 +1,159 @@
+"""The command line as a process: Ctrl-C, closed pipes, completion, a dialogue on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; from langchain_metaaligner.cli import main; sys.exit(main())",
+]
+ENGINE = """
+import sys
+from langchain_metaaligner.testing import ScriptedEngine
+
+def reply(request):
+    if "slow" in request.draft:
+        sys.stderr.write("begun\\n")
+    return request.draft.replace("stupid", "kind")
+
+class Slow(ScriptedEngine):
+    def edit(self, requests):
+        made = super().edit(requests)
+        if any("slow" in one.draft for one in requests):
+            import time
+            time.sleep(60)
+        return made
+
+engine = Slow(reply)
+"""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts the command line in a folder with an engine."""
+    (tmp_path / "mine.py").write_text(ENGINE)
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def begin(*arguments: str, **given: object) -> subprocess.Popen[bytes]:
+        options: dict[str, object] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "cwd": tmp_path,
+            "env": {**os.environ, "PYTHONPATH": str(ROOT)},
+        }
+        processes.append(subprocess.Popen([*COMMAND, *arguments], **{**options, **given}))
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_ctrl_c_in_an_edit_ends_with_one_line(start):
+    process = start("align", "--engine", "mine:engine", "-q", "?", "-a", "slow")
+    assert process.stderr.readline() == b"begun\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err.strip()) == (130, b"", b"interrupted")
+
+
+def test_a_file_goes_on_after_ctrl_c(start, tmp_path):
+    rows = [{"question": "?", "answer": f"stupid {n}"} for n in range(8)]
+    source = tmp_path / "replies.jsonl"
+    source.write_text("\n".join(map(json.dumps, [*rows, {"question": "?", "answer": "slow"}])))
+    run = ["bulk", "replies.jsonl", "edits.jsonl", "--engine", "mine:engine", "--chunk-size", "1"]
+    process = start(*run)
+    assert process.stderr.readline() == b"begun\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"interrupted. What is done is kept" in err
+    assert b"Traceback" not in err
+    (tmp_path / "mine.py").write_text(ENGINE.replace("sleep(60)", "sleep(0)"))
+    process = start(*run, "--json")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert json.loads(out)["resumed"] == 8
+
+
+def test_a_closed_pipe_is_silent(start):
+    rows = b"".join(b'{"question": "?", "answer": "stupid"}\n' for _ in range(2000))
+    process = start("align", "--engine", "mine:engine", "--json", stdin=subprocess.PIPE)
+    process.stdout.close()
+    _, err = process.communicate(rows, timeout=60)
+    assert (process.returncode, err) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("metaaligner al", "align"),
+        ("metaaligner models ", "gguf"),
+        ("metaaligner align --max-new", "--max-new-tokens"),
+        ("metaaligner align -o help", "helpfulness"),
+        ("metaaligner align --spec-type ngram-s", "ngram-simple"),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(start, line, found):
+    process = start(
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "_METAALIGNER_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
+        }
+    )
+    out, err = process.communicate(timeout=30)
+    assert found.encode() in out.split(), (out, err)
+
+
+def test_a_dialogue_on_a_terminal_is_coloured_and_ends_at_ctrl_d(start):
+    ours, theirs = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    environment |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+    process = start(
+        *("align", "--engine", "mine:engine"),
+        stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = ""
+
+    def until(text: str, times: int = 1) -> None:
+        nonlocal shown
+        end = time.monotonic() + 30
+        while shown.count(text) < times:
+            assert time.monotonic() < end, shown
+            shown += os.read(ours, 4096).decode()
+
+    until("Question")
+    os.write(ours, b"May I?\n\n")
+    until("Reply")
+    os.write(ours, b"No, stupid.\n\n")
+    until("Question", times=2)
+    end = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < end:
+        os.write(ours, b"\x04")  # lost, if the line is not being read yet
+        time.sleep(0.2)
+    assert process.returncode == 0
+    os.close(ours)
+    assert "edited in" in shown
+    assert "\x1b[9;31mstupid" in shown
+    assert "\x1b[32mkind" in shown
