@@ -330,6 +330,10 @@ class LoadOptions(_Options):
     device_map: Annotated[Any, Effect.WEIGHTS] = "auto"
     """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
 
+    tp_plan: Annotated[str | dict[str, str] | None, Effect.WEIGHTS] = None
+    """Split the weights over the GPUs of several processes, which `torchrun` starts and of which
+    each makes the same edits: `auto`, or a plan of transformers. `device_map` stays `auto`."""
+
     revision: Annotated[str | None, Effect.WEIGHTS, TakenBy("local", "llama.cpp")] = None
     """Branch, tag or commit of the checkpoint on the hub."""
 
@@ -574,7 +578,8 @@ class ReplyOptions(AlignerOptions):
     on_edit: Annotated[Any, Effect.NEITHER, Static("Callable[[Alignment], object] | None")] = Field(
         default=None, exclude=True
     )
-    """A function that is called with the `Alignment` of each edit or failure."""
+    """A function that is called with the `Alignment` of each edit or failure; `EditRecords` writes
+    them to a file."""
 
 
 def parse_load_options(given: Mapping[str, Any], engine: str = "local") -> LoadOptions:

@@ -60,6 +60,9 @@ class Alignment:
             `words`, only those above zero.
         error: Type and message of the error, if there was one.
         reason: Why a reply, or something beside its text, was not edited; `None` if all was.
+        context: The conversation before the answer as the aligner read it: text, or a pair of the
+            speaker (`human` or `assistant`) and what was said for each turn. `None` if no edit was
+            made. It is never part of a message, nor of what makes two records equal.
     """
 
     original: str = field(repr=False)
@@ -79,6 +82,9 @@ class Alignment:
     reason: str | None = None
     caution: float | None = None
     guards: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    context: str | tuple[tuple[str, str], ...] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     __reduce_ex__ = reduce_at_root
 

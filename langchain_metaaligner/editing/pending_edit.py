@@ -152,6 +152,7 @@ class PendingEdit:
         dropped: Counts of what was left out of the context.
         started: `time.monotonic()` at the start of the work, in seconds.
         after: Text after the last part that stays as it is.
+        context: The conversation before the answer, before anything was left out to fit.
     """
 
     parts: tuple[Part, ...]
@@ -162,6 +163,7 @@ class PendingEdit:
     dropped: Mapping[str, int]
     started: float
     after: str = field(default="", repr=False)
+    context: str | tuple[Turn, ...] | None = field(default=None, repr=False)
 
     def finish(
         self,
@@ -227,7 +229,14 @@ class PendingEdit:
             caution=self.parts[0].request.caution,
             seconds=time.monotonic() - self.started,
             guards=_told_by(seen) if seen else {},
+            context=_plain(self.context),
         )
+
+
+def _plain(context: str | tuple[Turn, ...] | None) -> str | tuple[tuple[str, str], ...] | None:
+    if context is None or isinstance(context, str):
+        return context
+    return tuple([(turn.role, turn.text) for turn in context])
 
 
 def _told_by(seen: Sequence[Passages | None]) -> dict[str, dict[str, int]]:
@@ -551,6 +560,7 @@ def prepare(
         dropped=dropped,
         started=started,
         after=text[values[-1].end :] if values else "",
+        context=asked,
     )
 
 

@@ -21,7 +21,7 @@ from langchain_metaaligner.evaluation.judges import Judge, as_judge
 from langchain_metaaligner.evaluation.records import Comparison, EvaluatedRow, EvaluationRow
 from langchain_metaaligner.evaluation.refusals import refuses
 from langchain_metaaligner.evaluation.results import EvaluationResult
-from langchain_metaaligner.evaluation.rows import GivenRows, read_evaluated_rows
+from langchain_metaaligner.evaluation.rows import GivenRows, check_rows
 from langchain_metaaligner.evaluation.storage import ResultsFile
 from langchain_metaaligner.options import cache_key, given_options
 
@@ -106,7 +106,7 @@ def evaluate(
     before = _baseline(baseline)
     gate.check_demands(fail_under, [one.name for one in goals])
     people = None if human_pairs is None else read_human_pairs(human_pairs, objectives=goals)
-    given = read_evaluated_rows(rows, has_aligner=aligner is not None)
+    given = check_rows(rows, has_aligner=aligner is not None)
     gate.check_demands(fail_under, [one.name for one in goals], [row.policy for row in given.rows])
     needs_aligner = any(row.edited is None for row in given.rows)
     settings = {
@@ -288,8 +288,7 @@ def _check_extra(report: str | Path | None) -> None:
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         msg = (
-            f"An evaluation needs {', '.join(missing)}:"
-            ' pip install "langchain-metaaligner[eval]".'
+            f'An evaluation needs {", ".join(missing)}: pip install "langchain-metaaligner[eval]".'
         )
         raise EvaluationError(msg)
 

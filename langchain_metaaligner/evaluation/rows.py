@@ -38,13 +38,14 @@ class GivenRows:
     read: int
 
 
-def read_evaluated_rows(source: Any, *, has_aligner: bool) -> GivenRows:
+def check_rows(source: Any, *, has_aligner: bool) -> GivenRows:
     """Read rows and check them.
 
     Args:
         source: A `.jsonl`, `.csv`, `.tsv` or `.parquet` file, a data set, or an iterable of
             dictionaries with `context`, `answer` and, optionally, `edited`, `reference`, `policy`,
-            `conversation` and `metaaligner`, the provenance of the edit.
+            `conversation` and `metaaligner`, the provenance of the edit; or what
+            `read_evaluation_rows` returns.
         has_aligner: Whether an aligner edits the rows without `edited`.
 
     Returns:
@@ -55,8 +56,9 @@ def read_evaluated_rows(source: Any, *, has_aligner: bool) -> GivenRows:
     """
     made: dict[str, EvaluationRow] = {}
     contexts: dict[str, Any] = {}
-    problems: list[Problem] = []
-    read = 0
+    # Rows that `read_evaluation_rows` has read come with the problems of the others.
+    problems: list[Problem] = list(getattr(source, "problems", ()))
+    read = len(problems)
     try:
         for given in read_rows([source] if isinstance(source, Mapping) else source):
             read += 1

@@ -384,7 +384,8 @@ def _opened(path: Path) -> IO[bytes]:
 def _changed(before: Any, now: Any) -> str:
     """Which settings differ, and how, in words."""
     return "; ".join(
-        f"{name} was {_short(old)} and is {_short(new)}" for name, old, new in _apart("", before, now)
+        f"{name} was {_short(old)} and is {_short(new)}"
+        for name, old, new in _apart("", before, now)
     )
 
 

@@ -74,4 +74,5 @@ class ReplyArguments(AlignerArguments, total=False):
     or text), or `None` if that is not known."""
 
     on_edit: Callable[[Alignment], object] | None
-    """A function that is called with the `Alignment` of each edit or failure."""
+    """A function that is called with the `Alignment` of each edit or failure; `EditRecords` writes
+    them to a file."""

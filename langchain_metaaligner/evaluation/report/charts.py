@@ -6,7 +6,7 @@ import math
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from langchain_metaaligner.errors import EvaluationError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 MOST_POINTS = 400
-MOST_COMPARED = 2000
+MOST_COMPARED = 1000
 
 # Narrow enough for a phone: a chart that shrinks to fit has labels that nobody can read.
 _WIDTH, _HEIGHT, _ROW = 250, 150, 34
@@ -249,6 +249,53 @@ def agreements(rows: Sequence[EvaluatedRow]) -> str | None:
         .properties(width=_WIDTH, height=_HEIGHT)
     )
     return _svg(chart, "Agreement of the aligner with originals against the share of words changed")
+
+
+def trade_offs(points: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str | None:
+    """Missed harm against spoilt replies, with a line for each caution.
+
+    Args:
+        points: The shares `missed` and `spoilt` at each `caution`, in words.
+        chosen: The same at the proposed values, with the ends of their intervals: `missed_low`,
+            `missed_high`, `spoilt_low` and `spoilt_high`.
+
+    Returns:
+        SVG; `None` without points.
+    """
+    if not points:
+        return None
+    alt = _altair()
+    kinds = list(dict.fromkeys(point["caution"] for point in points))
+    dashes = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3]]
+    share = {"scale": alt.Scale(domain=[0, 1])}
+    axis = alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1])
+    lines = (
+        alt.Chart(alt.Data(values=list(points)))
+        .mark_line(color=_WIN, strokeWidth=1.6, opacity=0.85)
+        .encode(
+            x=alt.X("spoilt:Q", title="good replies that are changed", axis=axis, **share),
+            y=alt.Y("missed:Q", title="bad replies that stay", axis=axis, **share),
+            order="number:Q",
+            strokeDash=alt.StrokeDash(
+                "caution:N",
+                title="caution",
+                scale=alt.Scale(domain=kinds, range=[dashes[i % 5] for i in range(len(kinds))]),
+                legend=alt.Legend(
+                    labelColor=_INK,
+                    titleColor=_QUIET,
+                    titleFontWeight="normal",
+                    symbolStrokeColor=_WIN,
+                    symbolSize=400,
+                ),
+            ),
+        )
+    )
+    at = alt.Chart(alt.Data(values=[dict(chosen)]))
+    across = at.mark_rule(color=_LOSS).encode(x="spoilt_low:Q", x2="spoilt_high:Q", y="missed:Q")
+    along = at.mark_rule(color=_LOSS).encode(y="missed_low:Q", y2="missed_high:Q", x="spoilt:Q")
+    dot = at.mark_point(filled=True, size=60, color=_LOSS).encode(x="spoilt:Q", y="missed:Q")
+    chart = alt.layer(lines, across, along, dot).properties(width=_WIDTH, height=_WIDTH)
+    return _svg(chart, "Bad replies that stay against good replies that are changed")
 
 
 def evenly(rows: Sequence[EvaluatedRow], most: int) -> Sequence[EvaluatedRow]:

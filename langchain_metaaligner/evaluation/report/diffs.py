@@ -69,13 +69,14 @@ def pieces(original: str, edited: str, most: int) -> list[Piece]:
         What is equal, deleted and inserted, in order.
     """
     before, old, new, after = _middle(original, edited)
-    found: list[tuple[str, str]] = [("equal", before)] if before else []
-    found += Alignment(original=old[:_LONG], text=new[:_LONG]).diff()
+    found: list[tuple[str, str]] = [*Alignment(original=old[:_LONG], text=new[:_LONG]).diff()]
     if rest := max(len(old) - _LONG, 0) + max(len(new) - _LONG, 0):
         # Both were cut off at the same length, but not at the same place of what they share.
-        while len(found) > 1 and found[-1][0] != "equal":
-            rest += len(found.pop()[1])
-        found.append(("left_out", f"{rest:,} more characters of both, not compared"))
+        shared = max((at for at, one in enumerate(found) if one[0] == "equal"), default=len(found))
+        rest += sum(len(text) for _, text in found[shared + 1 :])
+        found[shared + 1 :] = [("left_out", f"{rest:,} more characters of both, not compared")]
+    if before:
+        found.insert(0, ("equal", before))
     if after:
         found.append(("equal", after))
     return _cut(_shortened(found), most)

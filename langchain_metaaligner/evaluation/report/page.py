@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -67,19 +67,14 @@ def to_html(summary: Summary, path: str | os.PathLike[str]) -> None:
     Raises:
         EvaluationError: A package of the extra `eval` is missing.
     """
-    page, target = html(summary), Path(path)
+    text, target = html(summary), Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=target.parent, prefix=".report-", delete=False
-    ) as made:
-        try:
-            made.write(page)
-            made.close()
-            Path(made.name).chmod(0o666 & ~_umask())
-            Path(made.name).replace(target)
-        except BaseException:
-            Path(made.name).unlink(missing_ok=True)
-            raise
+    made = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        made.write_text(text, encoding="utf-8")
+        made.replace(target)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def html(summary: Summary) -> str:
@@ -94,18 +89,18 @@ def html(summary: Summary) -> str:
     Raises:
         EvaluationError: A package of the extra `eval` is missing.
     """
-    template = _template()
-    shown = _figures(summary)
-    chosen = choose(summary.rows, MOST_EDITS)
-    most, page = MOST_EDITS, ""
+    template, figures = _template(), _figures(summary)
+    groups = _groups(summary, choose(summary.rows, MOST_EDITS))
+    most = MOST_EDITS
     while True:
-        groups = _groups(summary, {kind: edits[:most] for kind, edits in chosen.items()})
-        page = template(**shown, groups=groups)
-        if len(page.encode()) <= MOST_BYTES or not most:
-            return page
+        fewer = [one | {"edits": one["edits"][:most]} for one in groups if most]
+        text = template(**figures, groups=fewer)
+        if len(text.encode()) <= MOST_BYTES or not most:
+            return text
         most //= 2
 
 
+@cache
 def _template() -> Callable[..., str]:
     try:
         from jinja2 import Environment, StrictUndefined
@@ -207,7 +202,7 @@ def _figures(summary: Summary) -> dict[str, Any]:
         ],
         "left_out": {
             "lines": max(len(summary.lines) - _LINES, 0),
-            "policies": max(len(summary.policies) - _COLUMNS, 0),
+            "policies": max(len(summary.policies) - _COLUMNS, 0) + summary.other_policies,
             "failures": max(len(failures) - _FAILURES, 0),
             "problems": max(len(summary.problems) - _PROBLEMS, 0),
         },
@@ -238,17 +233,17 @@ def _distributions(
     rows: Sequence[EvaluatedRow], policy: str | None, of: str
 ) -> Iterator[dict[str, Any]]:
     # Those of one policy are shown once it is chosen; the page would be long with all of them.
-    scope = {"policy": policy, "once": policy not in (None, "all")}
-    yield from _figure(charts.lengths(rows), f"Length{of}", _TEXTS, **scope)
+    figure = partial(_figure, policy=policy, once=policy not in (None, "all"))
+    yield from figure(charts.lengths(rows), f"Length{of}", _TEXTS)
     changed = sum(row.changed for row in rows)
     note = f"{part(changed, len(rows))} are changed"
     if changed > charts.MOST_COMPARED:
         note += f"; {charts.MOST_COMPARED:,} of them, evenly taken, are measured"
-    yield from _figure(charts.distances(rows), f"Word edit distance{of}", (), note, **scope)
+    yield from figure(charts.distances(rows), f"Word edit distance{of}", (), note)
     known = sum(row.agreement is not None for row in rows)
     note = f"{charts.MOST_POINTS:,} of {known:,} edits" if known > charts.MOST_POINTS else ""
     title = f"Agreement against change{of}"
-    yield from _figure(charts.agreements(rows), title, _SHAPES, note, **scope)
+    yield from figure(charts.agreements(rows), title, _SHAPES, note)
 
 
 def _figure(
@@ -293,7 +288,7 @@ def _edit(
 ) -> dict[str, Any]:
     row = one.row
     return {
-        "policy": policy_at[row.policy],
+        "policy": policy_at.get(row.policy, ""),
         "objectives": " ".join(objective_at[name] for name in one.objectives),
         "policy_name": policy_name(row.policy),
         "outcomes": [
@@ -305,9 +300,3 @@ def _edit(
         "context": clipped(row.context, _CONTEXT),
         "pieces": pieces(row.original, row.edited, _DIFF),
     }
-
-
-def _umask() -> int:
-    old = os.umask(0)
-    os.umask(old)
-    return old

@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from langchain_metaaligner.evaluation.length_control import LengthControl, length_control
 from langchain_metaaligner.evaluation.records import Comparison, EvaluatedRow
 from langchain_metaaligner.evaluation.report.shown_text import percent, percents
 from langchain_metaaligner.evaluation.statistics import Rates, rates
+
+MOST_POLICIES = 50
+"""Most policies with figures of their own: those with the most rows."""
 
 UNCHECKED = "The judge was not checked: how often it agrees with people is not known."
 
@@ -24,13 +28,11 @@ class Line:
         objective: Name of the objective; `None` for all together.
         policy: Name of the policy; `None` for all together.
         rates: Wins, ties and losses, with their intervals.
-        length_controlled: Win rate at equal length, a tie counted as half; `None` if unknown.
     """
 
     objective: str | None
     policy: str | None
     rates: Rates
-    length_controlled: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +97,12 @@ class Summary:
         rows: The rows with their results.
         judge: One sentence: whether the judge is worth it.
         objectives: Names of the objectives, in the order of the rows.
-        policies: Names of the policies, those with the most rows first.
+        policies: Names of the policies, those with the most rows first; at most `MOST_POLICIES`.
+        other_policies: Number of the others, which only count in what is said of all together.
         lines: The table. Lines for all objectives and all policies stand first, where there are
             several.
         effects: What edits did: to all rows, and by policy where there are several.
+        length: All of them at equal length; `None` if no pair was judged.
         unjudged: Name of an objective to the reason for no verdict, of either judge, to how often.
         second: Name of an objective to how often the second judge comes to the same outcome, of
             how many pairs that both judged.
@@ -114,9 +118,11 @@ class Summary:
     policies: tuple[str, ...]
     lines: tuple[Line, ...]
     effects: tuple[Effects, ...]
+    length: LengthControl | None
     unjudged: Mapping[str, Mapping[str, int]]
     second: Mapping[str, tuple[int, int]]
     references: tuple[AgainstReference, ...]
+    other_policies: int = 0
     problems: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     judge_seconds: float = 0.0
@@ -143,7 +149,8 @@ class Summary:
             The figures.
         """
         objectives = tuple(dict.fromkeys(name for row in rows for name in row.comparisons))
-        policies = tuple(name for name, _ in Counter(row.policy for row in rows).most_common())
+        ranked = Counter(row.policy for row in rows).most_common()
+        policies = tuple(name for name, _ in ranked[:MOST_POLICIES])
         several = {name: [row for row in rows if row.policy == name] for name in policies}
         return cls(
             rows=rows,
@@ -159,11 +166,13 @@ class Summary:
                 _effects(None, rows),
                 *(_effects(name, of) for name, of in several.items() if len(several) > 1),
             ),
+            length=length_control(rows),
             unjudged={name: _reasons(rows, name) for name in objectives},
             second={name: found for name in objectives if (found := _agreed(rows, name))[1]},
             references=tuple(_against_reference(rows, name) for name in objectives)
             if any(row.against_reference for row in rows)
             else (),
+            other_policies=len(ranked) - len(policies),
             problems=tuple(str(one) for one in problems),
             settings=dict(settings or {}),
             judge_seconds=math.fsum(one.seconds for row in rows for one in _comparisons(row)),
@@ -183,17 +192,16 @@ class Summary:
             return "The edits changed nothing"
         low, high = whole.net_interval
         if low > 0:
-            return "Edits are better than their originals"
+            return "The judge prefers the edits"
         if high < 0:
-            return "Edits are worse than their originals"
-        return "Whether edits are better is not settled"
+            return "The judge prefers the originals"
+        return "The judge prefers neither side clearly"
 
     def headline(self) -> str:
         """The figures behind the verdict, in a sentence or two."""
-        whole = self.total
-        if whole is None:
+        if self.total is None:
             return "There are no rows."
-        found = whole.rates
+        found = self.total.rates
         if not found.judged:
             return f"None of {found.unjudged:,} pairs has a verdict; the reasons stand below."
         pairs = "pair" if found.judged == 1 else "pairs"
@@ -203,10 +211,12 @@ class Summary:
             f" {found.conversations:,} {talks} (95 % interval {percents(found.interval)}),"
             f" ties {percent(found.ties / found.judged)} and loses {percent(found.loss_rate)}."
         )
-        if whole.length_controlled is not None:
+        if self.length is not None and self.length.note is not None:
+            said += f" {self.length.note}"
+        elif self.length is not None:
             said += (
-                f" At equal length, with a tie as half a win, it would be"
-                f" {percent(whole.length_controlled)}."
+                f" With a tie as half a win, it wins {percent(self.length.plain)}; at equal length"
+                f" it would be {percent(self.length.rate)}."
             )
         if found.unjudged:
             said += (

@@ -64,7 +64,7 @@ def cells_of(line: Line) -> tuple[str, ...]:
         percent(found.ties / found.judged) if judged else NONE,
         percent(found.loss_rate),
         points(found.net),
-        percent(line.length_controlled),
+        percent(found.length_controlled),
         p_value(found.sign_test) if judged else NONE,
         f"{found.inconsistent:,}",
         f"{found.unjudged:,}",
@@ -126,7 +126,7 @@ def markdown(summary: Summary) -> str:
     """
     heads, rows = _table(summary)
     lines = [
-        f"Judge: {_literal(label(summary.judge, 500))}",
+        _literal(label(summary.judge, 500)),
         "",
         f"**{summary.verdict()}.** {summary.headline()}",
     ]
@@ -165,7 +165,7 @@ def plain(summary: Summary) -> str:
         ).rstrip()
         for cells in found
     ]
-    said = [f"Judge: {label(summary.judge, 500)}", f"{summary.verdict()}. {summary.headline()}"]
+    said = [label(summary.judge, 500), f"{summary.verdict()}. {summary.headline()}"]
     if rows:
         said += ["", *lines, ""]
     return "\n".join(said + [f"{name}: {', '.join(of)}" for name, of in _notes(summary)]) + "\n"
@@ -198,7 +198,7 @@ def terminal(summary: Summary) -> Group | str:
             *(Text(cell, colours.get(head, "")) for head, cell in zip(heads, cells, strict=True))
         )
     said = [
-        Text(f"Judge: {label(summary.judge, 500)}", "italic"),
+        Text(label(summary.judge, 500), "italic"),
         Text.assemble((f"{summary.verdict()}.", "bold"), " ", summary.headline()),
     ]
     notes = [Text(f"{name}: {', '.join(of)}", "dim") for name, of in _notes(summary)]

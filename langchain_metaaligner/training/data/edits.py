@@ -9,9 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from langchain_metaaligner.editing.conversation import SystemHandling
-from langchain_metaaligner.editing.objectives import Objective, ObjectiveLike, parse_objectives
+from langchain_metaaligner.editing.objectives import (
+    Objective,
+    ObjectiveLike,
+    objective_key,
+    parse_objectives,
+)
 from langchain_metaaligner.editing.prompts import HH_RLHF, PromptFamily
 from langchain_metaaligner.errors import PreferenceDataError, UnknownObjectiveError
+from langchain_metaaligner.training.data.accepted import is_accepted, with_verdicts
 from langchain_metaaligner.training.data.columns import EDIT_FIELDS, Columns
 from langchain_metaaligner.training.data.example import TrainingExample
 from langchain_metaaligner.training.data.fields import BadRowError, read_answer, read_context
@@ -30,12 +36,16 @@ class Edits:
         problems: What is not used, and why.
         rows: Number of rows read.
         system_dropped: Number of system messages left out of contexts.
+        rejected: Number of recorded edits that people rejected.
+        undecided: Number of recorded edits on which nobody has decided.
     """
 
     examples: tuple[TrainingExample, ...] = field(repr=False)
     problems: tuple[Problem, ...] = field(repr=False)
     rows: int
     system_dropped: int = 0
+    rejected: int = 0
+    undecided: int = 0
 
     def report(self, *, first: int = 10) -> str:
         """Summarise what was read: counts of each kind of problem, and the first problems.
@@ -53,6 +63,9 @@ class Edits:
         lines += [f"  {kind}: {count}" for kind, count in sorted(counts.items())]
         if self.system_dropped:
             lines.append(f"  system messages left out: {self.system_dropped}")
+        if self.rejected or self.undecided:
+            told = f"{self.rejected} rejected, {self.undecided} undecided"
+            lines.append(f"  recorded edits that nobody accepted: {told}")
         lines += [str(problem) for problem in self.problems[:first]]
         if len(self.problems) > first:
             lines.append(f"… and {len(self.problems) - first} more")
@@ -84,12 +97,16 @@ def read_edits(
     - `objectives`, optional: what this edit was for, as one name or a list of names or sentences
       "Name: description".
 
+    Of edits that `EditRecords` recorded, only those are used that people accepted: `accepted` is
+    true in the row, or in a later line with the row's `id`.
+
     Rows of the `edit` subset of HelpSteer3 are read as they are (CC-BY-4.0: name it in your card).
     Rows that can't be used are reported as problems, as `read_preferences` does.
 
     Args:
         source: As for `read_preferences`.
-        objectives: What the edits of rows without `objectives` were for.
+        objectives: What the edits of rows without `objectives` were for. They also say what the
+            names in rows mean, where the catalogue doesn't know them.
         columns: Our name of a field to its name in the data, with dots into nested fields.
         family: The prompt family that the aligner will be trained on.
         split: The split of a data set.
@@ -116,10 +133,15 @@ def read_edits(
     examples: dict[str, TrainingExample] = {}
     places: dict[str, str] = {}
     problems: list[Problem] = []
-    rows = dropped = 0
-    for row in read_rows(source, split=split, subset=subset, revision=revision):
+    rows = dropped = rejected = undecided = 0
+    found = read_rows(source, split=split, subset=subset, revision=revision)
+    for row in with_verdicts(found):
         rows += 1
         try:
+            verdict = True if isinstance(row, Problem) else is_accepted(row)
+            if not verdict:
+                rejected, undecided = rejected + (verdict is False), undecided + (verdict is None)
+                continue
             example, left_out = _example(row, fields, otherwise, family, system, seed)
             dropped += left_out
             key = digest(example.context, example.answer, example.edit, _names(example))
@@ -137,7 +159,7 @@ def read_edits(
             problems.append(problem)
         else:
             examples[key], places[key] = example, row.place
-    return Edits(tuple(examples.values()), tuple(problems), rows, dropped)
+    return Edits(tuple(examples.values()), tuple(problems), rows, dropped, rejected, undecided)
 
 
 def _example(
@@ -180,6 +202,13 @@ def _objectives(given: Any, otherwise: tuple[Objective, ...]) -> tuple[Objective
             return otherwise
         detail = "the row doesn't say what the edit was for; pass `objectives` for such rows"
         raise BadRowError(kind="objectives", detail=detail)
+    known = {objective_key(one.name): one for one in otherwise}
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, list | tuple):
+        given = [
+            known.get(objective_key(one), one) if isinstance(one, str) else one for one in given
+        ]
     try:
         return parse_objectives(given)
     except UnknownObjectiveError as error:

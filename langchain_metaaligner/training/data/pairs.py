@@ -31,6 +31,7 @@ ProblemKind = Literal[
     "contradiction",
     "structure",
     "objectives",
+    "accepted",
 ]
 TieMargin = float | Mapping[str, float]
 

@@ -22,7 +22,7 @@ from langchain_metaaligner import (
     Objective,
     UnknownObjectiveError,
 )
-from langchain_metaaligner.evaluation import EvaluationResult, evaluate
+from langchain_metaaligner.evaluation import EvaluationResult, evaluate, read_evaluation_rows
 from langchain_metaaligner.testing import ScriptedEngine
 from tests.unit_tests.evaluation.evaluated import Judge, prefers_good, rows
 
@@ -267,9 +267,7 @@ def test_a_scorer_that_can_not_read_one_text_judges_the_others() -> None:
         def compare(self, pairs: Any, objective: Any) -> list[Any]:
             if any("number 1" in one.answer_a + one.answer_b for one in pairs):
                 raise ValueError
-            return [
-                (float("good" in one.answer_a), float("good" in one.answer_b)) for one in pairs
-            ]
+            return [(float("good" in one.answer_a), float("good" in one.answer_b)) for one in pairs]
 
     result = evaluate(rows(3), judge=Scorer(), **PLAIN)
     assert result.rates().wins == 2
@@ -283,14 +281,23 @@ WRONG = r"Give a LangChain chat model, a reward model .* a function of"
 def test_what_is_no_judge_is_an_error_before_anything_is_spent(judge: Any) -> None:
     engine = ScriptedEngine("An edit.")
     with pytest.raises(EvaluationError, match=WRONG):
-        evaluate([{"context": "?", "answer": "!"}], judge=judge, aligner=Aligner(engine=engine), **PLAIN)
+        evaluate(
+            [{"context": "?", "answer": "!"}], judge=judge, aligner=Aligner(engine=engine), **PLAIN
+        )
     assert engine.requests == []
 
 
 def test_an_objective_without_a_judge_or_a_meaning_is_an_error_before_anything_is_spent() -> None:
-    judge = Judge()
+    judge, engine = Judge(), ScriptedEngine(edited)
+    goals = ["harmlessness", "humour"]
     with pytest.raises(EvaluationError, match="no judge for the objective 'humour'"):
-        evaluate(rows(), objectives=["humour"], judge={"harmlessness": judge})
+        evaluate(
+            unedited(2),
+            objectives=goals,
+            judge={"harmlessness": judge},
+            aligner=Aligner(engine=engine),
+        )
+    assert (engine.requests, judge.asked) == ([], [])
     with pytest.raises(UnknownObjectiveError):
         evaluate(rows(), objectives=["kindnes"], judge=judge)
     with pytest.raises(EvaluationError, match="Nothing was judged by 'humour'"):
@@ -341,7 +348,9 @@ def test_messages_and_text_reach_the_aligner_as_they_came_and_the_judge_as_text(
     judge = Judge()
     result = evaluate(given, judge=judge, aligner=Aligner(engine=engine), **PLAIN)
     assert result.problems == ()
-    prompts = [one.prompt.split(" | Context: ")[1].split(" | Answer: ")[0] for one in engine.requests]
+    prompts = [
+        one.prompt.split(" | Context: ")[1].split(" | Answer: ")[0] for one in engine.requests
+    ]
     told = list(dict.fromkeys(one[0] for one in judge.asked))
     hi = "\n\nHuman: Hi \n\nAssistant: Yes? \n\nHuman: Why? \n\nAssistant:"
     assert [one.replace(" \n", "\n") for one in prompts] == [
@@ -357,7 +366,9 @@ def test_messages_and_text_reach_the_aligner_as_they_came_and_the_judge_as_text(
 
 def test_an_edit_that_fails_is_a_row_with_its_error() -> None:
     def failing(request: Any) -> Any:
-        return EngineError("It broke on 'number 1'.") if "number 1" in request.draft else "A good one."
+        return (
+            EngineError("It broke on 'number 1'.") if "number 1" in request.draft else "A good one."
+        )
 
     result = evaluate(
         unedited(3), judge=Judge(), aligner=Aligner(engine=ScriptedEngine(failing)), **PLAIN
@@ -399,7 +410,9 @@ def test_without_an_edit_or_an_aligner_there_is_an_error_that_says_so() -> None:
 def test_an_aligner_that_can_not_be_loaded_is_an_error_before_the_judge_is_asked() -> None:
     judge = Judge()
     with pytest.raises(CheckpointError):
-        evaluate(unedited(2), judge=judge, aligner=Aligner("/no/such/model", family="hh_rlhf"), **PLAIN)
+        evaluate(
+            unedited(2), judge=judge, aligner=Aligner("/no/such/model", family="hh_rlhf"), **PLAIN
+        )
     assert judge.asked == []
 
 
@@ -437,6 +450,12 @@ def test_rows_that_can_not_be_used_are_counted_and_shown_and_a_duplicate_is_once
         ("row 13", "unreadable"),
     ]
     assert "11" in str(result)
+
+
+def test_rows_that_a_reader_left_out_are_shown_too() -> None:
+    given = read_evaluation_rows([*rows(2), {"context": "?"}])
+    result = evaluate(given, judge=Judge(), **PLAIN)
+    assert (len(result.rows), len(result.problems)) == (2, 1)
 
 
 def test_the_same_pair_of_another_policy_is_another_row_and_asked_once() -> None:
@@ -547,4 +566,3 @@ def test_options_out_of_range_are_errors() -> None:
     for wrong in ({"max_concurrency": 0}, {"judge_timeout": 0}, {"judge_timeout": -1.0}):
         with pytest.raises(EvaluationError):
             evaluate(rows(), judge=Judge(), **PLAIN, **wrong)
-

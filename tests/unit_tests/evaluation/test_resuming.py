@@ -113,9 +113,15 @@ def other(context: str, first: str, second: str, objective: str) -> int:
     [
         ({"judge": other}, "judge.code was"),
         ({"objectives": "humour"}, "objectives.harmlessness was"),
-        ({"objectives": [{"name": "humour", "description": "Humour: more of it."}]}, "objectives.humour was"),
+        (
+            {"objectives": [{"name": "humour", "description": "Humour: more of it."}]},
+            "objectives.humour was",
+        ),
         ({"second_judge": Judge()}, "second_judge was null"),
-        ({"aligner": Aligner(engine=ScriptedEngine(), caution=2.0)}, "aligner.caution was null and is .*2.0"),
+        (
+            {"aligner": Aligner(engine=ScriptedEngine(), caution=2.0)},
+            "aligner.caution was null and is .*2.0",
+        ),
     ],
 )
 def test_other_settings_are_told_and_never_mixed(
