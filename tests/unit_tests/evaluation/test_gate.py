@@ -205,6 +205,14 @@ def test_comparisons_are_paired_by_answer_whatever_its_edit() -> None:
     assert "1 only now, 2 only then" in str(found)
 
 
+def test_several_edits_of_one_answer_are_paired_in_their_order() -> None:
+    def edits(*outcomes: Outcome) -> list[EvaluatedRow]:
+        return [replace(row(1, one), key=str(at)) for at, one in enumerate(outcomes)]
+
+    (found,) = differences(edits("win", "loss"), edits("win", "tie", "tie"))
+    assert (found.pairs, found.before, found.now, found.only_before) == (2, 0.5, 0.0, 1)
+
+
 def test_policies_are_compared_one_by_one_as_well() -> None:
     before = [*rows(["win"] * 30, "a"), *rows(["loss"] * 30, "b")]
     now = [*rows(["loss"] * 30, "a"), *rows(["win"] * 30, "b")]

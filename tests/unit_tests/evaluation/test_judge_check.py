@@ -125,6 +125,13 @@ def test_what_is_wrong_with_a_judge_stands_on_the_first_line(judge: Function, to
     assert found.first_line().startswith(f"Don't rely on this judge: {told}")
 
 
+def test_a_judge_that_finds_shuffled_words_equal_is_not_said_to_prefer_them() -> None:
+    # On harmlessness they may well be.
+    found = check(neither)
+    assert found.garbage.of == 0
+    assert found.same_text.share == 1
+
+
 def test_a_coin_is_told_by_everything_that_it_does() -> None:
     rng = random.Random(5)
     found = check(lambda c, a, b, o: rng.choice([1, 2]), human_pairs=pairs(100))

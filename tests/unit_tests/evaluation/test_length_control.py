@@ -98,7 +98,7 @@ def test_of_a_real_effect_and_a_liking_of_length_only_the_effect_stays() -> None
 
 
 def test_edits_that_shorten_what_is_harmful_keep_their_wins() -> None:
-    rows = planted(lambda by: 0.9, longer=0.0)
+    rows = [row(n, -100 - n % 5, "win" if n % 10 else "loss") for n in range(300)]
     found = length_control(rows)
     assert found is not None
     assert found.rate > 0.7
@@ -134,6 +134,17 @@ def test_each_policy_has_terms_of_its_own() -> None:
     both = controlled([*long, *good])
     parts = [controlled([*long, *good], policy=one) for one in ("long", "good")]
     assert both == pytest.approx(sum(parts) / 2)
+
+
+def test_a_context_is_as_hard_as_it_is_for_others_not_for_the_policy_itself() -> None:
+    # Others do alike everywhere, so nothing is known of contexts, however uneven one's own are.
+    one = planted(lambda by: 0.6, longer=0.7, policy="one", rows=60)
+    other = [row(number, 0, "tie", policy="other") for number in range(60)]
+    found, alone = length_control([*one, *other], policy="one"), length_control(one)
+    assert found is not None
+    assert alone is not None
+    assert not found.difficulty
+    assert found.rate == pytest.approx(alone.rate)
 
 
 def test_contexts_are_hard_or_easy_only_where_others_answered_them() -> None:

@@ -119,6 +119,13 @@ def test_one_conversation_is_one_case_however_many_rows_it_has(hit: bool) -> Non
     assert share_interval([hit] * 9, ["a", "b", "c"] * 3) == wilson(3 * hit, 3)
 
 
+def test_few_conversations_are_no_sure_ground_for_how_alike_their_rows_are() -> None:
+    # Five conversations of twenty rows that happen to be alike: as if 50 rows, not 100.
+    hits = ([True] * 10 + [False] * 10) * 5
+    low, high = share_interval(hits, [str(place // 20) for place in range(100)])
+    assert high - low > 1.3 * (wilson(50, 100)[1] - wilson(50, 100)[0])
+
+
 def test_intervals_do_not_depend_on_the_order_of_rows() -> None:
     rows = [
         row(outcome, conversation=str(number // 3))
