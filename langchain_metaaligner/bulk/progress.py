@@ -9,6 +9,7 @@ from dataclasses import dataclass
 # Less of the work, or of time, makes an estimate rough.
 _SURE = 0.05
 _SURE_SECONDS = 5.0
+_FEW = 10  # rows, after which there is an estimate at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class BulkProgress:
         fraction: Part of the source that is done, by length of the rows, from 0 to 1.
         seconds: Time since this run began its first edit.
         rows_per_second: Rows of this run in that time.
-        remaining: Seconds that the rest will take, at the rate of this run; `None` if unknown.
+        remaining: Seconds that the rest will take, at the rate of this run; `None` after the first
+            few rows, which tell nothing.
         rough: Whether too little is done for that to be more than a guess.
     """
 
@@ -81,6 +83,7 @@ class Meter:
         seconds = self.seconds()
         own, whole = reached - self._first, self._size - self._first
         part = own / whole if whole > 0 else 1.0
+        is_known = own > 0 and (rows >= _FEW or part >= _SURE)
         return BulkProgress(
             rows=sum(counts.values()),
             edited=counts.get("edited", 0),
@@ -89,7 +92,7 @@ class Meter:
             fraction=min(reached / self._size, 1.0) if self._size else 1.0,
             seconds=seconds,
             rows_per_second=rows / seconds if seconds > 0 else 0.0,
-            remaining=max(seconds * (whole - own) / own, 0.0) if own > 0 else None,
+            remaining=max(seconds * (whole - own) / own, 0.0) if is_known else None,
             rough=part < _SURE or seconds < _SURE_SECONDS,
         )
 

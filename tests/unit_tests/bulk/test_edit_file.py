@@ -395,8 +395,10 @@ def test_a_journal_that_was_cut_by_a_kill_is_read_to_its_last_whole_line(tmp_pat
         edit(given, "out.jsonl", chunk_size=2, on_progress=stop_after(6))
     journal = tmp_path / "out.jsonl.parts" / "chunks.jsonl"
     os.truncate(journal, journal.stat().st_size - 5)
+    with pytest.raises(StopError):
+        edit(given, "out.jsonl", chunk_size=1, on_progress=stop_after(6))
     summary = edit(given, "out.jsonl")
-    assert (summary.rows, summary.resumed) == (9, 4)
+    assert (summary.rows, summary.resumed) == (9, 6)
     assert [row["id"] for row in lines_of(tmp_path / "out.jsonl")] == [*range(9)]
 
 
