@@ -66,7 +66,7 @@ def flag(name: str, field: FieldInfo, *, panel: str, metavar: str | None = None)
     """
     base, title = _base(field.annotation), f"--{name.replace('_', '-')}"
     # Whatever has no form of its own on a command line is text.
-    kind = list[str] if is_list(field) else base if _is_plain(base) else str
+    kind: Any = list[str] if is_list(field) else base if _is_plain(base) else str
     default = field.get_default(call_default_factory=True)
     default = default if kind is base or isinstance(default, str) else None
     option = typer.Option(
@@ -76,7 +76,8 @@ def flag(name: str, field: FieldInfo, *, panel: str, metavar: str | None = None)
         metavar=metavar or _metavar(kind, base),
         show_default=default is not None and default is not False,
     )
-    annotation = Annotated[kind | None if default is None else kind, option]
+    taken: Any = kind | None if default is None else kind
+    annotation: Any = Annotated[taken, option]
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
