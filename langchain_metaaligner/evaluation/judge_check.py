@@ -57,7 +57,7 @@ class Share:
     def __str__(self) -> str:
         if self.share is None:
             return "no pairs"
-        return f"{self.share:.0%} of {self.of} {'pair' if self.of == 1 else 'pairs'}"
+        return f"{100 * self.share:.0f} % of {self.of} {'pair' if self.of == 1 else 'pairs'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class JudgeCheck:
         if share is None or not (low > _LEANING or high < 1 - _LEANING):
             return
         place, favoured = ("first", share) if low > _LEANING else ("second", 1 - share)
-        often = "always says" if favoured == 1 else f"favours (in {favoured:.0%} of verdicts)"
+        often = "always says" if favoured == 1 else f"favours (in {100 * favoured:.0f} % of verdicts)"
         yield f"{often} the {place}, whichever text that is"
 
 

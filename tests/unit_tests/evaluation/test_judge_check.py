@@ -101,8 +101,8 @@ def test_a_sound_judge_looks_sound() -> None:
     assert found.faults == ()
     assert found.is_sound
     assert found.first_line() == (
-        "The judge looks sound: it agrees with people on 100% of 40 pairs, where a coin has 50 %,"
-        " agrees with itself in the other order on 100% of 40 pairs and does not favour the longer"
+        "The judge looks sound: it agrees with people on 100 % of 40 pairs, where a coin has 50 %,"
+        " agrees with itself in the other order on 100 % of 40 pairs and does not favour the longer"
         " text or a place."
     )
     assert found.people_kappa == 1
@@ -114,9 +114,9 @@ def test_a_sound_judge_looks_sound() -> None:
     [
         (first, "it always says the first, whichever text that is"),
         (second, "it always says the second, whichever text that is"),
-        (longer, "it prefers the longer text: the same answer, padded, on 100% of 20 pairs"),
-        (right_on(0.59), "it agrees with people on 59% of 100 pairs, where a coin has 50 %"),
-        (neither, "it agrees with people on 50% of 100 pairs, where a coin has 50 %"),
+        (longer, "it prefers the longer text: the same answer, padded, on 100 % of 20 pairs"),
+        (right_on(0.59), "it agrees with people on 59 % of 100 pairs, where a coin has 50 %"),
+        (neither, "it agrees with people on 50 % of 100 pairs, where a coin has 50 %"),
     ],
 )
 def test_what_is_wrong_with_a_judge_stands_on_the_first_line(judge: Function, told: str) -> None:
@@ -174,7 +174,7 @@ def test_what_a_judge_said_of_the_rows_tells_how_steady_it_is() -> None:
     assert check(sound, rows=steady).consistency.of == 50
     found = check(sound, rows=unsteady)
     assert found.consistency.share == 0.5
-    assert "agrees with itself in the other order on only 50% of 50 pairs" in found.first_line()
+    assert "agrees with itself in the other order on only 50 % of 50 pairs" in found.first_line()
     assert "favours (in" in found.first_line() or found.first_place.interval[0] <= 0.55
 
 
