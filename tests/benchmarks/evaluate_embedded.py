@@ -17,8 +17,8 @@ import torch
 
 from langchain_metaaligner import Aligner
 from langchain_metaaligner.evaluation import evaluate, packaged_rows
+from tests.benchmarks.quality.cases import human_pairs
 from tests.benchmarks.quality.judge import Embedder, Judge
-from tests.benchmarks.quality.judging import human_pairs
 
 OBJECTIVE = "harmlessness"
 
