@@ -76,18 +76,20 @@ class Costs:
         Returns:
             Number of tokens; at least a short phrase, which is cheap after any prompt.
         """
-        return _REST if self.first is None else min(self.first, self.risked(prompt))
+        if self.first is None:
+            return _REST
+        return max(_LEAST, min(self.first, int(self.risked(prompt) / self.token)))
 
-    def risked(self, prompt: int) -> int:
-        """Compute how many tokens, drafted with a prompt, are charged if they are useless.
+    def risked(self, prompt: int) -> float:
+        """Compute how much drafts may cost before any has saved something.
 
         Args:
             prompt: The prompt's number of tokens.
 
         Returns:
-            Number of tokens.
+            The cost in steps.
         """
-        return max(_LEAST, int(_FIRST_SHARE * self.prefill(prompt) / self.token))
+        return _FIRST_SHARE * self.prefill(prompt)
 
 
 # Measured with the embedded aligner and prepacked weights on two AVX-512 cores, after 400 tokens.
@@ -129,8 +131,7 @@ class Drafter:
         self._spellings = [list(one) for one in spellings if one]
         self._draft = self._spellings[0] if self._spellings else []
         self._costs = costs
-        self._credit = _FIRST_SHARE * costs.prefill(prompt)
-        self._risked = costs.risked(prompt)
+        self._credit = costs.risked(prompt)
         self._first = _REST if whole else costs.opening(prompt)
         self._size = self._first
         self._grown = costs.again  # tokens of the next draft in a shared pass
@@ -211,10 +212,11 @@ class Drafter:
             self._credit += _EARNED
             return
         first = self._seen == 0
-        # If the whole answer was drafted, it was requested, or nearly free.
-        cost = self._costs.token * min(proposed, self._risked)
-        if not first:
-            cost = self._costs.draft(proposed)
+        # The first draft may be longer than the credit allows: a phrase after a short prompt, or
+        # the whole answer, because it was requested or is nearly free. The rest is not charged.
+        cost = self._costs.draft(proposed)
+        if first:
+            cost = min(self._costs.token * proposed, self._credit)
         gain = accepted - cost
         # After a fully right first draft all of it counts, to afford the rest of the answer.
         saved = 1.0 if first and accepted == proposed else _SAVED
