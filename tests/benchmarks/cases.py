@@ -90,13 +90,16 @@ def conversations(codec: Any, end: int, count: int, *, seed: int = 1) -> list[Ca
     return cases
 
 
-def real_edits(codec: Any, end: int, window: int) -> dict[str, list[Case]]:
+def real_edits(
+    codec: Any, end: int, window: int, words: range = range(1, 10_000)
+) -> dict[str, list[Case]]:
     """Real edits of a published aligner, most of them rewrites, by the model that answered.
 
     Args:
         codec: Tokenises prompts and outputs.
         end: The token that ends an output.
         window: How many tokens a prompt and its output may have together.
+        words: How many words an edit may have.
 
     Returns:
         Cases with one edit each, named `REAL_EDIT`; empty where the file is not here.
@@ -106,6 +109,8 @@ def real_edits(codec: Any, end: int, window: int) -> dict[str, list[Case]]:
         return found
     for line in REAL.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
+        if len(row["edit"].split()) not in words:
+            continue
         context = f"{HUMAN} {row['query']}{ASSISTANT}"
         prompt = rendered(context, row["answer"])
         ids, draft = codec.encode(prompt.text), codec.spellings(prompt.draft)[0]

@@ -116,7 +116,7 @@ class Drafter:
         prompt: The prompt's number of tokens.
         whole: Draft the whole answer with the prompt, whatever that costs.
         context: The prompt's tokens, if phrases from there, from the answer and from the edit may
-            be drafted; `None` drafts the answer alone.
+            be drafted; `None` drafts the answer alone. Without an answer nothing is drafted.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Drafter:
         self._proposed = 0
         self._trial = 0  # position in the answer at which the last draft began
         self._guessed = False
-        self._context = context
+        self._context = context if self._draft else None
         self._phrases: Phrases | None = None
         self._known = 0  # tokens of the output that the phrases are made of
         self._recalled = False  # whether the last draft was a phrase
