@@ -118,8 +118,8 @@ class Product:
             self._pack()
 
     def _pack(self) -> None:
-        weights = [layer.weight for layer in self.layers]
-        biases = [layer.bias for layer in self.layers if layer.bias is not None]
+        weights: list[torch.Tensor] = [layer.weight for layer in self.layers]
+        biases: list[torch.Tensor] = [layer.bias for layer in self.layers if layer.bias is not None]
         same = len(biases) in (0, len(weights)) and len({one.dtype for one in weights}) == 1
         fits = same and all(isinstance(vars(one).get("forward"), _Prepacked) for one in self.layers)
         self._packed = self._bias = None

@@ -137,7 +137,7 @@ class LlamaLayers:
         half, count = self._size // 2, len(hidden)
         cos, sin = cos[0, :, None], sin[0, :, None].clone()
         sin[..., :half].neg_()  # instead of the other half of each query and key
-        heads, size, width = self._heads, self._size, self._width
+        heads, size = self._heads, self._size
         turned = heads + self._kept
         for layer in self._layers[: inner.config.num_hidden_layers]:
             rows = layer.inputs(layer.before(hidden)).view(count, -1, size)
@@ -145,8 +145,8 @@ class LlamaLayers:
             swapped = both.view(count, turned, 2, half).flip(2).view(count, turned, size)
             torch.add(both * cos, swapped.mul_(sin), out=both)
             hidden += layer.outputs(attention.attend_rows(layer.index, rows, heads, self._scale))
-            gate, up = layer.gates(layer.between(hidden)).split(width, 1)
-            if width % _VECTOR:
+            gate, up = layer.gates(layer.between(hidden)).chunk(2, 1)
+            if self._width % _VECTOR:
                 gate = gate.contiguous()
             hidden += layer.down(silu(gate).mul_(up))
         return self._last(hidden)[None]
