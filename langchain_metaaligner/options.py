@@ -330,6 +330,10 @@ class LoadOptions(_Options):
     device_map: Annotated[Any, Effect.WEIGHTS] = "auto"
     """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
 
+    tp_plan: Annotated[str | dict[str, str] | None, Effect.WEIGHTS] = None
+    """Split the weights over the GPUs of several processes, which `torchrun` starts and of which
+    each makes the same edits: `auto`, or a plan of transformers. `device_map` stays `auto`."""
+
     revision: Annotated[str | None, Effect.WEIGHTS, TakenBy("local", "llama.cpp")] = None
     """Branch, tag or commit of the checkpoint on the hub."""
 

@@ -35,6 +35,10 @@ class AlignerArguments(TypedDict, total=False):
     device_map: Any
     """Device of the weights; `auto` spreads them over the devices that accelerate finds."""
 
+    tp_plan: str | dict[str, str] | None
+    """Split the weights over the GPUs of several processes, which `torchrun` starts and of which
+    each makes the same edits: `auto`, or a plan of transformers. `device_map` stays `auto`."""
+
     revision: str | None
     """Branch, tag or commit of the checkpoint on the hub."""
 

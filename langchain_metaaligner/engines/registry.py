@@ -58,9 +58,10 @@ def _check_local(name: str, options: Mapping[str, Any]) -> None:
         find_folder(parsed.adapter)
     # Importing torch takes seconds, too long for a constructor; `load` checks the devices anyway.
     if "torch" in sys.modules:
-        from langchain_metaaligner.engines.local.placement import check_devices
+        from langchain_metaaligner.engines.local.placement import check_devices, check_split
 
         check_devices(name, parsed.device_map)
+        check_split(name, parsed)
 
 
 def _make_server(name: str, **options: Any) -> Engine:

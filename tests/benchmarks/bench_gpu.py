@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import EngineError
@@ -70,7 +71,9 @@ def write(folder: Path, shape: str) -> None:
     )
     said = config.to_dict() | {"use_cache": False, "torch_dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(said))
-    AutoTokenizer.from_pretrained(DATA.parent / "llama2_tokenizer").save_pretrained(folder)
+    # As they are: read and written again by transformers, a leading space would be lost.
+    for file in (DATA.parent / "llama2_tokenizer").glob("tokenizer*"):
+        shutil.copy(file, folder)
 
 
 def measure(shape: str, count: int) -> dict[str, Any]:

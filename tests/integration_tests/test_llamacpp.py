@@ -14,6 +14,7 @@ from langchain_metaaligner import Aligner, checkpoints
 from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.training import export_gguf
 from langchain_metaaligner.training.run.bases import Base
+from tests.integration_tests.llama_server import LlamaServer
 from tests.unit_tests.tiny import LLAMA2_TOKENIZER, save_as_published
 from tests.unit_tests.training.run.test_gguf_export import texts
 
@@ -67,22 +68,45 @@ def edits(model: str, **options: Any) -> list[str]:
         return [one.text for one in aligner.align_batch(items)]
 
 
-def test_thirty_edits_are_the_local_engines_but_where_two_tokens_are_tied(gguf, capsys):
-    local = edits("embedded", dtype="float32", device_map="cpu")
-    there = edits(str(gguf))
-    apart = [at for at, (one, other) in enumerate(zip(local, there, strict=True)) if one != other]
-    gaps = {at: gap_where_they_part(ROWS[at], local[at], there[at]) for at in apart}
-    said = ", ".join(f"{gap:.5f}" for gap in gaps.values()) or "none"
-    table = (
-        "\n| engine | edits | the local engine's | others: nats between the two tokens |"
-        "\n| --- | --- | --- | --- |"
-        f"\n| llama.cpp, float32 | {len(ROWS)} | {len(ROWS) - len(apart)} | {said} |\n"
-    )
+@pytest.fixture(scope="module")
+def local() -> list[str]:
+    return edits("embedded", dtype="float32", device_map="cpu")
+
+
+@pytest.mark.enable_socket
+@pytest.mark.parametrize("where", ["in process", "its server"])
+def test_thirty_edits_are_the_local_engines_but_where_two_tokens_are_tied(
+    where, local, gguf, capsys
+):
+    if where == "in process":
+        there = edits(str(gguf))
+    else:
+        server = LlamaServer(str(gguf))
+        try:
+            url = f"http://127.0.0.1:{server.port}/v1"
+            there = edits(url, family="hh-rlhf", max_connections=2)
+        finally:
+            server.kill()
+    gaps = apart(local, there)
+    said = ", ".join(f"{gap:.5f}" for gap in gaps) or "none"
     with capsys.disabled():
-        sys.stdout.write(table)
-    assert len(ROWS) - len(apart) >= EQUAL
-    assert all(gap < TIE for gap in gaps.values()), gaps
+        sys.stdout.write(
+            "\n| engine, weights in float32 | edits | the local engine's | others: nats between the"
+            " two tokens |\n| --- | --- | --- | --- |"
+            f"\n| llama.cpp, {where} | {len(ROWS)} | {len(ROWS) - len(gaps)} | {said} |\n"
+        )
+    assert len(ROWS) - len(gaps) >= EQUAL
+    assert all(gap < TIE for gap in gaps), gaps
     assert len({one for one in local if one not in {answer for _, answer in ROWS}}) > EQUAL // 3
+
+
+def apart(local: list[str], there: list[str]) -> list[float]:
+    """For each edit that is another one than the local engine's, how near its tokens are tied."""
+    return [
+        gap_where_they_part(row, one, other)
+        for row, one, other in zip(ROWS, local, there, strict=True)
+        if one != other
+    ]
 
 
 def gap_where_they_part(row: tuple[str, str], one: str, other: str) -> float:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,58 +15,19 @@ import pytest
 from langchain_metaaligner import Aligner, EditTimeout, EngineError, MetaAlignerError, load_engine
 from langchain_metaaligner.checkpoints import embedded_base
 from langchain_metaaligner.testing.engine_conformance import EngineConformance
+from tests.integration_tests.llama_server import TIME, LlamaServer
 from tests.unit_tests.engines.completions.fake_server import FakeServer
 
 pytest.importorskip("openai")
 pytest.importorskip("xllamacpp")
 pytestmark = [pytest.mark.slow, pytest.mark.enable_socket]
 
-TIME = 120.0  # seconds for a server to start on a busy machine
-SERVE = """
-import sys, threading, xllamacpp
-given = xllamacpp.CommonParams()
-given.model.path, given.port = sys.argv[1], int(sys.argv[2])
-given.hostnames, given.n_ctx, given.n_parallel = ["127.0.0.1"], 2048, 2
-given.cpuparams.n_threads = given.cpuparams_batch.n_threads = 1
-given.verbosity, given.warmup = -1, False
-server = xllamacpp.Server(given)
-print("ready", flush=True)
-threading.Event().wait()
-"""
 NUMBERS = ("two", "three", "four", "five", "six", "seven")
 SAID = "Tell me {} things about cats, and about my secret garden."
 ITEMS = [
     ([("human", SAID.format(number))], f"Cats are {number} good animals.", ["helpfulness"])
     for number in NUMBERS
 ]
-
-
-class LlamaServer:
-    """llama.cpp's server in a process of its own, which can be killed and started again."""
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-c", SERVE, self._model, str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-
-    def kill(self) -> None:
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-        self._process.kill()
-        self._process.wait(TIME)
-
-    def busy(self) -> bool:
-        """Whether it is working on an edit."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/slots", timeout=TIME) as told:
-            return any(slot["is_processing"] for slot in json.load(told))
 
 
 class BadLine:

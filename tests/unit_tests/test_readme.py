@@ -92,7 +92,9 @@ def test_every_module_that_a_document_runs_exists(path: Path) -> None:
     for name in re.findall(
         r"python -m ((?:langchain_metaaligner|cookbook|tests)[\w.]*)", path.read_text("utf-8")
     ):
-        assert find_spec(f"{name}.__main__"), name
+        found = find_spec(name)
+        assert found, name
+        assert not found.submodule_search_locations or find_spec(f"{name}.__main__"), name
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

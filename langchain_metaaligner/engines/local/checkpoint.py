@@ -14,7 +14,12 @@ import torch
 from langchain_metaaligner.engines.local import memory
 from langchain_metaaligner.engines.local.adapter import warn_of_bystander
 from langchain_metaaligner.engines.local.hub import HubFiles
-from langchain_metaaligner.engines.local.placement import choose_device_map, choose_dtype
+from langchain_metaaligner.engines.local.placement import (
+    choose_device_map,
+    choose_dtype,
+    processes_of,
+    split_by,
+)
 from langchain_metaaligner.engines.local.progress import SILENT, LoadProgress
 from langchain_metaaligner.engines.local.weight_files import WeightFiles
 from langchain_metaaligner.errors import CheckpointError, first_line
@@ -127,7 +132,7 @@ class CheckpointFiles:
         device_map = choose_device_map(self._options.device_map)
         memory.check(
             self.name,
-            needed,
+            needed / processes_of(self._options),
             device_map=device_map,
             max_memory=self._options.max_memory,
             offload_folder=self._options.offload_folder,
@@ -152,7 +157,8 @@ class CheckpointFiles:
             "adapter_kwargs": {"subfolder": _NOWHERE},
             "config": config,
             "dtype": dtype,
-            "device_map": device_map,
+            "device_map": None if options.tp_plan is not None else device_map,
+            "distributed_config": split_by(options),
             "attn_implementation": options.attn_implementation,
             "quantization_config": revealed(options.quantization_config),
             "max_memory": options.max_memory,

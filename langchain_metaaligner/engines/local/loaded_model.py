@@ -18,7 +18,7 @@ from langchain_metaaligner.engines.cancellation import Cancellation
 from langchain_metaaligner.engines.local.cpu_kernels import compile_feed_forward, prepack
 from langchain_metaaligner.engines.local.decoder import Decoder
 from langchain_metaaligner.engines.local.forward import input_device
-from langchain_metaaligner.engines.local.placement import check_devices, warn_of_strays
+from langchain_metaaligner.engines.local.placement import check_devices, check_split, warn_of_strays
 from langchain_metaaligner.engines.local.prefix_cache import PrefixCache
 from langchain_metaaligner.engines.local.progress import LoadProgress, progress_of
 from langchain_metaaligner.engines.local.repeatability import make_repeatable
@@ -235,6 +235,7 @@ class LoadedModel:
         if checkpoints.family_of(self.name, self._config_dict or {}) is None:
             tokenizer.check_template(self._config.get_text_config().vocab_size)
         check_devices(self.name, self._options.device_map)
+        check_split(self.name, self._options)
         with _ONE_AT_A_TIME, progress.with_bars():
             model = source.model(self._config, progress)
             warn_of_strays(self.name, model)

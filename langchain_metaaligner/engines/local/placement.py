@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from langchain_metaaligner import checkpoints
 from langchain_metaaligner.errors import CheckpointError, first_line
+from langchain_metaaligner.options import LoadOptions
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +117,72 @@ def check_devices(name: str, device_map: Any) -> None:
             " missing, install its driver and a build of torch that supports it."
         )
         raise CheckpointError(message)
+
+
+def check_split(name: str, options: LoadOptions) -> None:
+    """Refuse to split weights where nothing started the processes that share them.
+
+    Args:
+        name: The checkpoint, for the message.
+        options: How it is loaded.
+
+    Raises:
+        CheckpointError: There is a `tp_plan`, but one process alone, or a `device_map` beside it.
+    """
+    plan = options.tp_plan
+    if plan is None:
+        return
+    if isinstance(plan, str) and plan != "auto":
+        message = f"tp_plan={plan!r} is no plan; expected 'auto' or a dict from layers to styles."
+        raise CheckpointError(message)
+    if name == checkpoints.EMBEDDED or options.adapter is not None:
+        message = (
+            f"{name} has an adapter, which is merged into whole weights, so they can't be split"
+            " with tp_plan. Save the merged checkpoint and load that, or use device_map."
+        )
+        raise CheckpointError(message)
+    if options.device_map != "auto":
+        message = (
+            f"{name} can't be loaded with both tp_plan and device_map={options.device_map!r}: each"
+            " process has one device, its own. Leave one of the two out."
+        )
+        raise CheckpointError(message)
+    if processes_of(options) < 2:
+        message = (
+            f"tp_plan={plan!r} splits {name} over several processes, but this one runs alone."
+            " Start the program with torchrun --nproc-per-node=NUMBER_OF_GPUS, spread the weights"
+            " over the GPUs of one process with device_map='auto', or use a server, which splits"
+            " them itself."
+        )
+        raise CheckpointError(message)
+
+
+def processes_of(options: LoadOptions) -> int:
+    """Count the processes that share the weights.
+
+    Args:
+        options: How they are loaded.
+
+    Returns:
+        The number of processes that torchrun started if there is a `tp_plan`, else 1.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) if options.tp_plan is not None else 1
+
+
+def split_by(options: LoadOptions) -> Any:
+    """Say how transformers splits the weights.
+
+    Args:
+        options: How they are loaded.
+
+    Returns:
+        Its `DistributedConfig`, or `None` to load them whole.
+    """
+    if options.tp_plan is None:
+        return None
+    from transformers.distributed import DistributedConfig
+
+    return DistributedConfig(tp_plan=options.tp_plan)
 
 
 def _devices() -> list[tuple[str, int]]:

@@ -65,6 +65,32 @@ def test_a_device_that_is_not_here_is_a_checkpoint_error_at_once_and_by_load(
     engine.close()
 
 
+@pytest.mark.parametrize(
+    ("options", "processes", "said"),
+    [
+        ({"tp_plan": "auto"}, "1", "torchrun"),
+        ({"tp_plan": {"lm_head": "colwise"}}, "1", "torchrun"),
+        ({"tp_plan": "rows"}, "2", "no plan"),
+        ({"tp_plan": "auto", "device_map": "cpu"}, "2", "both tp_plan and device_map"),
+        ({"tp_plan": "auto", "adapter": "{checkpoint}"}, "2", "adapter"),
+    ],
+)
+def test_weights_are_split_only_where_processes_share_them(
+    checkpoint, options, processes, said, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    options = {
+        name: value.format(checkpoint=checkpoint) if isinstance(value, str) else value
+        for name, value in options.items()
+    }
+    with pytest.raises(CheckpointError, match=said):
+        check_model(str(checkpoint), options)
+    engine = load_engine(str(checkpoint), **options)
+    with pytest.raises(CheckpointError, match=said):
+        engine.load()
+    engine.close()
+
+
 def test_a_new_kind_of_engine_is_one_row(monkeypatch):
     class Upper(Engine):
         def __init__(self, name, **options):

@@ -11,6 +11,7 @@ import torch
 from langchain_metaaligner.engines.base import Request
 from langchain_metaaligner.engines.local.packed_forward import PackedForward
 from langchain_metaaligner.engines.registry import load_engine
+from tests.unit_tests.split_weights import shared_edits
 from tests.unit_tests.tiny import WORDS
 
 pytestmark = pytest.mark.gpu
@@ -41,6 +42,9 @@ def edits(engine: Any, draft: str) -> list[str]:
 def needs(package: str) -> Any:
     missing = importlib.util.find_spec(package) is None
     return pytest.mark.skipif(missing, reason=f"needs the package {package}")
+
+
+needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 
 
 @pytest.mark.parametrize("draft", ["", " ".join(WORDS[:12])])
@@ -85,3 +89,20 @@ def test_the_whole_answer_is_tried_at_once(checkpoint):  # pragma: no cover
 def test_compiled_feed_forward_parts_give_the_same_edits(checkpoint):  # pragma: no cover
     compiled = load_engine(str(checkpoint), dtype="float32", torch_compile=True)
     assert edits(compiled, "") == [generated(compiled, prompt) for prompt in PROMPTS]
+
+
+@needs_two
+def test_weights_that_are_spread_over_two_gpus_give_the_edits_of_one(
+    checkpoint,
+):  # pragma: no cover
+    spread = {"model.embed_tokens": 0, "model.layers.0": 0, "model.rotary_emb": 0}
+    rest = {"model.layers.1": 1, "model.norm": 1, "lm_head": 1}
+    there = load_engine(str(checkpoint), dtype="float32", device_map={**spread, **rest})
+    assert set(there.model.hf_device_map.values()) == {0, 1}
+    assert edits(there, "") == edits(load_engine(str(checkpoint), dtype="float32"), "")
+
+
+@needs_two
+def test_weights_that_two_processes_share_give_the_edits_of_one(checkpoint):  # pragma: no cover
+    own = edits(load_engine(str(checkpoint), dtype="float32"), "")
+    assert shared_edits(checkpoint, PROMPTS, LENGTH) == [own, own]
