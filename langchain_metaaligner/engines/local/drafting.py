@@ -92,9 +92,9 @@ class Costs:
         return _FIRST_SHARE * self.prefill(prompt)
 
 
-# Measured with the embedded aligner and prepacked weights on one busy AVX-512 core, after 400 tokens:
-# passes of 1, 4, 16 and 64 tokens took 38, 39, 65 and 180 ms in bfloat16, and 60, 60, 98 and 265 ms
-# in float32. On more cores a step gains less than its tokens do.
+# Measured with the embedded aligner and prepacked weights on one busy AVX-512 core, after 400
+# tokens: passes of 1, 4, 16 and 64 took 38, 39, 65 and 180 ms in bfloat16, and 60, 60, 98 and 265
+# in float32, so 0.06 steps a token. On two cores a step gains less than its tokens do.
 CPU = Costs(token=0.05, rows=4, first=32, again=24, guess=3)
 # A pass reads all weights, however few its tokens, so the whole answer is drafted at once.
 ACCELERATOR = Costs(token=0.002, rows=1, first=None, again=64, guess=7)
