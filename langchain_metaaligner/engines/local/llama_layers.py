@@ -1,4 +1,4 @@
-"""Runs the layers of a LLaMA with few operators, and the same results bit for bit."""
+"""Runs the layers of a LLaMA with fewer operators, and the same results bit for bit."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class _Layer:
 class LlamaLayers:
     """Runs the layers of a LLaMA model in place of transformers' modules.
 
-    A pass of one token through the embedded aligner's 30 layers calls 3,000 operators there, and
-    as much Python around them; that took longer than reading the weights. Here it is 900. The
-    order of the roundings is the same, and so are the results.
+    In a pass of one token through the embedded aligner, half of the time went into small operators
+    and the Python around them: 7,200 operators, those that others call included. Here it is 5,000,
+    and a fifth of the time less. The order of the roundings is the same, and so are the results.
 
     Args:
         inner: A model without its head for which `is_llama` holds.
