@@ -126,7 +126,7 @@ def edit_draft_decoding(
     while left:
         parts, drafts = [], []
         for row in left:
-            draft = row.drafter.propose(row.made, row.room(forward))
+            draft = row.drafter.propose(row.made, row.room(forward), shared=len(left) > 1)
             parts.append(ForwardInput(row.cache, row.unseen() + draft, len(draft) + 1))
             drafts.append(draft)
         logits = forward.run(parts)
@@ -229,7 +229,7 @@ def _sequences(
         ids = input_ids[number : number + 1]
         real = ids[0] if mask is None else ids[0][mask[number].bool()]
         prompt = [int(token) for token in real]
-        drafter = Drafter([draft], costs_for(model), len(prompt))
+        drafter = Drafter([draft], costs_for(model), len(prompt), context=prompt)
         rows.append(
             _Sequence(ids, prompt, [], drafter, forward.new_cache(len(prompt) + len(draft) + 64))
         )

@@ -7,6 +7,7 @@ counted by a hook on the model and do not depend on the machine.
 
 from __future__ import annotations
 
+import random
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +24,14 @@ from tests.benchmarks import llamacpp
 from tests.benchmarks.cases import (
     CASES,
     LIGHT,
+    REAL_EDIT,
     REWRITE,
     SENTENCE,
     UNCHANGED,
     Case,
     chats,
     conversations,
+    real_edits,
 )
 from tests.benchmarks.delays import forced_stream
 from tests.benchmarks.figures import Figures
@@ -47,9 +50,20 @@ from tests.benchmarks.labels import (
     TURNS,
 )
 from tests.benchmarks.pieces import finish, worker_parser
-from tests.benchmarks.procedures import Ours, apart, generate, prompt_lookup, timed, without_cache
+from tests.benchmarks.procedures import (
+    MOST,
+    Ours,
+    apart,
+    generate,
+    prompt_lookup,
+    timed,
+    without_cache,
+)
 
-PARTS = ("single", "chat", "many")
+PARTS = ("single", "real", "chat", "many")
+WORDS = range(100, 321)
+"""How many words the real edits that are measured have."""
+WINDOW = 2048
 
 
 def measure_single(
@@ -78,8 +92,18 @@ def measure_single(
                 kept, passes = ours.one(case, name, turns=True)
                 figures.add(TURNS, AUTHORS, theirs, kept, passes=passes, tokens=tokens)
                 figures.add(name, NO_CACHE, without_cache(ours.model, row), seconds)
-            if other and name in (UNCHANGED, SENTENCE, REWRITE):
+            if other and name in (UNCHANGED, SENTENCE, REWRITE, REAL_EDIT):
                 figures.add(name, LLAMA, other.write(row), seconds)
+
+
+def real(codec: Any, end: int, count: int, *, seed: int = 1) -> list[Case]:
+    """Real edits of middle length, `count` for each model that had answered."""
+    rng = random.Random(seed)
+    found: list[Case] = []
+    for cases in real_edits(codec, end, WINDOW, WORDS).values():
+        fitting = [case for case in cases if len(case.edits[REAL_EDIT]) <= MOST]
+        found += rng.sample(fitting, min(count, len(fitting)))
+    return found
 
 
 def measure_chats(figures: Figures, ours: Ours, count: int) -> None:
@@ -147,7 +171,7 @@ def measure(
         cases = conversations(ours.engine.prompt_tokenizer, end, max(count, 16))
         few, first = cases[:count], cases[-1]
         other = None
-        if llamacpp.there() and "single" in parts:
+        if llamacpp.there() and {"single", "real"} & set(parts):
             other = llamacpp.LlamaCpp(ours.model, Path(folder), torch.get_num_threads())
             check(ours, other, few)
         generate(ours.model, [(first.ids, first.edits[UNCHANGED])], most=8)
@@ -155,6 +179,10 @@ def measure(
         if "single" in parts:
             measure_single(figures, ours, few, other, names, delays=True)
             tell(f"{used}: single edits done")
+        if "real" in parts:
+            edits = real(ours.engine.prompt_tokenizer, end, count)
+            measure_single(figures, ours, edits, other, (REAL_EDIT,))
+            tell(f"{used}: real edits done")
         if "chat" in parts:
             measure_chats(figures, ours, count)
             tell(f"{used}: chats done")

@@ -16,6 +16,9 @@ from langchain_metaaligner.editing.prompts import HH_RLHF, Prompt
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "hh_policy_replies.jsonl"
 """Rows with `context`, `golden` and `replies` {model: text}."""
+REAL = DATA.with_name("aligner_edits.jsonl")
+"""Rows with `query`, `policy`, `answer` and the `edit` that a published aligner made of it."""
+LLAMA2 = DATA.with_name("llama2_tokenizer")
 OBJECTIVES = ("harmlessness", "helpfulness")
 HUMAN, ASSISTANT = "\n\nHuman:", " \n\nAssistant:"
 TURNS = 6
@@ -25,6 +28,7 @@ SENTENCE = "one sentence replaced"
 CUT = "cut short after half"
 LIGHT = "light edits"
 REWRITE = "full rewrite"
+REAL_EDIT = "real edit"
 CASES = (UNCHANGED, SENTENCE, CUT, LIGHT, REWRITE)
 
 
@@ -84,6 +88,37 @@ def conversations(codec: Any, end: int, count: int, *, seed: int = 1) -> list[Ca
         if len(cases) == count:
             break
     return cases
+
+
+def real_edits(
+    codec: Any, end: int, window: int, words: range = range(1, 10_000)
+) -> dict[str, list[Case]]:
+    """Real edits of a published aligner, most of them rewrites, by the model that answered.
+
+    Args:
+        codec: Tokenises prompts and outputs.
+        end: The token that ends an output.
+        window: How many tokens a prompt and its output may have together.
+        words: How many words an edit may have.
+
+    Returns:
+        Cases with one edit each, named `REAL_EDIT`; empty where the file is not here.
+    """
+    found: dict[str, list[Case]] = {}
+    if not REAL.is_file():
+        return found
+    for line in REAL.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if len(row["edit"].split()) not in words:
+            continue
+        context = f"{HUMAN} {row['query']}{ASSISTANT}"
+        prompt = rendered(context, row["answer"])
+        ids, draft = codec.encode(prompt.text), codec.spellings(prompt.draft)[0]
+        edit = [*codec.spellings(row["edit"])[0], end]
+        if len(ids) + len(edit) <= window:
+            case = Case(prompt, context, row["answer"], ids, draft, {REAL_EDIT: edit})
+            found.setdefault(row["policy"], []).append(case)
+    return found
 
 
 def edited(

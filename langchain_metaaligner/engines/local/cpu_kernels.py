@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,12 +60,13 @@ def prepack(model: Any, wanted: bool | None = None) -> int:
 class _Prepacked:
     """Replaces the `forward` of a linear layer."""
 
-    __slots__ = ("_known", "_layer", "_packed")
+    __slots__ = ("_known", "_layer", "_packed", "product")
 
     def __init__(self, layer: nn.Linear) -> None:
         self._layer = layer
         self._known = 0, -1  # address and version of the weights that were packed
         self._packed: torch.Tensor | None = None
+        self.product: Product | None = None  # that begins with this layer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Prepacked:
         return _Prepacked(memo.get(id(self._layer), self._layer))
@@ -75,12 +76,16 @@ class _Prepacked:
         weight = self._layer.weight
         with torch.inference_mode():
             self._packed = _prepacked(weight) if _takes(weight) else None
-        self._known = weight.data_ptr(), weight._version  # noqa: SLF001 - nothing public shows it
+        self._known = _state(self._layer)
+
+    def unpack(self) -> None:
+        """Forget the copy until it is needed again."""
+        self._known, self._packed = (0, -1), None
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply rows, `[..., in_features]`, and return `[..., out_features]`."""
         weight, bias = self._layer.weight, self._layer.bias
-        if (weight.data_ptr(), weight._version) != self._known:  # noqa: SLF001
+        if _state(self._layer) != self._known:
             self.pack()
         packed = self._packed
         if packed is None or torch.is_grad_enabled() or rows.dtype is not weight.dtype:
@@ -88,6 +93,81 @@ class _Prepacked:
         if rows.dim() < 2 or not rows.numel():
             return linear(rows, weight, bias)
         return _multiply(rows, packed, bias)
+
+
+class Product:
+    """Multiplies rows by the weights of layers; their results stand side by side.
+
+    Args:
+        layers: Layers with as many inputs.
+    """
+
+    __slots__ = ("_bias", "_known", "_packed", "layers")
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self.layers = layers
+        self._known: list[tuple[int, int]] = []
+        self._packed: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
+
+    def check(self) -> None:
+        """Copy the weights again if they were changed; called before each pass."""
+        known = [_state(layer) for layer in self.layers]
+        if known != self._known:
+            self._known = known
+            self._pack()
+
+    def _pack(self) -> None:
+        weights: list[torch.Tensor] = [layer.weight for layer in self.layers]
+        biases: list[torch.Tensor] = [layer.bias for layer in self.layers if layer.bias is not None]
+        same = len(biases) in (0, len(weights)) and len({one.dtype for one in weights}) == 1
+        fits = same and all(isinstance(vars(one).get("forward"), _Prepacked) for one in self.layers)
+        self._packed = self._bias = None
+        if fits and all(_takes(one) for one in weights):
+            with torch.inference_mode():
+                self._packed = _prepacked(torch.cat(weights))
+                self._bias = torch.cat(biases) if biases else None
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Multiply rows, `[tokens, in_features]`, in inference mode.
+
+        Returns:
+            `[tokens, all_out_features]`.
+        """
+        if self._packed is not None:
+            return _linear_pointwise(rows, self._packed, self._bias, "none", [], "")
+        made = [linear(rows, one.weight, one.bias) for one in self.layers]
+        return made[0] if len(made) == 1 else torch.cat(made, dim=-1)
+
+
+def product(layers: Sequence[nn.Linear]) -> Product:
+    """Make the product with several layers: the same numbers in fewer calls.
+
+    If all layers are prepacked, their own copies of the weights are given up for a common one.
+    They make new ones should somebody call the layers themselves.
+
+    Args:
+        layers: Layers with as many inputs.
+
+    Returns:
+        Takes rows, `[tokens, in_features]`, and returns the layers' results side by side.
+    """
+    quick = [vars(layer).get("forward") for layer in layers]
+    first = quick[0]
+    if not isinstance(first, _Prepacked):
+        return Product(layers)
+    if first.product is None or first.product.layers != layers:
+        first.product = Product(layers)
+        for one in quick:
+            if isinstance(one, _Prepacked):
+                one.unpack()
+    return first.product
+
+
+def _state(layer: nn.Linear) -> tuple[int, int]:
+    """Return what tells whether a layer's weights were exchanged or changed."""
+    weight: Any = layer._parameters["weight"]  # noqa: SLF001 - much faster than the attribute
+    return weight.data_ptr(), weight._version  # noqa: SLF001 - nothing public shows it
 
 
 def _fits(layer: nn.Module) -> bool:
@@ -112,9 +192,11 @@ def _prepacked(weight: torch.Tensor) -> torch.Tensor:
 
 def _multiply(rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Multiply rows, `[..., in_features]`, and return `[..., out_features]`."""
-    made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
-        rows, packed, bias, "none", [], ""
-    )
+    return _linear_pointwise(rows, packed, bias, "none", [], "")
+
+
+def _linear_pointwise(*given: Any) -> torch.Tensor:
+    made: torch.Tensor = torch.ops.mkldnn._linear_pointwise.default(*given)  # noqa: SLF001
     return made
 
 

@@ -405,7 +405,7 @@ class LocalEngine(Engine):
             request,
             prompt,
             OutputText(tokenizer, stop, draft, spellings),
-            Drafter(spellings, costs_for(model), len(prompt), whole=whole),
+            Drafter(spellings, costs_for(model), len(prompt), whole=whole, context=prompt),
             window=self.window,
             ends=tokenizer.end_ids(
                 getattr(self.config, "eos_token_id", None), getattr(own, "eos_token_id", None)

@@ -19,6 +19,7 @@ from langchain_metaaligner.engines.local.forward import (
     base_model,
     input_device,
 )
+from langchain_metaaligner.engines.local.llama_layers import LlamaLayers, is_llama
 from langchain_metaaligner.engines.local.sequential_forward import (
     SequentialForward,
     changing_rotary,
@@ -303,12 +304,63 @@ class _Pass:
     def __init__(self, spans: Sequence[_Span], rows: int) -> None:
         self.spans = spans
         self.layers = 0
+        self._part: torch.Tensor | None = None  # one token's queries, and rows without a meaning
         self._end = spans[-1].end
         self._more = -self._end % rows
 
     def fill(self, ids: torch.Tensor) -> torch.Tensor:
         """Append tokens without a meaning, or their places, to those of the pass, `[1, tokens]`."""
         return pad(ids, (0, self._more)) if self._more else ids
+
+    def attend_rows(self, layer: int, rows: torch.Tensor, heads: int, scale: float) -> torch.Tensor:
+        """Compute the same as `attend` for `LlamaLayers`, which says what the arguments are."""
+        self.layers += 1
+        count, all_heads, size = rows.shape
+        kept = (all_heads - heads) // 2
+        made = rows.new_empty((count, heads, size))
+        for span in self.spans:
+            start, end = span.start, span.end
+            written = rows[start:end, heads:].transpose(0, 1)
+            held = span.cache.update(layer, written[:kept], written[kept:])
+            if end - start == 1:
+                self._attend_one(span, rows[start, :heads], held, made[start], scale)
+            else:
+                query = rows[None, start:end, :heads].transpose(1, 2)
+                attend(query, *held, span.mask, scale, made[None, start:end])
+        if count > self._end:
+            made[self._end :] = 0
+        return made.view(count, heads * size)
+
+    def _attend_one(
+        self,
+        span: _Span,
+        query: torch.Tensor,
+        held: tuple[torch.Tensor, torch.Tensor],
+        out: torch.Tensor,
+        scale: float,
+    ) -> None:
+        """Compute the same as `attend` for one token, with fewer operators.
+
+        Args:
+            span: Its sequence.
+            query: `[heads, head_dim]`.
+            held: The keys and the values, each `[key_heads, room, head_dim]`.
+            out: Where to write the result, `[heads, head_dim]`.
+            scale: Factor for the scores.
+        """
+        keys, values = held
+        kept, size = keys.shape[0], keys.shape[2]
+        groups = query.shape[0] // kept
+        _, _, bias = span.mask.blocks(groups, query)[0]
+        count, last = bias.shape
+        part = self._part
+        if part is None:
+            part = self._part = query.new_zeros((1, kept, count, size))
+        part[0, :, :groups] = query.view(kept, groups, size)
+        mixed = scaled_dot_product_attention(
+            part, keys[None, :, :last], values[None, :, :last], attn_mask=bias, scale=scale
+        )
+        out.view(kept, groups, size).copy_(mixed[0, :, :groups])
 
     def attend(
         self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: Any
@@ -399,6 +451,8 @@ class PackedForward:
         AttentionInterface.register(_NAME, _packed_attention)
         AttentionMaskInterface.register(_NAME, sdpa_mask)
         self.rows = 1 if input_device(model).type != "cpu" else _ROWS
+        inner = base_model(model).base_model
+        self._layers = LlamaLayers(inner) if is_llama(inner) else None
         self.model = model
         self._no_mask = torch.empty(1, 1, 0, 0)  # transformers passes on 4D masks unchanged
 
@@ -462,7 +516,11 @@ class PackedForward:
         before = config._attn_implementation  # noqa: SLF001 - the public setter loads kernels
         config._attn_implementation = _NAME  # noqa: SLF001
         # Whoever watches the model or its head sees the real tokens and logits alone.
-        hooks = [outer.base_model.register_forward_pre_hook(_fill, with_kwargs=True)]
+        inner = outer.base_model
+        hooks = [inner.register_forward_pre_hook(_fill, with_kwargs=True)]
+        held, quick = vars(inner), self._layers
+        if quick is not None and "forward" not in held and quick.as_made:
+            held["forward"] = quick
         head, more, thread = outer.get_output_embeddings(), -kept % self.rows, get_ident()
         if head is not None and more:
 
@@ -481,6 +539,8 @@ class PackedForward:
         finally:
             for hook in hooks:
                 hook.remove()
+            if held.get("forward") is quick:
+                held.pop("forward", None)
             config._attn_implementation = before  # noqa: SLF001
 
 

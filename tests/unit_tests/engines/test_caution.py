@@ -106,7 +106,13 @@ def test_an_edit_is_the_same_with_and_without_drafts_alone_and_among_others(mode
                 LENGTH,
                 0.0,
                 OutputText(codec, ()),
-                Drafter([answer], rng.choice([CPU, ACCELERATOR]), 40, whole=rng.random() < 0.5),
+                Drafter(
+                    [answer],
+                    rng.choice([CPU, ACCELERATOR]),
+                    40,
+                    whole=rng.random() < 0.5,
+                    context=prompt,
+                ),
                 frozenset(ENDS),
                 caution=margin,
             )

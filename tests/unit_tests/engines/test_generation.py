@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from langchain_metaaligner.engines.generation import edit_draft_decoding
 from tests.unit_tests.tiny import tiny_config, tiny_llama
@@ -97,6 +97,27 @@ def test_a_right_draft_takes_few_passes(model):
     edited(model, inputs, output)
     hook.remove()
     assert len(count) <= 2
+
+
+def test_what_repeats_the_context_takes_few_passes_though_the_draft_is_something_else(model):
+    ids, end = random.Random(5).sample(range(3, 75), 41), 2
+    output = [*ids[5:25], 77, *ids[20:38], end]
+
+    class Forced(LogitsProcessor):
+        def __call__(self, row, scores):
+            scores[:, output[row.shape[1] - len(ids)]] = 1e4
+            return scores
+
+    count: list[int] = []
+    options = {"logits_processor": LogitsProcessorList([Forced()])}
+    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))}
+    whole = plain(model, inputs, **options)
+    hook = model.register_forward_pre_hook(lambda *_: count.append(1))
+    made = edited(model, inputs, [78, 79, 78, 79], **options)
+    hook.remove()
+    assert torch.equal(made, whole)
+    assert made[0, len(ids) :].tolist() == output
+    assert len(count) <= len(output) / 2
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_rows_do_not_depend_on_their_neighbours_nor_on_how_they_are_run(parts, k
             LENGTH,
             0.0,
             OutputText(codec, ()),
-            Drafter([draft], rng.choice([CPU, ACCELERATOR]), 400),
+            Drafter([draft], rng.choice([CPU, ACCELERATOR]), 400, context=codec.encode(prompt)),
             frozenset({2}),
         )
 

@@ -88,25 +88,80 @@ def test_light_edits_take_seven_tokens_a_pass():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_rewrite_pays_for_no_more_than_a_twentieth_of_useless_drafts(seed):
+def test_a_rewrite_pays_for_no_more_than_a_fiftieth_of_useless_drafts(seed):
     rng = random.Random(seed)
     # A vocabulary so small that words of the answer come again by chance all the time.
     text = [rng.randrange(1, 40) for _ in range(150)]
     edit = [rng.randrange(1, 40) for _ in range(rng.randrange(60, 250))]
     passes = decode(Drafter([text], CPU, 400), [*edit, END])
     plain = CPU.prefill(400) + len(edit)
-    assert plain / steps(passes, CPU, 400) >= 0.95
+    assert plain / steps(passes, CPU, 400) >= 0.98
 
 
 @pytest.mark.parametrize("prompt", [200, 300, 500, 700])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_short_refusal_pays_no_more_than_a_twentieth_either(prompt, seed):
+def test_a_short_refusal_pays_no_more_than_a_fiftieth_either(prompt, seed):
     rng = random.Random(seed)
     text = [rng.randrange(1, 40) for _ in range(150)]
     edit = [rng.randrange(1, 40) for _ in range(40)]
     passes = decode(Drafter([text], CPU, prompt), [*edit, END])
     plain = CPU.prefill(prompt) + len(edit)
-    assert plain / steps(passes, CPU, prompt) >= 0.95
+    assert plain / steps(passes, CPU, prompt) >= 0.98
+
+
+@pytest.mark.parametrize("words", [2000, 200, 40])
+@pytest.mark.parametrize("seed", range(8))
+def test_phrases_that_lead_nowhere_cost_next_to_nothing(words, seed):
+    rng = random.Random(seed)
+    prompt = [rng.randrange(1, words) for _ in range(400)]
+    edit = [rng.randrange(1, words) for _ in range(rng.randrange(40, 300))]
+    passes = decode(Drafter([prompt[200:]], CPU, 400, context=prompt), [*edit, END])
+    plain = CPU.prefill(400) + len(edit)
+    assert plain / steps(passes, CPU, 400) >= 0.98
+    assert CPU.draft(CPU.guess) <= 0.05
+
+
+def test_what_the_context_says_is_drafted_where_the_edit_leaves_the_answer():
+    context, text = answer(300), answer(100, seed=1)
+    edit = [60_000, *context[40:100], 60_001, *context[150:190], END]
+    without = decode(Drafter([text], CPU, 400), edit)
+    passes = decode(Drafter([text], CPU, 400, context=[*context, *text]), edit)
+    assert len(without) == len(edit)
+    assert len(passes) <= len(edit) / 3.5
+    assert max(length for length, _ in passes[1:]) == CPU.guess
+
+
+def test_what_the_edit_said_before_is_drafted_again():
+    said = answer(20)
+    edit = [*said, *said, *said, END]
+    passes = decode(Drafter([[60_000]], CPU, 50, context=answer(50, seed=2)), edit)
+    assert len(passes) <= 20 + 12
+
+
+def test_with_an_answer_that_comes_back_the_answer_is_drafted_not_a_phrase():
+    text = answer(120)
+    edit = [*text[:60], *range(60_000, 60_012), *text[60:], END]
+    passes = decode(Drafter([text], CPU, 500, context=[*answer(300, seed=3), *text]), edit)
+    assert len(passes) <= 12 + 12
+
+
+def test_phrases_leave_the_passes_of_an_unchanged_answer_alone():
+    text = answer(200)
+    prompt = [*answer(300, seed=4), *text]
+    edit = [*text, END]
+    assert decode(Drafter([text], CPU, 500, context=prompt), edit) == decode(
+        Drafter([text], CPU, 500), edit
+    )
+
+
+def test_in_a_shared_pass_only_long_phrases_are_drafted():
+    context = answer(300)
+    one = [token for place in range(0, 100, 2) for token in (context[place], 60_000 + place)]
+    passes = decode(Drafter([[60_000]], CPU, 400, context=context), [*one, END], shared=True)
+    assert {length for length, _ in passes[1:]} == {0}
+    edit = [60_000, *context[40:100], END]
+    passes = decode(Drafter([[60_000]], CPU, 400, context=context), edit, shared=True)
+    assert len(passes) <= len(edit) / 2
 
 
 @pytest.mark.parametrize("costs", [CPU, ACCELERATOR])
@@ -122,7 +177,7 @@ def test_an_edit_that_begins_otherwise_than_its_answer_still_finds_it(costs, pro
 @pytest.mark.parametrize("prompt", [30, 150, 300, 700])
 def test_a_draft_with_the_prompt_costs_no_more_than_may_be_lost_or_is_a_phrase(prompt):
     draft = Drafter([answer(250)], CPU, prompt).propose([], 1 << 30)
-    assert CPU.token * len(draft) <= 0.05 * CPU.prefill(prompt) or len(draft) == 8
+    assert CPU.token * len(draft) <= 0.025 * CPU.prefill(prompt) or len(draft) == 8
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -136,7 +191,7 @@ def test_useless_drafts_cost_no_more_than_the_first_and_half_of_the_others_saved
     gains = [hits - CPU.draft(draft) for draft, hits in rest if draft]
     saved = first[1] - CPU.token * first[0] + 0.5 * sum(gain for gain in gains if gain > 0)
     lost = -sum(gain for gain in gains if gain < 0)
-    assert lost <= saved + 0.05 * CPU.prefill(400) + 0.02 * len(rest) + 0.7
+    assert lost <= saved + 0.025 * CPU.prefill(400) + 0.01 * len(rest) + 0.1
 
 
 def test_a_place_that_came_to_nothing_is_forgotten():
@@ -159,7 +214,7 @@ def test_an_edit_may_begin_with_either_spelling():
 
 def test_without_an_answer_nothing_is_drafted():
     for spellings in ([], [[]]):
-        drafter = Drafter(spellings, CPU, 100)
+        drafter = Drafter(spellings, CPU, 100, context=[1, 2, 3])
         assert decode(drafter, [1, 2, END]) == [(0, 0)] * 3
 
 
