@@ -298,7 +298,7 @@ def test_no_library_is_imported_at_the_top_of_a_module_that_is_not_a_core_depend
         below = path.relative_to(ROOT / "langchain_metaaligner").parts[0]
         allowed = core | (inside_only if below in {"engines", "training"} else set())
         if below == "cli":
-            allowed |= {"packaging", "rich", "typer"}  # its commands are imported after a look for both
+            allowed |= {"packaging", "rich", "typer"}  # imported after a look for them
         if below == "testing":
             allowed.add("pytest")  # the suite that others run in their own tests
         if path.name == "sft.py":
