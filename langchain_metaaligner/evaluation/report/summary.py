@@ -188,6 +188,8 @@ class Summary:
         whole = self.total.rates if self.total else None
         if whole is None or not whole.judged:
             return "No pair was judged"
+        if all(row.error is not None for row in self.rows):
+            return "Every edit failed"
         if not any(row.changed for row in self.rows):
             return "The edits changed nothing"
         low, high = whole.net_interval
@@ -217,6 +219,12 @@ class Summary:
             said += (
                 f" With a tie as half a win, it wins {percent(self.length.plain)}; at equal length"
                 f" it would be {percent(self.length.rate)}."
+            )
+        failed = sum(self.effects[0].errors.values())
+        if failed:
+            said += (
+                f" {failed:,} {'edit' if failed == 1 else 'edits'} failed, and"
+                f" {'counts' if failed == 1 else 'count'} as unchanged."
             )
         if found.unjudged:
             said += (

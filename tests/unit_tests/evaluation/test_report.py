@@ -178,6 +178,7 @@ def test_without_rows_verdicts_or_changes_the_report_says_so() -> None:
         ([row(0, None)], "No pair was judged"),
         (failed, "No pair was judged"),
         (same, "The edits changed nothing"),
+        ([replace(one, error="EngineError: down") for one in same], "Every edit failed"),
         ([row()], "The judge prefers neither side clearly"),
         ([row(number) for number in range(30)], "The judge prefers the edits"),
         ([row(number, "loss") for number in range(30)], "The judge prefers the originals"),
