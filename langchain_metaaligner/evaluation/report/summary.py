@@ -238,10 +238,9 @@ def _with_all(names: Sequence[str]) -> Sequence[str | None]:
 
 
 def _comparisons(row: EvaluatedRow) -> Iterable[Comparison]:
+    # With a reference, these hold what both of its comparisons took.
     yield from row.comparisons.values()
     yield from row.second.values()
-    for pair in row.against_reference.values():
-        yield from pair
 
 
 def _reasons(rows: Sequence[EvaluatedRow], objective: str) -> dict[str, int]:
@@ -262,7 +261,8 @@ def _agreed(rows: Sequence[EvaluatedRow], objective: str) -> tuple[int, int]:
     pairs = [
         (row.comparisons[objective].outcome, row.second[objective].outcome)
         for row in rows
-        if objective in row.second and objective in row.comparisons
+        # On a text and itself nobody was asked.
+        if row.changed and objective in row.second and objective in row.comparisons
     ]
     both = [(one, other) for one, other in pairs if one and other]
     return sum(one == other for one, other in both), len(both)

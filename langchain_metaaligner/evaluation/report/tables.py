@@ -246,6 +246,9 @@ def _notes(summary: Summary) -> list[tuple[str, list[str]]]:
             if found[0] < found[1]
         ]
         said.append(("Structure kept", lost or ["all of it"]))
+    if summary.second:
+        shares = [f"{label(name)} {part(*found)}" for name, found in summary.second.items()]
+        said.append(("Second judge, same outcome", shares))
     reasons: Counter[str] = Counter()
     for found in summary.unjudged.values():
         reasons.update(found)

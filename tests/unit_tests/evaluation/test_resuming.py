@@ -106,7 +106,7 @@ def test_results_are_not_kept_in_a_folder_that_looks_like_another_file(
     name: str, tmp_path: Path
 ) -> None:
     judge = Judge()
-    with pytest.raises(EvaluationError, match="a folder or a .jsonl file"):
+    with pytest.raises(EvaluationError, match=r"a folder or a \.jsonl file"):
         evaluate(rows(1), judge=judge, out=tmp_path / name, **PLAIN)
     assert not judge.asked
     assert not list(tmp_path.iterdir())
