@@ -44,9 +44,7 @@ def mean_of(adapters: Sequence[Path], folder: Path, shares: Sequence[float] | No
         told = "\n".join(
             f"- {share:.0%}: sha256 `{one}`" for share, one in zip(shares, hashes, strict=True)
         )
-        card.write(
-            f"\n## Averaged\n\nThe weights are the mean of these adapters', with these shares:\n\n{told}\n"
-        )
+        card.write(f"\n## Averaged\n\nThe weights are a mean of these adapters':\n\n{told}\n")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     return folder
