@@ -22,14 +22,16 @@ torch.set_num_threads(1)
 WEIGHTS = "adapter_model.safetensors"
 
 
-def _tiny_round(folder: str, seed: int, length: int, follows: int = 1) -> recipe.Round:
+def _tiny_round(
+    folder: str, seed: int, length: int, follows: int = 1, kept: float = 0.0
+) -> recipe.Round:
     def build(harmless, helpful, *, seed):
         pairs = [*harmless, *helpful]
         random.Random(seed).shuffle(pairs)
         return [example("keep", p.context, p.chosen, ("humour",), p.chosen) for p in pairs]
 
     settings = TrainingSettings(rank=2, batch_size=4, bf16=False, max_length=length, seed=seed)
-    return recipe.Round(folder, settings, build, follows)
+    return recipe.Round(folder, settings, build, follows, kept)
 
 
 def _write_pairs(folder: Path) -> None:
@@ -40,6 +42,23 @@ def _write_pairs(folder: Path) -> None:
         ]
         lines = [json.dumps(row | {"rejected": "no"}) for row in rows]
         (folder / f"hh_{name}_pairs.jsonl").write_text("\n".join(lines))
+
+
+def test_a_round_may_keep_a_share_of_the_weights_it_started_from(tmp_path) -> None:
+    base = save(tmp_path / "base", config={"max_position_embeddings": 1024})
+    _write_pairs(tmp_path)
+    rounds = (_tiny_round("1-first", 7, 512), _tiny_round("2-second", 8, 600, kept=0.25))
+    out = tmp_path / "out"
+    result = recipe.train(tmp_path, out, base=str(base), rounds=rounds)
+    assert result == out / "2-second-mean"
+    start, trained, mean = (
+        load_file(folder / WEIGHTS)
+        for folder in (out / "1-first" / "adapter", out / "2-second" / "adapter", result)
+    )
+    for key, weight in mean.items():
+        wanted = (start[key].float() + 3 * trained[key].float()) / 4
+        assert torch.equal(weight, wanted.to(weight.dtype))
+    assert "25%" in (result / "README.md").read_text()
 
 
 def test_each_round_starts_from_the_one_before_or_from_the_mean_of_several(tmp_path) -> None:
