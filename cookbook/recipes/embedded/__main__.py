@@ -13,7 +13,7 @@ from langchain_metaaligner.errors import MetaAlignerError
 _FAILED, _INTERRUPTED = 1, 130
 _HELP = """\
 Make the embedded aligner's adapter from human preference pairs and the texts in this folder, in
-five rounds: about four and a half hours on two cores with 5 GiB of memory. An interrupted run
+four rounds: about four hours on two cores with 5 GiB of memory. An interrupted run
 resumes when the command is repeated.
 
 With glibc's malloc the memory of a training over batches of many lengths keeps growing. On Linux,
