@@ -41,6 +41,7 @@ def offline_judge(data: Path) -> tuple[Callable[[str, str, str, str], int], list
             "objective": OBJECTIVE,
         }
         for pair in held
+        if pair.chosen.strip() and pair.rejected.strip()
     ]
     return better, pairs
 
