@@ -65,6 +65,8 @@ from tests.benchmarks.shapes import SHAPES, write
 PARTS = ("single", "real", "chat", "many")
 WORDS = range(100, 321)
 """How many words the real edits that are measured have."""
+SHORTER = range(100, 161)
+"""The same with a larger model: longer ones would take minutes each."""
 WINDOW = 2048
 
 
@@ -76,6 +78,7 @@ def measure_single(
     names: Sequence[str] = CASES,
     *,
     delays: bool = False,
+    lookup: bool = True,
 ) -> None:
     """One request after another, each way in turn; in streams too, if `delays` says so."""
     for case in cases:
@@ -89,7 +92,8 @@ def measure_single(
                 # What is left to wait for when the policy has ended.
                 made = forced_stream(ours, case, name)
                 figures.add(f"{DELAY}, {name}", AUTHORS, theirs, made.wait)
-            figures.add(name, LOOKUP, prompt_lookup(ours.model, row), seconds)
+            if lookup:
+                figures.add(name, LOOKUP, prompt_lookup(ours.model, row), seconds)
             if name == UNCHANGED:
                 kept, passes = ours.one(case, name, turns=True)
                 figures.add(TURNS, AUTHORS, theirs, kept, passes=passes, tokens=tokens)
@@ -98,11 +102,13 @@ def measure_single(
                 figures.add(name, LLAMA, other.write(row), seconds)
 
 
-def real(codec: Any, end: int, count: int, *, seed: int = 1) -> dict[str, list[Case]]:
+def real(
+    codec: Any, end: int, count: int, words: range = WORDS, *, seed: int = 1
+) -> dict[str, list[Case]]:
     """Real edits of middle length, `count` for each model that had answered, by that model."""
     rng = random.Random(seed)
     found: dict[str, list[Case]] = {}
-    for policy, cases in real_edits(codec, end, WINDOW, WORDS).items():
+    for policy, cases in real_edits(codec, end, WINDOW, words).items():
         fitting = [case for case in cases if len(case.edits[REAL_EDIT]) <= MOST]
         found[policy] = rng.sample(fitting, min(count, len(fitting)))
     return found
@@ -189,9 +195,10 @@ def measure(
             measure_single(figures, ours, few, other, names, delays=True)
             tell(f"{used}: single edits done")
         if "real" in parts:
-            edits = real(ours.engine.prompt_tokenizer, end, count)
+            words = SHORTER if shape else WORDS
+            edits = real(ours.engine.prompt_tokenizer, end, count, words)
             for policy, some in edits.items():
-                measure_single(figures, ours, some, other, (REAL_EDIT,))
+                measure_single(figures, ours, some, other, (REAL_EDIT,), lookup=not shape)
                 policies += [policy] * len(some)
             tell(f"{used}: real edits done")
         if "chat" in parts:

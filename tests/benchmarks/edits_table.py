@@ -100,7 +100,8 @@ def others(pieces: Found) -> str:
     if each:
         sentences.append(
             "With a model of TinyLlama 1.1B's shape (random weights, LLaMA 2's tokenizer,"
-            f" {pieces[LARGE]['format']}), times as fast as `generate`, answers of {each}."
+            f" {pieces[LARGE]['format']}), times as fast as `generate`, edits of 100 to 160"
+            f" words, of answers of {each}."
         )
     return " ".join(sentences)
 

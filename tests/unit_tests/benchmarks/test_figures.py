@@ -200,7 +200,10 @@ def test_what_was_not_measured_on_real_edits_is_said():
         " of these edits: 1.50 (worst 1.50; 5)." in text
     )
     assert "In float32, times" not in text
-    assert "answers of a 1.50 at 1.50 tokens a pass; b 2.50 at 1.50 tokens a pass." in text
+    assert (
+        "of 100 to 160 words, of answers of a 1.50 at 1.50 tokens a pass; b 2.50 at 1.50 tokens a"
+        " pass." in text
+    )
     assert "| real, of a | 2.00 (1.00 to 3.00; 5) | 1.90 (0.90 to 2.90; 5) | 0.900 |" in text
     assert "| unchanged | 30 (20 to 40; 5) | 30 (20 to 40; 5) | 9.900 |" in text
 
