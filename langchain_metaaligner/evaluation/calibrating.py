@@ -212,6 +212,12 @@ def _check_enough(good: Sequence[bool], failures: str = "") -> None:
 
 def _check_engine(aligner: Aligner) -> Engine:
     """The engine, if it reports agreement and edits are the same each time."""
+    if not isinstance(aligner, Aligner):
+        msg = (
+            f"`aligner` is {type(aligner).__name__}, not an Aligner. Give one, as in"
+            " calibrate(good, bad, Aligner())."
+        )
+        raise EvaluationError(msg)
     if aligner.options.temperature > 0:
         msg = (
             f"temperature={aligner.options.temperature} samples, so an edit is another one each"

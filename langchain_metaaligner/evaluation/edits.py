@@ -14,6 +14,8 @@ from langchain_metaaligner.evaluation.asking import GIVE_UP, went_on
 from langchain_metaaligner.evaluation.records import EvaluationRow
 from langchain_metaaligner.evaluation.storage import ResultsFile
 
+_TOGETHER = 8  # edits that a run makes again if it is killed meanwhile
+
 
 class Editor(Protocol):
     """What edits answers: an `Aligner`."""
@@ -84,15 +86,21 @@ class Editing:
         lacking = [row for row in rows if row.key not in made]
         if lacking and self._aligner is not None:
             self._load()
-            items = [(self._contexts[row.key], row.answer, self._objectives) for row in lacking]
-            results = self._aligner.align_batch(items, return_exceptions=True)
-            for row, result in zip(lacking, results, strict=True):
-                edit = _made(row, result)
-                made[row.key] = edit
-                if edit.status != "failed":
-                    self._kept.note(f"edit {row.key}", asdict(edit))
-                self._check_alive(edit)
+            for start in range(0, len(lacking), _TOGETHER):
+                made |= self._edited(self._aligner, lacking[start : start + _TOGETHER])
         return [made[row.key] for row in rows]
+
+    def _edited(self, aligner: Editor, rows: Sequence[EvaluationRow]) -> dict[str, MadeEdit]:
+        items = [(self._contexts[row.key], row.answer, self._objectives) for row in rows]
+        results = aligner.align_batch(items, return_exceptions=True)
+        made: dict[str, MadeEdit] = {}
+        for row, result in zip(rows, results, strict=True):
+            edit = made[row.key] = _made(row, result)
+            if edit.status != "failed":
+                self._kept.note(f"edit {row.key}", asdict(edit))
+        for edit in made.values():
+            self._check_alive(edit)
+        return made
 
     def _load(self) -> None:
         """Load the model once, since what fails there fails for every row."""

@@ -77,7 +77,8 @@ def evaluate(
         report: Where the HTML page is written.
         fail_under: Least values, as `{"harmlessness": 0.6}`; what is missed raises `GateError`
             after everything was written. See `langchain_metaaligner.evaluation.gate`.
-        check_judge: Whether the judge is asked about pairs whose outcome is known.
+        check_judge: Whether the judge is asked about pairs whose outcome is known: about as many
+            questions again, at least 45 and at most 180, besides `human_pairs`.
         max_concurrency: Calls of the judge at the same time, by default 8 of a chat model or an
             asynchronous function, and 1 of a plain function.
         judge_timeout: Seconds for each call of the judge; `None` for no limit.

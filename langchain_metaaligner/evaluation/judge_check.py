@@ -1,14 +1,16 @@
 """Is a judge worth it: does it agree with people and with itself, and what else sways it?
 
 A fault is told if its 95 % interval is clear of what a sound judge does, so few pairs accuse no
-judge, and many find a small leaning. The bounds, in the order in which faults are told:
+judge, and many find a small leaning. Few pairs acquit none either: the first line says so. The
+bounds, in the order in which faults are told:
 
 | Fault | Told if |
 | --- | --- |
 | gives no verdict | on more than a tenth of the questions |
 | favours a place | share of verdicts for the first clear of 45 to 55 % |
 | prefers the longer text | share for text padded with its own sentences is clearly above 55 % |
-| disagrees with people | share of agreement, on 10 pairs or more, not clearly above 55 % |
+| disagrees with people | share of agreement, on 10 pairs or more, below 70 % and not clearly \
+above 55 % |
 | changes its mind | share of pairs judged alike in both orders clearly below 75 % |
 | takes shuffled words for text | share for the real text, where it decides, clearly below 90 % |
 | tells a text from itself | share of ties between a text and itself clearly below 90 % |
@@ -28,11 +30,15 @@ from langchain_metaaligner.evaluation.human_pairs import HumanPair, read_human_p
 from langchain_metaaligner.evaluation.judges import Question, as_judge
 from langchain_metaaligner.evaluation.records import Comparison, EvaluatedRow
 from langchain_metaaligner.evaluation.statistics import Interval, share_interval, wilson
+from langchain_metaaligner.training.data.pairs import digest
 
-# So many texts are made into planted pairs, those with most words to shuffle first come first.
-_PLANTED = 20
+# So many texts are made into planted pairs. With five, a judge that knows length alone is clear.
+_MOST_TEXTS, _FEWEST_TEXTS = 20, 5
+_PACKAGED = 2  # of the package's pairs, for each of these texts
+_QUESTIONS = 9  # about each of these texts and its packaged pairs
 _WORDS = 6
 _LEANING = 0.55
+_AGREES = 0.7
 _STEADY = 0.75
 _SOUND = 0.9
 _SILENT = 0.1
@@ -128,8 +134,12 @@ class JudgeCheck:
             parts.append(f"agrees with the second judge on {self.second}")
         if self.longer.of:
             parts.append("does not favour the longer text or a place")
-        little = "" if self.people.of >= _ENOUGH else ", but was hardly compared with people"
-        return f"The judge looks sound{little}: it {_joined(parts)}."
+        found = "The judge looks sound"
+        if self.people.of < _ENOUGH:
+            found += ", but was hardly compared with people"
+        elif self.people.interval[0] <= _LEANING:
+            found = f"No fault shows in the judge, but {self.people.of} pairs don't prove it sound"
+        return f"{found}: it {_joined(parts)}."
 
     def _faults(self) -> Iterator[str]:
         if self.unanswered > _SILENT * self.asked:
@@ -137,7 +147,8 @@ class JudgeCheck:
         yield from self._place()
         if self.longer.interval[0] > _LEANING:
             yield f"prefers the longer text: the same answer, padded, on {self.longer}"
-        if self.people.of >= _ENOUGH and self.people.interval[0] <= _LEANING:
+        agreed = self.people.share or 0.0
+        if self.people.of >= _ENOUGH and agreed < _AGREES and self.people.interval[0] <= _LEANING:
             theirs = "the package's labels" if self.packaged else "people"
             yield f"agrees with {theirs} on {self.people}, where a coin has 50 %"
         if self.consistency.interval[1] < _STEADY:
@@ -184,10 +195,12 @@ def check_judge(
 ) -> JudgeCheck:
     """Find out whether a judge is worth it.
 
-    It is asked about the human pairs in both orders, and about at most 100 questions on planted
-    pairs that are made of the rows' texts and of the human pairs: a text and itself, a text and
-    its shuffled words, an answer and the same padded with its own sentences. What it said of the
-    rows is taken from them.
+    It is asked about the human pairs in both orders, and about planted pairs that are made of the
+    rows' texts and of the human pairs: a text and itself, a text and its shuffled words, an answer
+    and the same padded with its own sentences. What it said of the rows is taken from them.
+
+    With the package's pairs that makes 180 questions; with rows, about as many as were asked about
+    them, at least 45 and at most 180. Human pairs that are given are all used.
 
     Args:
         judge: The judge, in any form that `evaluate` takes.
@@ -208,11 +221,15 @@ def check_judge(
     pairs = read_human_pairs(human_pairs, objectives=goals)
     first = _Asked(judge, goals, "judge")
     second = None if second_judge is None else _Asked(second_judge, goals, "second_judge")
-    planted = _planted(rows, pairs, goals)
+    size = _size(rows)
+    planted = _planted(rows, pairs, goals, size)
     same = first.each([(c, text, text, goal) for c, text, _, _, goal in planted])
     shuffled = first.both([(c, text, other, goal) for c, text, other, _, goal in planted])
     longer = first.both([(c, more, text, goal) for c, text, _, more, goal in planted if more])
     known = _answerable(first, pairs, goals)
+    unused = len(pairs) - len(known)
+    if human_pairs is None:
+        known = _balanced(known, goals, _PACKAGED * size)
     people = first.both([(*_texts(pair), goal) for pair, goal in known])
     theirs = second.both([(*_texts(pair), goal) for pair, goal in known]) if second else []
     judged = list(_judged(rows))
@@ -245,7 +262,7 @@ def check_judge(
         longer=_mean([_points(one, better=1) for one in longer]),
         asked=first.asked,
         unanswered=first.unanswered,
-        unused_pairs=len(pairs) - len(known),
+        unused_pairs=unused,
         packaged=human_pairs is None,
     )
 
@@ -324,22 +341,56 @@ class _Planted(NamedTuple):
     objective: Objective
 
 
+def _size(rows: Sequence[EvaluatedRow]) -> int:
+    """How many texts are planted, so that a check costs no more than what it is about."""
+    if not rows:
+        return _MOST_TEXTS
+    asked = sum(
+        2
+        for row in rows
+        for name, comparison in row.comparisons.items()
+        for one in row.against_reference.get(name, (comparison,))
+        if one.reason is not None or one.consistent is not None
+    )
+    return min(_MOST_TEXTS, max(_FEWEST_TEXTS, asked // _QUESTIONS))
+
+
+def _balanced(
+    known: Sequence[tuple[HumanPair, Objective]], goals: Sequence[Objective], most: int
+) -> list[tuple[HumanPair, Objective]]:
+    """Some of the pairs: half with the shorter reply as the better one, own objectives first."""
+    own = {goal.name for goal in goals}
+    ranked = sorted(known, key=lambda one: one[1].name not in own)
+    halves: dict[bool, list[tuple[HumanPair, Objective]]] = {True: [], False: []}
+    for one in ranked:
+        pair = one[0]
+        halves[(len(pair.first) < len(pair.second)) is (pair.better == 1)].append(one)
+    return [one for half in halves.values() for one in half[: most // 2]]
+
+
 def _planted(
-    rows: Sequence[EvaluatedRow], pairs: Sequence[HumanPair], goals: Sequence[Objective]
+    rows: Sequence[EvaluatedRow],
+    pairs: Sequence[HumanPair],
+    goals: Sequence[Objective],
+    size: int,
 ) -> list[_Planted]:
     """Pairs whose outcome is known, from texts of as many conversations as possible."""
     texts = {row.conversation: (row.context, row.edited) for row in rows}
-    given = list(texts.values())
-    random.Random(0).shuffle(given)
+    # By hash, so that another row leaves most of them as they are, and their verdicts known.
+    given = sorted(texts.values(), key=digest)
     given += [(pair.context, pair.first if pair.better == 1 else pair.second) for pair in pairs]
-    planted: list[_Planted] = []
+    found: list[tuple[str, str, str]] = []
+    unpadded: list[tuple[str, str, str]] = []
     for context, text in given:
-        if len(planted) == _PLANTED:
+        if len(found) == size:
             break
         if len(text.split()) >= _WORDS:
-            goal = goals[len(planted) % len(goals)]
-            planted.append(_Planted(context, text, _shuffled(text), _padded(text), goal))
-    return planted
+            padded = _padded(text)
+            (found if padded else unpadded).append((context, text, padded))
+    return [
+        _Planted(context, text, _shuffled(text), padded, goals[number % len(goals)])
+        for number, (context, text, padded) in enumerate([*found, *unpadded][:size])
+    ]
 
 
 def _shuffled(text: str) -> str:

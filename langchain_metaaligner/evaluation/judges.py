@@ -30,6 +30,11 @@ from langchain_metaaligner.training.scoring.chat_judge import (
 from langchain_metaaligner.training.scoring.reward_models import RewardModel, RewardModels
 
 _AT_ONCE = 8  # calls of a chat model, or of an asynchronous function
+_ADVICE = (
+    "Give a LangChain chat model, a reward model (RewardModel, its hub id or its folder), a"
+    " function of (context, first, second, objective) that returns 1, 2 or 0, or a dictionary from"
+    " the names of objectives to such judges."
+)
 _NUMBERS: Mapping[str, int] = {"first": 1, "second": 2, "equal": 0, "a": 1, "b": 2}
 
 
@@ -354,6 +359,13 @@ def _per_objective(
 def _reward_model(given: Any) -> RewardModel | None:
     if isinstance(given, RewardModel):
         return given
+    if isinstance(given, str) and ":" in given and not Path(given).exists():
+        msg = (
+            f"A text names a reward model, which {given!r} is none of. If it names a chat model,"
+            f" give the model itself: init_chat_model({given!r}, temperature=0), from"
+            " langchain.chat_models."
+        )
+        raise EvaluationError(msg)
     if isinstance(given, str | Path):
         return RewardModel(given)
     model, tokenizer = given, None
@@ -380,14 +392,15 @@ def _takes_four(given: Any) -> bool:
 
 
 def _no_judge(given: Any, option: str) -> str:
-    what = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
-    if callable(given) and not isinstance(given, type):
-        what = f"{what} that does not take these four arguments"
-    return (
-        f"`{option}` is {what}. Give a LangChain chat model, a reward model (RewardModel, its hub"
-        " id or its folder), a function of (context, first, second, objective) that returns 1, 2"
-        " or 0, or a dictionary from the names of objectives to such judges."
-    )
+    what = f"an object of type {type(given).__name__}"
+    if given is None:
+        what = "None"
+    elif isinstance(given, type):
+        what = f"the class {given.__name__}, and no object of it"
+    elif callable(given):
+        name = getattr(given, "__name__", type(given).__name__)
+        what = f"{name}, which does not take a judge's four arguments"
+    return f"`{option}` is {what}. {_ADVICE}"
 
 
 def _model_settings(one: RewardModel) -> Mapping[str, Any]:

@@ -84,7 +84,8 @@ def _nothing_left(read: int, problems: Sequence[Problem]) -> str:
         return "There are no rows. A row needs `context`, `answer` and `edited` or an aligner."
     counts = Counter(one.detail for one in problems)
     told = "; ".join(f"{detail} ({count})" for detail, count in counts.most_common(_SHOWN))
-    return f"None of the {read} rows can be used: {told}. A row needs `context` and `answer`."
+    which = "The row" if read == 1 else f"Each of the {read} rows"
+    return f"No row can be used: {told}. {which} needs `context` and `answer`."
 
 
 def _row(given: Row | Problem, has_aligner: bool) -> tuple[EvaluationRow, Any]:

@@ -17,6 +17,7 @@ from langchain_metaaligner.evaluation.records import EvaluatedRow
 from langchain_metaaligner.training.data.pairs import Problem
 
 FILE = "results.jsonl"
+_OTHER_FORMS = frozenset([".json", ".csv", ".tsv", ".parquet", ".html", ".md"])
 _HEAD = "evaluation"
 _BEGINS = b'{"evaluation": {'
 _VERSION = 1
@@ -200,8 +201,17 @@ def file_of(path: str | Path) -> Path:
 
     Args:
         path: A `.jsonl` file, or a folder.
+
+    Raises:
+        EvaluationError: By its name it is a file of another kind.
     """
     given = Path(path)
+    if given.suffix.lower() in _OTHER_FORMS and not given.exists():
+        msg = (
+            f"Results are a folder or a .jsonl file, not {given.name!r}. Of a result,"
+            " .to_parquet(path) writes a table and .to_html(path) the report."
+        )
+        raise EvaluationError(msg)
     if given.is_dir() or (given.suffix.lower() != ".jsonl" and not given.is_file()):
         return given / FILE
     return given

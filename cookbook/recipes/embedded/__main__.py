@@ -13,8 +13,8 @@ from langchain_metaaligner.errors import MetaAlignerError
 _FAILED, _INTERRUPTED = 1, 130
 _HELP = """\
 Make the embedded aligner's adapter from human preference pairs and the texts in this folder, in
-four rounds: about four hours on two cores with 5 GiB of memory. An interrupted run resumes when
-the command is repeated.
+five rounds: about four and a half hours on two cores with 5 GiB of memory. An interrupted run
+resumes when the command is repeated.
 
 With glibc's malloc the memory of a training over batches of many lengths keeps growing. On Linux,
 run it with LD_PRELOAD=libjemalloc.so.2 (Debian: libjemalloc2)."""

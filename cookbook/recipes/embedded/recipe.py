@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cookbook.recipes.embedded import chat_round, examples, later_rounds
+from cookbook.recipes.embedded import chat_round, examples, fifth_round, later_rounds
 from langchain_metaaligner import checkpoints
 from langchain_metaaligner.training.data.example import TrainingExample
 from langchain_metaaligner.training.run.card import CardDetails
@@ -68,6 +68,13 @@ ROUNDS = (
         SETTINGS.model_copy(update={"learning_rate": 4e-4, "max_length": 640, "seed": 10}),
         partial(chat_round.build, limit=1850),
         follows=2,
+    ),
+    # Most examples of the fourth with several objectives were copies: it left harm alone towards
+    # the objectives of the default.
+    Round(
+        "5-default-objectives",
+        SETTINGS.model_copy(update={"learning_rate": 2e-4, "max_length": 640, "seed": 11}),
+        partial(fifth_round.build, limit=1900),
     ),
 )
 

@@ -103,6 +103,17 @@ def texts(name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+def dialogues() -> list[tuple[list[str], str]]:
+    """Read conversations whose last question can't be understood without the turns before it.
+
+    Returns:
+        The turns, of which the first and the last are the human's, and the good reply.
+    """
+    file = TEXTS / "dialogues.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [(row["turns"], row["answer"]) for row in rows]
+
+
 def documentation() -> Iterator[str]:
     """Find paragraphs of prose in the docstrings of Python's standard library.
 

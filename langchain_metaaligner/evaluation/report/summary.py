@@ -188,6 +188,8 @@ class Summary:
         whole = self.total.rates if self.total else None
         if whole is None or not whole.judged:
             return "No pair was judged"
+        if all(row.error is not None for row in self.rows):
+            return "Every edit failed"
         if not any(row.changed for row in self.rows):
             return "The edits changed nothing"
         low, high = whole.net_interval
@@ -218,6 +220,12 @@ class Summary:
                 f" With a tie as half a win, it wins {percent(self.length.plain)}; at equal length"
                 f" it would be {percent(self.length.rate)}."
             )
+        failed = sum(self.effects[0].errors.values())
+        if failed:
+            said += (
+                f" {failed:,} {'edit' if failed == 1 else 'edits'} failed, and"
+                f" {'counts' if failed == 1 else 'count'} as unchanged."
+            )
         if found.unjudged:
             said += (
                 f" {found.unjudged:,} more {'has' if found.unjudged == 1 else 'have'} no verdict."
@@ -230,10 +238,9 @@ def _with_all(names: Sequence[str]) -> Sequence[str | None]:
 
 
 def _comparisons(row: EvaluatedRow) -> Iterable[Comparison]:
+    # With a reference, these hold what both of its comparisons took.
     yield from row.comparisons.values()
     yield from row.second.values()
-    for pair in row.against_reference.values():
-        yield from pair
 
 
 def _reasons(rows: Sequence[EvaluatedRow], objective: str) -> dict[str, int]:
@@ -254,7 +261,8 @@ def _agreed(rows: Sequence[EvaluatedRow], objective: str) -> tuple[int, int]:
     pairs = [
         (row.comparisons[objective].outcome, row.second[objective].outcome)
         for row in rows
-        if objective in row.second and objective in row.comparisons
+        # On a text and itself nobody was asked.
+        if row.changed and objective in row.second and objective in row.comparisons
     ]
     both = [(one, other) for one, other in pairs if one and other]
     return sum(one == other for one, other in both), len(both)

@@ -50,8 +50,8 @@ def cells_of(line: Line) -> tuple[str, ...]:
 
     Returns:
         Objective, policy, judged, win rate and its interval, ties, losses, wins less losses in
-        points, the win rate at equal length, the sign test's p value, pairs on which the orders
-        disagree, and pairs without a verdict.
+        points, the win rate at equal length (where lengths differ enough to tell it), the sign
+        test's p value, pairs on which the orders disagree, and pairs without a verdict.
     """
     found = line.rates
     judged = bool(found.judged)
@@ -64,7 +64,7 @@ def cells_of(line: Line) -> tuple[str, ...]:
         percent(found.ties / found.judged) if judged else NONE,
         percent(found.loss_rate),
         points(found.net),
-        percent(found.length_controlled),
+        NONE if found.length_note else percent(found.length_controlled),
         p_value(found.sign_test) if judged else NONE,
         f"{found.inconsistent:,}",
         f"{found.unjudged:,}",
@@ -246,6 +246,9 @@ def _notes(summary: Summary) -> list[tuple[str, list[str]]]:
             if found[0] < found[1]
         ]
         said.append(("Structure kept", lost or ["all of it"]))
+    if summary.second:
+        shares = [f"{label(name)} {part(*found)}" for name, found in summary.second.items()]
+        said.append(("Second judge, same outcome", shares))
     reasons: Counter[str] = Counter()
     for found in summary.unjudged.values():
         reasons.update(found)

@@ -41,7 +41,7 @@ def read_rows(
     Args:
         source: A `.jsonl`, `.csv`, `.tsv` or `.parquet` file, a folder that `datasets` saved, the
             name of a data set on the hub, a `Dataset`, `IterableDataset` or a dictionary of them,
-            or an iterable of dictionaries.
+            a data frame or table of pandas, polars or pyarrow, or an iterable of dictionaries.
         split: The split of a data set.
         subset: The configuration of a data set on the hub.
         revision: The revision of a data set on the hub.
@@ -57,6 +57,8 @@ def read_rows(
         yield from _from_name(source, split=split, subset=subset, revision=revision)
     elif _is_split_dictionary(source):
         yield from _numbered(_pick_split(source, split), f"{split} row ")
+    elif (records := _records_of_table(source)) is not None:
+        yield from _numbered(records, "row ")
     elif isinstance(source, Mapping | bytes) or not isinstance(source, Iterable):
         raise PreferenceDataError(_no_source(type(source).__name__))
     else:
@@ -190,6 +192,22 @@ def _from_hub(
     yield from _numbered(data, f"{name}/{split} row ")
 
 
+def _records_of_table(source: Any) -> Iterable[Any] | None:
+    """The rows of a data frame or table as dictionaries; `None` if the source is none."""
+    kind = type(source)
+    match kind.__module__.partition(".")[0], kind.__name__:
+        case "pandas", "DataFrame":
+            # What is missing is NaN there.
+            columns = [str(name) for name in source.columns]
+            values = source.astype(object).where(source.notna(), None).itertuples(index=False)
+            return (dict(zip(columns, row, strict=True)) for row in values)
+        case "polars", "DataFrame":
+            return source.iter_rows(named=True)  # type: ignore[no-any-return]
+        case "pyarrow", "Table":
+            return source.to_pylist()  # type: ignore[no-any-return]
+    return None
+
+
 def _is_split_dictionary(source: Any) -> bool:
     # An instance can only exist if `datasets` is already imported.
     return isinstance(source, dict) and type(source).__module__.partition(".")[0] == "datasets"
@@ -216,7 +234,7 @@ def _row(place: str, values: Any) -> Row | Problem:
 
 def _no_source(kind: str) -> str:
     return (
-        "Preference data are a file, the name of a data set, a Dataset or an iterable of"
+        "Rows are a file, the name of a data set, a Dataset, a data frame or an iterable of"
         f" dictionaries, not {kind}."
     )
 

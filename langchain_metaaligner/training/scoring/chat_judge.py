@@ -27,6 +27,7 @@ _SPELLINGS: Mapping[str, Verdict] = {
     "equal": "equal",
     "tie": "equal",
 }
+_MARKS = " \t\r\n*_`\"'.[]()"
 # Part of the keys of every cache: other words would ask for all verdicts anew.
 INSTRUCTION = (
     "You judge answers of an AI assistant. You get a JSON object with a conversation, two answers"
@@ -296,6 +297,10 @@ def _said(text: str) -> Iterable[Verdict]:
             continue
         if isinstance(better, str) and better.lower() in _SPELLINGS:
             yield _SPELLINGS[better.lower()]
+    # Small models often reply with the bare word.
+    bare = text.strip(_MARKS).lower()
+    if bare in _SPELLINGS:
+        yield _SPELLINGS[bare]
 
 
 def name_of(model: Any) -> str:

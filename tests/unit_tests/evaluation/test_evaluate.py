@@ -287,6 +287,11 @@ def test_what_is_no_judge_is_an_error_before_anything_is_spent(judge: Any) -> No
     assert engine.requests == []
 
 
+def test_the_name_of_a_chat_model_is_an_error_that_says_how_to_give_it() -> None:
+    with pytest.raises(EvaluationError, match=r"init_chat_model\('openai:gpt-5-mini'"):
+        evaluate(rows(1), judge="openai:gpt-5-mini", **PLAIN)
+
+
 def test_an_objective_without_a_judge_or_a_meaning_is_an_error_before_anything_is_spent() -> None:
     judge, engine = Judge(), ScriptedEngine(edited)
     goals = ["harmlessness", "humour"]
@@ -504,6 +509,26 @@ def test_rows_are_read_from_files(kind: str, tmp_path: Path) -> None:
     assert result.rates().wins == 3
     assert len(result.problems) == (kind == "jsonl")
     assert result.rows[0].place.startswith("rows.")
+
+
+def test_rows_may_be_one_dictionary_a_generator_or_a_table() -> None:
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    made = [{**one, "policy": None if n else "small"} for n, one in enumerate(rows(3))]
+    sources = [(one for one in made), pandas.DataFrame(made), pyarrow.Table.from_pylist(made)]
+    for source in sources:
+        result = evaluate(source, judge=Judge(), **PLAIN)
+        assert [row.policy for row in result.rows] == ["small", "", ""]
+        assert result.win_rate() == 1
+    assert evaluate(made[0], judge=Judge(), **PLAIN).win_rate() == 1
+
+
+def test_what_is_missing_in_a_data_frame_is_edited() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(rows(2))
+    frame.loc[0, "edited"] = float("nan")
+    aligner = Aligner(engine=ScriptedEngine("A good one."))
+    result = evaluate(frame, judge=Judge(), aligner=aligner, **PLAIN)
+    assert [row.edited for row in result.rows] == ["A good one.", frame.loc[1, "edited"]]
 
 
 def test_what_edits_broke_is_told_by_kind() -> None:

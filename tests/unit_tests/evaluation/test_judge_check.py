@@ -185,10 +185,34 @@ def test_texts_of_the_rows_are_planted() -> None:
         asked.append(context)
         return sound(context, first, second, objective)
 
-    check(judge, rows=[row(number, (1, 2)) for number in range(30)])
+    check(judge, rows=[row(number, (1, 2)) for number in range(90)])
     planted = [one for one in asked if "Human" not in one]
     assert len(set(planted)) == 20
     assert len(planted) == 20 * 5
+
+
+@pytest.mark.parametrize(("rows", "most"), [(1, 46), (10, 46), (60, 121), (500, 181)])
+def test_the_check_asks_about_as_much_as_the_rows_did(rows: int, most: int) -> None:
+    asked: list[str] = []
+
+    def judge(context: str, first: str, second: str, objective: str) -> int:
+        asked.append(context)
+        return longer(context, first, second, objective)
+
+    found = check(judge, human_pairs=None, rows=[row(n, (1, 2)) for n in range(rows)])
+    assert most - 10 < len(asked) <= most
+    assert "prefers the longer text" in found.first_line()
+    assert found.people.share == 0.5  # of the pairs that are asked, half have the shorter as better
+
+
+def test_few_pairs_neither_accuse_a_judge_nor_prove_it_sound() -> None:
+    some = check(right_on(8 / 100), human_pairs=pairs(10))
+    assert (some.people.of, some.people.share) == (10, 0.8)
+    assert some.faults == ()
+    assert some.first_line().startswith(
+        "No fault shows in the judge, but 10 pairs don't prove it sound: it agrees with people on"
+        " 80 % of 10 pairs, where a coin has 50 %"
+    )
 
 
 def test_agreement_with_a_second_judge_is_of_outcomes_and_beyond_chance() -> None:

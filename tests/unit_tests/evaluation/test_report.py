@@ -178,6 +178,7 @@ def test_without_rows_verdicts_or_changes_the_report_says_so() -> None:
         ([row(0, None)], "No pair was judged"),
         (failed, "No pair was judged"),
         (same, "The edits changed nothing"),
+        ([replace(one, error="EngineError: down") for one in same], "Every edit failed"),
         ([row()], "The judge prefers neither side clearly"),
         ([row(number) for number in range(30)], "The judge prefers the edits"),
         ([row(number, "loss") for number in range(30)], "The judge prefers the originals"),
@@ -255,9 +256,23 @@ def test_verdicts_that_are_missing_are_counted_for_both_judges_and_the_reference
     told = {"timeout": 1, "second judge: timeout": 1, "reference: timeout": 1}
     assert summary.unjudged == {"helpfulness": told}
     assert summary.second == {"helpfulness": (1, 2)}
+    assert "Second judge, same outcome: helpfulness 50.0" in plain(summary)
     (reference,) = summary.references
     assert (reference.edit, reference.original) == ((2, 2), (0, 1))
     assert "50.0 % (1 of 2)" in page.html(summary)
+
+
+def test_a_text_and_itself_is_no_agreement_of_two_judges() -> None:
+    told = {"helpfulness": Comparison("tie")}
+    same = row(0, "tie", edited=row().original, second=told)
+    assert Summary.of([same]).second == {}
+
+
+def test_the_time_of_a_judge_counts_once() -> None:
+    each = Comparison("win", (1, 2), seconds=1.0)
+    both = {"helpfulness": Comparison("tie", seconds=2.0)}
+    one = row(0, comparisons=both, against_reference={"helpfulness": (each, each)})
+    assert Summary.of([one]).judge_seconds == 2.0
 
 
 def test_listed_edits_come_from_all_policies_and_are_what_they_are_called() -> None:

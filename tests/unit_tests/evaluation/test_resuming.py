@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from langchain_metaaligner import Aligner, EngineError, EvaluationError
+from langchain_metaaligner import Aligner, EngineError, EvaluationError, Request
 from langchain_metaaligner.evaluation import EvaluationResult, evaluate
 from langchain_metaaligner.testing import ScriptedEngine
 from tests.unit_tests.evaluation.evaluated import Judge, prefers_good, rows
@@ -80,6 +80,36 @@ def test_edits_that_were_made_are_not_made_again(tmp_path: Path) -> None:
     result = evaluate(given, judge=judge, aligner=Aligner(engine=engine), out=tmp_path, **PLAIN)
     assert len(engine.requests) == 4
     assert result.rates().wins == 8
+
+
+def test_a_run_that_is_killed_between_edits_makes_few_of_them_again(tmp_path: Path) -> None:
+    given = [{"context": f"{n}?", "answer": f"A bad answer {n}."} for n in range(30)]
+    made: list[str] = []
+
+    def killed(request: Request) -> str:
+        if len(made) == 20:
+            made.append("")
+            raise KeyboardInterrupt
+        made.append(request.draft)
+        return request.draft.replace("bad", "good")
+
+    aligner = Aligner(engine=ScriptedEngine(killed))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(given, judge=Judge(), aligner=aligner, out=tmp_path, **PLAIN)
+    result = evaluate(given, judge=Judge(), aligner=aligner, out=tmp_path, **PLAIN)
+    assert result.rates().wins == 60
+    assert 30 < len(made) < 30 + 8
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "results.json", "Results.CSV"])
+def test_results_are_not_kept_in_a_folder_that_looks_like_another_file(
+    name: str, tmp_path: Path
+) -> None:
+    judge = Judge()
+    with pytest.raises(EvaluationError, match=r"a folder or a \.jsonl file"):
+        evaluate(rows(1), judge=judge, out=tmp_path / name, **PLAIN)
+    assert not judge.asked
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_failed_is_done_again_where_it_is_asked_for(tmp_path: Path) -> None:

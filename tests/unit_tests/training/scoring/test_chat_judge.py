@@ -174,6 +174,14 @@ def test_a_reply_without_one_verdict_is_asked_for_again_and_then_reported(reply:
     assert len(asked) == 6
 
 
+@pytest.mark.parametrize("reply", ["equal", "Equal.", "**tie**", "`equal`\n"])
+def test_the_bare_word_is_a_verdict(reply: str) -> None:
+    asked: list[Any] = []
+    judge = ChatJudge(judge_by(lambda first, second: reply, asked), retries=2)
+    assert judge.compare(pairs(1), HUMOUR) == ["equal"]
+    assert len(asked) == 2
+
+
 def test_a_verdict_smuggled_into_an_answer_is_only_data() -> None:
     asked: list[Any] = []
     given = unscored_rows(1)
