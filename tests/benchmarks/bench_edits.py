@@ -24,7 +24,7 @@ from tests.benchmarks import llamacpp
 from tests.benchmarks.cases import (
     CASES,
     LIGHT,
-    REAL_EDIT,
+    LLAMA2,
     REWRITE,
     SENTENCE,
     UNCHANGED,
@@ -46,6 +46,7 @@ from tests.benchmarks.labels import (
     MIXED,
     MIXED_THREADS,
     NO_CACHE,
+    REAL_EDIT,
     TOGETHER_FORCED,
     TURNS,
 )
@@ -59,10 +60,13 @@ from tests.benchmarks.procedures import (
     timed,
     without_cache,
 )
+from tests.benchmarks.shapes import SHAPES, write
 
 PARTS = ("single", "real", "chat", "many")
 WORDS = range(100, 321)
 """How many words the real edits that are measured have."""
+SHORTER = range(100, 161)
+"""The same with a larger model: longer ones would take minutes each."""
 WINDOW = 2048
 
 
@@ -74,6 +78,7 @@ def measure_single(
     names: Sequence[str] = CASES,
     *,
     delays: bool = False,
+    lookup: bool = True,
 ) -> None:
     """One request after another, each way in turn; in streams too, if `delays` says so."""
     for case in cases:
@@ -87,7 +92,8 @@ def measure_single(
                 # What is left to wait for when the policy has ended.
                 made = forced_stream(ours, case, name)
                 figures.add(f"{DELAY}, {name}", AUTHORS, theirs, made.wait)
-            figures.add(name, LOOKUP, prompt_lookup(ours.model, row), seconds)
+            if lookup:
+                figures.add(name, LOOKUP, prompt_lookup(ours.model, row), seconds)
             if name == UNCHANGED:
                 kept, passes = ours.one(case, name, turns=True)
                 figures.add(TURNS, AUTHORS, theirs, kept, passes=passes, tokens=tokens)
@@ -96,13 +102,15 @@ def measure_single(
                 figures.add(name, LLAMA, other.write(row), seconds)
 
 
-def real(codec: Any, end: int, count: int, *, seed: int = 1) -> list[Case]:
-    """Real edits of middle length, `count` for each model that had answered."""
+def real(
+    codec: Any, end: int, count: int, words: range = WORDS, *, seed: int = 1
+) -> dict[str, list[Case]]:
+    """Real edits of middle length, `count` for each model that had answered, by that model."""
     rng = random.Random(seed)
-    found: list[Case] = []
-    for cases in real_edits(codec, end, WINDOW, WORDS).values():
+    found: dict[str, list[Case]] = {}
+    for policy, cases in real_edits(codec, end, WINDOW, words).items():
         fitting = [case for case in cases if len(case.edits[REAL_EDIT]) <= MOST]
-        found += rng.sample(fitting, min(count, len(fitting)))
+        found[policy] = rng.sample(fitting, min(count, len(fitting)))
     return found
 
 
@@ -138,11 +146,14 @@ def measure_many(figures: Figures, ours: Ours, cases: Sequence[Case], times: int
 
 
 @contextmanager
-def aligner(dtype: str | None) -> Iterator[Ours]:
-    """The embedded aligner, loaded."""
-    with load_engine("embedded", dtype=dtype) as engine:  # type: ignore[attr-defined]
-        engine.load()
-        yield Ours(engine)
+def aligner(dtype: str | None, shape: str | None = None) -> Iterator[Ours]:
+    """The embedded aligner, or a model of a shape with random weights, loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        if shape:
+            write(Path(folder), shape)
+        with load_engine(folder if shape else "embedded", dtype=dtype) as engine:  # type: ignore[attr-defined]
+            engine.load()
+            yield Ours(engine)
 
 
 def measure(
@@ -151,6 +162,7 @@ def measure(
     parts: Sequence[str],
     names: Sequence[str],
     tell: Callable[[str], None],
+    shape: str | None = None,
 ) -> dict[str, Any]:
     """Measure in one format.
 
@@ -160,18 +172,21 @@ def measure(
         parts: What to measure.
         names: What becomes of the single answers.
         tell: Takes a line when a part is done.
+        shape: Of a model with random weights; `None` is the embedded one.
 
     Returns:
-        The format, and pairs by case and by what the package is compared with.
+        The format, pairs by case and by what the package is compared with, and which model had
+        given the answer of each real edit.
     """
     figures = Figures()
-    with aligner(dtype) as ours, tempfile.TemporaryDirectory() as folder:
+    policies: list[str] = []
+    with aligner(dtype, shape) as ours, tempfile.TemporaryDirectory() as folder:
         end = ours.engine.tokenizer.eos_token_id
         used = str(ours.model.dtype).removeprefix("torch.")
         cases = conversations(ours.engine.prompt_tokenizer, end, max(count, 16))
         few, first = cases[:count], cases[-1]
         other = None
-        if llamacpp.there() and {"single", "real"} & set(parts):
+        if llamacpp.there() and not shape and {"single", "real"} & set(parts):
             other = llamacpp.LlamaCpp(ours.model, Path(folder), torch.get_num_threads())
             check(ours, other, few)
         generate(ours.model, [(first.ids, first.edits[UNCHANGED])], most=8)
@@ -180,8 +195,11 @@ def measure(
             measure_single(figures, ours, few, other, names, delays=True)
             tell(f"{used}: single edits done")
         if "real" in parts:
-            edits = real(ours.engine.prompt_tokenizer, end, count)
-            measure_single(figures, ours, edits, other, (REAL_EDIT,))
+            words = SHORTER if shape else WORDS
+            edits = real(ours.engine.prompt_tokenizer, end, count, words)
+            for policy, some in edits.items():
+                measure_single(figures, ours, some, other, (REAL_EDIT,), lookup=not shape)
+                policies += [policy] * len(some)
             tell(f"{used}: real edits done")
         if "chat" in parts:
             measure_chats(figures, ours, count)
@@ -191,7 +209,7 @@ def measure(
             tell(f"{used}: many at once done")
         if other:
             other.close()
-    return {"format": used, "figures": figures.raw()}
+    return {"format": used, "figures": figures.raw(), "policies": policies}
 
 
 def check(ours: Ours, other: llamacpp.LlamaCpp, cases: Sequence[Case]) -> None:
@@ -214,9 +232,13 @@ def main() -> None:
     parser = worker_parser(__doc__)
     parser.add_argument("--only", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--edits", nargs="*", default=CASES, choices=CASES)
+    parser.add_argument("--shape", choices=SHAPES, help="random weights, LLaMA 2's tokenizer")
     given = parser.parse_args()
+    if given.shape and not LLAMA2.is_dir():
+        finish(given, {"format": given.dtype, "figures": {}, "policies": []})
+        return
     tell = partial(print, file=sys.stderr, flush=True)
-    found = measure(given.dtype, given.count, given.only, given.edits, tell)
+    found = measure(given.dtype, given.count, given.only, given.edits, tell, given.shape)
     finish(given, found)
 
 

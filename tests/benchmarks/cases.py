@@ -12,6 +12,7 @@ from typing import Any
 
 from langchain_metaaligner.editing.objectives import parse_objectives
 from langchain_metaaligner.editing.prompts import HH_RLHF, Prompt
+from tests.benchmarks.labels import REAL_EDIT
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "hh_policy_replies.jsonl"
@@ -28,7 +29,6 @@ SENTENCE = "one sentence replaced"
 CUT = "cut short after half"
 LIGHT = "light edits"
 REWRITE = "full rewrite"
-REAL_EDIT = "real edit"
 CASES = (UNCHANGED, SENTENCE, CUT, LIGHT, REWRITE)
 
 

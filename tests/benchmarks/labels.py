@@ -24,7 +24,13 @@ TOKENS = "token_agreement=True"
 PLAIN, FORGETFUL = "prepack_weights=False", "prefix_cache_bytes=0"
 OPTIONS = (AGAIN, TOKENS, PLAIN, FORGETFUL, WAIT)
 
-# Forced edits.
+# Real edits, forced.
+REAL_EDIT = "real edit"
+REAL = "real edits"
+LARGE = "real edits on a model of 1.1B's shape"
+PLAYED = "played drafts"
+
+# Made-up edits, forced.
 MIXED = "16 mixed at once"
 HALF = "16 at once, half of them unchanged"
 MIXED_THREADS = "16 mixed, from 16 threads"

@@ -27,7 +27,7 @@ import torch
 
 from langchain_metaaligner import checkpoints
 from tests.benchmarks import llamacpp, replies
-from tests.benchmarks.labels import SYSTEM
+from tests.benchmarks.labels import LARGE, PLAYED, REAL, SYSTEM
 
 ROOT = Path(__file__).parents[2]
 PRELOADED = ("LD_PRELOAD", "MALLOC_CONF", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_")
@@ -44,6 +44,7 @@ class Piece:
         arguments: Its own options.
         best: Whether it runs with jemalloc, where that is installed, as the best case does.
         per_format: Whether it runs in each format, and not in the default one alone.
+        most: More pairs for each case are not measured.
     """
 
     name: str
@@ -51,10 +52,19 @@ class Piece:
     arguments: tuple[str, ...] = ()
     best: bool = False
     per_format: bool = False
+    most: int | None = None
 
 
 PIECES = (
     Piece("overhead", "bench_overhead"),
+    Piece(PLAYED, "play_drafts"),
+    Piece(REAL, "bench_edits", ("--only", "real"), per_format=True, most=2),
+    Piece(
+        LARGE,
+        "bench_edits",
+        ("--only", "real", "--shape", "1.1b", "--dtype", "bfloat16"),
+        most=1,
+    ),
     Piece("single", "bench_free", ("--only", "single"), per_format=True),
     Piece("together", "bench_free", ("--only", "together"), per_format=True),
     Piece("options of calls", "bench_options", ("--only", "calls")),
@@ -111,7 +121,12 @@ def measure(piece: Piece, dtype: str | None, given: argparse.Namespace) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
         command = [sys.executable, "-m", f"tests.benchmarks.{piece.module}", *piece.arguments]
-        command += ["--count", str(given.count), "--threads", str(given.threads)]
+        command += [
+            "--count",
+            str(min(given.count, piece.most or given.count)),
+            "--threads",
+            str(given.threads),
+        ]
         command += ["--out", str(out), *(("--dtype", dtype) if dtype else ())]
         subprocess.run(command, check=True, env=environment)
         found = json.loads(out.read_text(encoding="utf-8"))

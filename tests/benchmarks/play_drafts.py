@@ -7,14 +7,15 @@ of the drafter's table of costs, against plain decoding.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import quantiles
 from typing import Any
 
 from langchain_metaaligner.engines.local.drafting import ACCELERATOR, CPU, Costs, Drafter
-from tests.benchmarks.cases import LLAMA2, Case, conversations, real_edits
+from tests.benchmarks.cases import CASES, LLAMA2, Case, conversations, real_edits
+from tests.benchmarks.edits_table import played_table
+from tests.benchmarks.labels import REAL_EDIT
+from tests.benchmarks.pieces import finish, worker_parser
 
 WINDOW = 2048
 
@@ -57,19 +58,26 @@ def play(case: Case, name: str, costs: Costs) -> Played:
     return Played(len(output) / passes, (costs.prefill(prompt) + len(output) - 1) / spent)
 
 
-def table(groups: Mapping[str, Sequence[Played]]) -> str:
-    """Write what was played as a table in Markdown."""
-    lines = ["| edits | tokens a pass | times as fast | worst | number |", "| --- " * 5 + "|"]
-    for name, rows in groups.items():
-        rates, ratios = [row.rate for row in rows], [row.ratio for row in rows]
-        worst = f"{min(ratios):.3f} | {len(rows)}"
-        lines.append(f"| {name} | {_quartiles(rates)} | {_quartiles(ratios)} | {worst} |")
-    return "\n".join(lines)
+def play_all(tokens: Any, end: int, count: int, costs: Costs) -> dict[str, dict[str, list[Played]]]:
+    """Play all real edits, and made-up ones.
 
+    Args:
+        tokens: Tokenises prompts and outputs.
+        end: The token that ends an output.
+        count: Conversations for made-up edits.
+        costs: What passes cost.
 
-def _quartiles(values: Sequence[float]) -> str:
-    low, middle, high = quantiles(values, n=4, method="inclusive")
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    Returns:
+        What each took: of real ones, by the model that had answered; of made-up ones, by what
+        became of the answer.
+    """
+    real = {
+        policy: [play(case, REAL_EDIT, costs) for case in cases]
+        for policy, cases in real_edits(tokens, end, WINDOW).items()
+    }
+    cases = conversations(tokens, end, count)
+    made_up = {name: [play(case, name, costs) for case in cases] for name in CASES if cases}
+    return {"real": real, "made up": made_up}
 
 
 def codec() -> tuple[Any, int]:
@@ -82,23 +90,29 @@ def codec() -> tuple[Any, int]:
     return PromptTokenizer(tokenizer, "LLaMA 2"), tokenizer.eos_token_id
 
 
+def raw(groups: Mapping[str, Sequence[Played]]) -> dict[str, dict[str, list[float]]]:
+    """All values, for a file, by group."""
+    return {
+        name: {"rates": [row.rate for row in rows], "ratios": [row.ratio for row in rows]}
+        for name, rows in groups.items()
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=60, help="conversations for made-up edits")
+    parser = worker_parser(__doc__)
+    parser.add_argument("--made-up", type=int, default=60, help="conversations for made-up edits")
     parser.add_argument("--accelerator", action="store_true", help="with the costs of a GPU")
     given = parser.parse_args()
-    costs = ACCELERATOR if given.accelerator else CPU
-    if not LLAMA2.is_dir():
-        parser.error(f"LLaMA 2's tokenizer is not in {LLAMA2}")
-    tokens, end = codec()
-    groups: dict[str, list[Played]] = {}
-    real = real_edits(tokens, end, WINDOW)
-    made_up = conversations(tokens, end, given.count)
-    for label, cases in [*((f"real, of {one}", rows) for one, rows in real.items()), ("", made_up)]:
-        for case in cases:
-            for name in case.edits:
-                groups.setdefault(label or name, []).append(play(case, name, costs))
-    print(table(groups))
+    if LLAMA2.is_dir():
+        costs = ACCELERATOR if given.accelerator else CPU
+        groups = play_all(*codec(), given.made_up, costs)
+    else:
+        groups = {}
+    found = {"played": {kind: raw(some) for kind, some in groups.items()}}
+    if given.out:
+        finish(given, found)
+    else:
+        print(played_table(found["played"]))
 
 
 if __name__ == "__main__":

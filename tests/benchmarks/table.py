@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tests.benchmarks.edits_table import others, played, real
 from tests.benchmarks.figures import Pairs, overhead_said, pairs_of, said, short
 from tests.benchmarks.labels import (
     AUTHORS,
@@ -54,7 +55,8 @@ def headline() -> str:
         return _MISSING
     found = json.loads(CPU.read_text(encoding="utf-8"))
     about, pieces = found["about"], found["pieces"]
-    parts = [_about(about, pieces), _first(about, pieces, _used(pieces))]
+    formats = _formats(_used(pieces))
+    parts = [_about(about, pieces), real(pieces, formats), _first(about, pieces, formats)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -66,8 +68,10 @@ def cpu_table(found: Found) -> str:
     """
     about, pieces = found["about"], found["pieces"]
     used = _used(pieces)
+    formats = _formats(used)
     parts = [_about(about, pieces)]
-    parts += [_first(about, pieces, used), _options(pieces, used), _best(pieces, used)]
+    parts += [real(pieces, formats), others(pieces), played(pieces)]
+    parts += [_first(about, pieces, formats), _options(pieces, used), _best(pieces, used)]
     parts += [_memory(pieces), _overhead(pieces)]
     return "\n\n".join(part for part in parts if part)
 
@@ -75,6 +79,11 @@ def cpu_table(found: Found) -> str:
 def _used(pieces: Found) -> str | None:
     """The format of weights that is the default on the machine."""
     return next((pieces[name]["format"] for name in _BY_DEFAULT if name in pieces), None)
+
+
+def _formats(used: str | None) -> str:
+    """The heads of the columns for each format."""
+    return " | ".join(f"{one} (the default here)" if one == used else one for one in FORMATS)
 
 
 def _about(about: Found, pieces: Found) -> str:
@@ -89,9 +98,9 @@ def _about(about: Found, pieces: Found) -> str:
     )
 
 
-def _first(about: Found, pieces: Found, used: str | None) -> str:
+def _first(about: Found, pieces: Found, formats: str) -> str:
     head = (
-        "**What you see first**: times as fast as the authors' procedure (`generate`, left-padded,"
+        "**Copies and rewrites**: times as fast as the authors' procedure (`generate`, left-padded,"
         " greedy, cache on), `caution=0`, the system's allocator. Edits are free:"
         f" {about['replies']}, 40 to 100 tokens each, at most {MOST} tokens of an edit. An answer"
         " is rewritten where fewer than half of its words stay; edits in between are not in the"
@@ -115,7 +124,6 @@ def _first(about: Found, pieces: Found, used: str | None) -> str:
             rows.append(f"| {case} | {' | '.join(cells)} | {seconds} |")
     if not rows:
         return ""
-    formats = " | ".join(f"{one} (the default here)" if one == used else one for one in FORMATS)
     lines = [
         f"| answer | {formats} | seconds, `generate` and here |",
         "| --- | --- | --- | --- |",

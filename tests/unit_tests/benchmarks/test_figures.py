@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from argparse import Namespace
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -148,6 +150,102 @@ def test_figures_of_other_code_are_measured_again(benchmarks):
     assert benchmarks() == every
 
 
+def real_edits(policies: list[str], seconds: list[tuple[float, float]]) -> dict:
+    figures = Figures()
+    for theirs, ours in seconds:
+        figures.add(labels.REAL_EDIT, labels.AUTHORS, theirs, ours, passes=100, tokens=150)
+        figures.add(labels.REAL_EDIT, labels.LOOKUP, theirs / 2, ours)
+    return {**FOUND, "figures": figures.raw(), "policies": policies}
+
+
+def played(*rates: float) -> dict[str, list[float]]:
+    return {"rates": list(rates), "ratios": [rate - 0.1 for rate in rates]}
+
+
+REAL = {
+    f"{labels.REAL}, bfloat16": real_edits(
+        ["a", "a", "b", "b", "b"], [(2, 1), (3, 1), (4, 1), (5, 1), (6, 1)]
+    ),
+    labels.PLAYED: {
+        **{name: value for name, value in FOUND.items() if name != "format"},
+        "played": {
+            "real": {"a": played(1, 1, 2, 3, 3), "b": played(1, 2, 2, 2, 3)},
+            "made up": {"unchanged": played(10, 20, 30, 40, 50)},
+        },
+    },
+    labels.LARGE: real_edits(["a", "b"], [(3, 2), (5, 2)]),
+}
+
+
+def test_real_edits_stand_first_with_each_policy_and_the_worst(tmp_path, monkeypatch):
+    single = Figures()
+    for seconds in range(FEW):
+        single.add(labels.UNCHANGED, labels.AUTHORS, 9 + seconds, 1)
+    found = {"single, bfloat16": {**FOUND, "figures": single.raw()}, **REAL}
+    monkeypatch.setattr(table, "CPU", tmp_path / "cpu.json")
+    table.CPU.write_text(json.dumps({"about": ABOUT, "pieces": found}))
+    text = table.headline()
+    assert "| a | 2.00 (1.00 to 3.00; 5) | 2.00, 3.00 | not measured |" in text
+    assert "| b | 2.00 (2.00 to 2.00; 5) | 4.00, 5.0, 6.0 | not measured |" in text
+    assert "| all | 2.00 (1.25 to 2.75; 10) | 4.00 (worst 2.00; 5) | not measured |" in text
+    assert text.index("| all |") < text.index("| unchanged |")
+    assert text.index("| all |") < table.table().index("| unchanged |")
+
+
+def test_what_was_not_measured_on_real_edits_is_said():
+    text = table.cpu_table({"about": ABOUT, "pieces": REAL})
+    assert (
+        "In bfloat16, times as fast as prompt lookup of transformers with 10 tokens: 2.00 (worst"
+        " 1.00; 5); as llama.cpp with the same weights and no draft: not measured. Tokens a pass"
+        " of these edits: 1.50 (worst 1.50; 5)." in text
+    )
+    assert "In float32, times" not in text
+    assert (
+        "of 100 to 160 words, of answers of a 1.50 at 1.50 tokens a pass; b 2.50 at 1.50 tokens a"
+        " pass." in text
+    )
+    assert "| real, of a | 2.00 (1.00 to 3.00; 5) | 1.90 (0.90 to 2.90; 5) | 0.900 |" in text
+    assert "| unchanged | 30 (20 to 40; 5) | 30 (20 to 40; 5) | 9.900 |" in text
+
+
+@pytest.mark.parametrize("name", [*REAL, None])
+def test_a_table_without_some_pieces_has_the_others(name):
+    kept = {one: held for one, held in REAL.items() if one != name}
+    for some in (kept, {name: REAL[name]} if name else {}):
+        text = table.cpu_table({"about": ABOUT, "pieces": some})
+        assert ("With a model of" in text) == (labels.LARGE in some)
+        assert ("**Played through" in text) == (labels.PLAYED in some)
+        assert ("In bfloat16, times" in text) == (f"{labels.REAL}, bfloat16" in some)
+
+
+def test_without_the_edits_their_tables_are_left_out():
+    nothing = {**FOUND, "figures": {}, "policies": []}
+    found = {
+        f"{labels.REAL}, bfloat16": nothing,
+        labels.LARGE: nothing,
+        labels.PLAYED: {**FOUND, "played": {}},
+    }
+    text = table.cpu_table({"about": ABOUT, "pieces": found})
+    assert "dits" not in text
+    assert "| ---" not in text
+
+
+@pytest.mark.parametrize(("wanted", "counts"), [(9, {2, 1, 9}), (1, {1})])
+def test_long_pieces_measure_few_pairs_however_many_are_wanted(wanted, counts, monkeypatch):
+    seen = set()
+
+    def run(command, **_):
+        seen.add(int(command[command.index("--count") + 1]))
+        out = command[command.index("--out") + 1]
+        Path(out).write_text("{}", encoding="utf-8")
+
+    monkeypatch.setattr(pieces.subprocess, "run", run)
+    monkeypatch.setattr(pieces, "busy", lambda: 0.0)
+    for piece in pieces.PIECES:
+        pieces.measure(piece, None, Namespace(count=wanted, threads=1, jemalloc=None))
+    assert seen == counts
+
+
 def test_the_saved_figures_have_enough_pairs_for_a_median():
     if not table.CPU.is_file():
         assert table.table().startswith("No figures yet")
@@ -156,6 +254,7 @@ def test_the_saved_figures_have_enough_pairs_for_a_median():
     counts = {
         (name, case): len(pairs["ours"])
         for name, piece in found["pieces"].items()
+        if name != labels.LARGE  # said one by one
         for case, held in piece.get("figures", {}).items()
         for pairs in held.values()
     }
