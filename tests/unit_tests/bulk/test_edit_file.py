@@ -459,7 +459,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
         edit(tmp_path / "none.jsonl", "out.jsonl")
     with pytest.raises(BulkError, match="is a folder"):
         edit(tmp_path, "out.jsonl")
-    with pytest.raises(BulkError, match="No such file"):
+    with pytest.raises(BulkError, match="is no folder"):
         edit(given, tmp_path / "none" / "out.jsonl")
     with pytest.raises(BulkError, match="batch_size must be at least 1"):
         edit(given, "out.jsonl", batch_size=0)
