@@ -96,7 +96,7 @@ class WorkFolder:
             return False
         others = [self.path.name]
         if self.path.is_dir():
-            others = [one for one in os.listdir(self.path) if not _OWN.fullmatch(one)]
+            others = [one.name for one in self.path.iterdir() if not _OWN.fullmatch(one.name)]
         if others:
             msg = (
                 f"{self.path} is kept for the work of this run, but holds {min(others)!r}, which is"
@@ -248,9 +248,11 @@ def locked(out: Path) -> Generator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()
-        os.close(held)
+        try:
+            with suppress(OSError):
+                path.unlink()
+        finally:
+            os.close(held)
 
 
 def _lock(path: Path) -> int:

@@ -17,7 +17,7 @@ from langchain_metaaligner.bulk.settings import differences
 from langchain_metaaligner.bulk.shards import (
     Shards,
 )
-from langchain_metaaligner.bulk.source import Place, Source, open_source
+from langchain_metaaligner.bulk.source import Place, Source, open_source, pipe_identity
 from langchain_metaaligner.bulk.summary import BulkSummary
 from langchain_metaaligner.errors import (
     BulkError,
@@ -135,15 +135,19 @@ class RunFiles:
         with writing(self.out):
             self.folder.remove()
         if self.given.is_pipe:
-            msg = f"{self.out} is complete already. Give another output, or resume=False."
-            raise BulkError(msg)
-        source = self._source(None)
-        try:
-            now = source.identity()
-        finally:
-            source.close()
+            if self.given.path is not None:  # it may have no end, as nobody writes to it again
+                msg = f"{self.out} is complete already. Give another output, or resume=False."
+                raise BulkError(msg)
+            now = pipe_identity(sys.stdin.buffer)
+        else:
+            source = self._source(None)
+            try:
+                now = source.identity()
+            finally:
+                source.close()
         unlike = differences(record["settings"], self.settings)
-        if any(now[name] != record["source"][name] for name in ("size", "modified", "head")):
+        known = ("size", "head") if self.given.is_pipe else ("size", "modified", "head")
+        if any(now[name] != record["source"][name] for name in known):
             unlike.append("the source has changed since")
         if unlike:
             raise _another_run(self.out, unlike)

@@ -479,6 +479,20 @@ def open_source(path: Path, name: str, kind: FileKind, size: int | None = None) 
         raise
 
 
+def pipe_identity(read: BinaryIO) -> dict[str, Any]:
+    """By what the rows of a pipe are known again; reads them all.
+
+    Args:
+        read: The pipe.
+
+    Returns:
+        What `Source.identity` says of a copy of them, but for its name and time.
+    """
+    head = read.read(_HEAD)
+    size = len(head) + sum(map(len, iter(lambda: read.read(_READ), b"")))
+    return {"size": size, "head": hashlib.sha256(head).hexdigest()}
+
+
 @contextmanager
 def long_fields() -> Generator[None]:
     """Let the csv module read long texts; its own limit is 131,072 characters."""

@@ -33,12 +33,12 @@ def progress() -> Iterator[Tell]:
             task = bar.add_task("", total=1.0)
             yield lambda part, line: bar.update(task, completed=part, description=line)
         return
-    told = time.monotonic()
+    told, last = time.monotonic(), ""
 
     def tell(part: float, line: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _EVERY or part >= 1.0:
-            told = time.monotonic()
+        nonlocal told, last
+        if line != last and (time.monotonic() - told >= _EVERY or part >= 1.0):
+            told, last = time.monotonic(), line
             typer.echo(line, err=True)
 
     yield tell
