@@ -69,7 +69,7 @@ class EvaluationError(MetaAlignerError, RuntimeError):
     """Rows, a judge or results can't be evaluated."""
 
 
-class GateError(MetaAlignerError, AssertionError):
+class GateError(MetaAlignerError, RuntimeError):
     """An evaluation missed what `fail_under` or its baseline demands.
 
     Args:

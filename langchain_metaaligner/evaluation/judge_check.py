@@ -152,7 +152,9 @@ class JudgeCheck:
         if share is None or not (low > _LEANING or high < 1 - _LEANING):
             return
         place, favoured = ("first", share) if low > _LEANING else ("second", 1 - share)
-        often = "always says" if favoured == 1 else f"favours (in {100 * favoured:.0f} % of verdicts)"
+        often = (
+            "always says" if favoured == 1 else f"favours (in {100 * favoured:.0f} % of verdicts)"
+        )
         yield f"{often} the {place}, whichever text that is"
 
 

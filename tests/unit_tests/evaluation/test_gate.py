@@ -263,7 +263,7 @@ def test_a_missed_gate_is_a_failed_assertion_with_the_result(tmp_path: Path) -> 
     first = evaluate(given, **options, out=tmp_path / "before", fail_under={"harmlessness": 1})
     assert first.win_rate("harmlessness") == 1
     worse = [{**one, "edited": "Do this."} for one in given]
-    with pytest.raises(AssertionError, match="worse than the baseline") as error:
+    with pytest.raises(GateError, match="worse than the baseline") as error:
         evaluate(worse, **options, baseline=tmp_path / "before", out=tmp_path / "now")
     assert isinstance(error.value, GateError)
     assert error.value.result.win_rate("harmlessness") == 0
