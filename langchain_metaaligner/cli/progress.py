@@ -33,12 +33,12 @@ def progress() -> Iterator[Tell]:
             task = bar.add_task("", total=1.0)
             yield lambda part, line: bar.update(task, completed=part, description=line)
         return
-    told, last = time.monotonic(), ""
+    told, reached = time.monotonic(), 0.0
 
     def tell(part: float, line: str) -> None:
-        nonlocal told, last
-        if line != last and (time.monotonic() - told >= _EVERY or part >= 1.0):
-            told, last = time.monotonic(), line
+        nonlocal told, reached
+        if time.monotonic() - told >= _EVERY or reached < 1.0 <= part:
+            told, reached = time.monotonic(), part
             typer.echo(line, err=True)
 
     yield tell
