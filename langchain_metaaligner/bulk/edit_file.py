@@ -98,6 +98,8 @@ def edit_file(
     wanted = parse_objectives(objectives)
     items = RowItems(columns)
     target = Path(out)
+    if target.is_symlink():
+        target = target.resolve()  # a rename would replace the link, not what it leads to
     given = GivenSource.of(source, target, kind)
     to = kind_of(target) or given.kind
     own = aligner is None

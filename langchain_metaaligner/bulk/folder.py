@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Generator, Mapping
@@ -15,6 +17,7 @@ from typing import Any, BinaryIO
 from langchain_metaaligner.errors import BulkError
 
 _NEW = ".new"  # the end of the name of a file that is not written to its end
+_OWN = re.compile(r"(settings\.json|chunks\.jsonl|source|\d{8,}\.(rows|problems))(\.new)?|.+\.new")
 
 
 class WorkFolder:
@@ -43,8 +46,9 @@ class WorkFolder:
             The settings; `None` if no earlier run has left any.
 
         Raises:
-            BulkError: The folder was damaged.
+            BulkError: The folder was damaged, or is not of a run.
         """
+        self._check_own()
         settings = read_json(self.path / "settings.json")
         if settings is None:
             return None
@@ -81,10 +85,25 @@ class WorkFolder:
     def remove(self) -> None:
         """Remove the folder; the settings first, so that no half of it is taken for a run."""
         self.journal = []
-        with suppress(FileNotFoundError):
-            (self.path / "settings.json").unlink()
+        if self._check_own():
+            (self.path / "settings.json").unlink(missing_ok=True)
             sync(self.path)
             shutil.rmtree(self.path)
+
+    def _check_own(self) -> bool:
+        """Whether the folder is there; an error if it is not a run's own."""
+        if not self.path.exists():
+            return False
+        others = [self.path.name]
+        if self.path.is_dir():
+            others = [one.name for one in self.path.iterdir() if not _OWN.fullmatch(one.name)]
+        if others:
+            msg = (
+                f"{self.path} is kept for the work of this run, but holds {min(others)!r}, which is"
+                " not of one. Move it away, or give another output."
+            )
+            raise BulkError(msg)
+        return True
 
     def write(self, name: str, content: bytes) -> int:
         """Write a file, which is there as a whole or not at all.
@@ -101,14 +120,18 @@ class WorkFolder:
         return len(content)
 
     @contextmanager
-    def file(self, path: Path) -> Generator[BinaryIO]:
+    def file(self, path: Path, *, replaces: bool = True) -> Generator[BinaryIO]:
         """Write a file that takes its name, and the place of an earlier one, once it is complete.
 
         Args:
             path: The file.
+            replaces: Whether it may take the place of one that is not the same.
 
         Yields:
             A file to write into.
+
+        Raises:
+            BulkError: There is another file, which it may not replace.
         """
         new = self.path / f"{path.name}{_NEW}"
         try:
@@ -116,6 +139,8 @@ class WorkFolder:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            if not replaces and path.exists() and not filecmp.cmp(new, path, shallow=False):
+                raise foreign(path)
             new.replace(path)
             sync(path.parent)
         except BaseException:
@@ -143,6 +168,21 @@ class WorkFolder:
         """
         names = [name for one in self.journal for name in one.get("files", ())]
         return [self.path / name for name in names if name.endswith(ending)]
+
+
+def foreign(path: Path) -> BulkError:
+    """The error of a file in the place of one that a run writes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The error.
+    """
+    return BulkError(
+        f"{path} exists already, and is not of this run. Move it away, give another output, or"
+        " replace it with resume=False."
+    )
 
 
 def as_bytes(record: Mapping[str, Any]) -> bytes:
@@ -208,9 +248,11 @@ def locked(out: Path) -> Generator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()
-        os.close(held)
+        try:
+            with suppress(OSError):
+                path.unlink()
+        finally:
+            os.close(held)
 
 
 def _lock(path: Path) -> int:
@@ -224,10 +266,14 @@ def _lock(path: Path) -> int:
                     " Wait for its end, or give another output."
                 )
                 raise BulkError(msg)
+            if not re.fullmatch(rb"\d*", os.read(opened, 20)):
+                msg = f"{path} is not the lock of a run. Move it away, or give another output."
+                raise BulkError(msg)
             with suppress(FileNotFoundError):
                 # The run that ended just now has removed the file that it had locked.
                 if path.stat().st_ino == os.fstat(opened).st_ino:
                     os.truncate(opened, 0)
+                    os.lseek(opened, 0, os.SEEK_SET)
                     os.write(opened, str(os.getpid()).encode())
                     return opened
         except BaseException:

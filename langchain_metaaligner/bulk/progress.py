@@ -47,7 +47,7 @@ class BulkProgress:
         ]
         if self.failed:
             parts.append(f"{self.failed:,} failed")
-        if self.remaining is not None:
+        if self.remaining is not None and self.fraction < 1:
             parts.append(f"{'roughly ' if self.rough else ''}{duration(self.remaining)} left")
         return " · ".join(parts)
 

@@ -54,6 +54,10 @@ class RowItems:
             BadRowError: One of them is missing, empty or of the wrong type.
         """
         context, is_question = self._columns.context(values)
+        if context == "":  # CSV has no other way to say that there is none
+            there = {name: one for name, one in values.items() if one != ""}
+            found, is_question = self._columns.context(there)
+            context = context if found is None else found
         if isinstance(context, str):
             context = _as_messages(context)
         given = (self._columns.text(values, name) for name in self._answers)

@@ -6,18 +6,18 @@ import os
 import shutil
 import sys
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from langchain_metaaligner.bulk.folder import WorkFolder, as_bytes, read_json
+from langchain_metaaligner.bulk.folder import WorkFolder, as_bytes, foreign, read_json
 from langchain_metaaligner.bulk.kinds import KINDS, FileKind, kind_of, named_kind
 from langchain_metaaligner.bulk.settings import differences
 from langchain_metaaligner.bulk.shards import (
     Shards,
 )
-from langchain_metaaligner.bulk.source import Place, Source, open_source
+from langchain_metaaligner.bulk.source import Place, Source, open_source, pipe_identity
 from langchain_metaaligner.bulk.summary import BulkSummary
 from langchain_metaaligner.errors import (
     BulkError,
@@ -62,11 +62,16 @@ class GivenSource:
             what = "is a folder" if path.is_dir() else "does not exist"
             msg = f"{path} {what}. Give a file of rows: {', '.join(KINDS)}."
             raise BulkError(msg)
-        if path is not None and out.exists() and path.exists() and out.samefile(path):
-            msg = f"{out} is the source itself. Give another file to write to."
+        for one in (out, problems_of(out), record_of(out)):
+            if path is not None and one.exists() and one.samefile(path):
+                msg = f"{one} is the source itself. Give another file to write to."
+                raise BulkError(msg)
+        if out.exists() and not out.is_file():
+            what = "a folder" if out.is_dir() else "no file of rows"
+            msg = f"{out} is {what}. Give the file to write."
             raise BulkError(msg)
-        if out.is_dir():
-            msg = f"{out} is a folder. Give the file to write."
+        if not out.parent.is_dir():
+            msg = f"{out.parent}, where {out.name} should be written, is no folder. Make it first."
             raise BulkError(msg)
         found = named_kind(kind) if kind is not None else path and kind_of(path)
         if not found and is_pipe:
@@ -93,44 +98,62 @@ class RunFiles:
         self, given: GivenSource, out: Path, settings: dict[str, Any], *, resume: bool
     ) -> None:
         self.given, self.out, self.settings = given, out, settings
-        self.problems = out.with_name(f"{out.name}.problems.jsonl")
-        self._record = out.with_name(f"{out.name}.run.json")
+        self.problems = problems_of(out)
+        self._record = record_of(out)
         self.folder = WorkFolder(out)
         with writing(out):
             if not resume:
                 self.folder.remove()
-                self._record.unlink(missing_ok=True)
-            self._earlier = self.folder.read()
-        self._replaces = not resume
+            earlier = self.folder.read()
+        self._replaces = not resume or bool(earlier and earlier["replaces"])
+        if earlier and not self.folder.journal:
+            # No row is done. What was kept of a pipe can't be read again, except by the same run.
+            kept = given.is_pipe and not differences(earlier["settings"], settings)
+            earlier = earlier if kept else None
+        self._earlier = earlier
 
     def done(self) -> BulkSummary | None:
         """The summary of the run that made the output; `None` if it is not complete."""
-        if self._earlier is not None or self._replaces or not self.out.exists():
+        if self._replaces:
+            return None
+        if self._earlier is not None:
+            journal = self.folder.journal
+            if self.out.exists() and not (journal and journal[-1].get("ended")):
+                raise foreign(self.out)
             return None
         record = read_json(self._record)
         if record is None:
-            msg = (
-                f"{self.out} exists already, and is not of a run of this package. Give another"
-                " output, or replace it with resume=False."
-            )
-            raise BulkError(msg)
+            for one in (self.out, self.problems):
+                if one.exists():
+                    raise foreign(one)
+            return None
+        if not record.keys() >= {"source", "settings", "summary"}:
+            raise foreign(self._record)
+        if not self.out.exists():  # its own record is all that is left of it
+            self._replaces = True
+            return None
         with writing(self.out):
             self.folder.remove()
         if self.given.is_pipe:
-            msg = f"{self.out} is complete already. Give another output, or resume=False."
-            raise BulkError(msg)
-        source = self._source(None)
-        try:
-            now = source.identity()
-        finally:
-            source.close()
+            if self.given.path is not None:  # it may have no end, as nobody writes to it again
+                msg = f"{self.out} is complete already. Give another output, or resume=False."
+                raise BulkError(msg)
+            now = pipe_identity(sys.stdin.buffer)
+        else:
+            source = self._source(None)
+            try:
+                now = source.identity()
+            finally:
+                source.close()
         unlike = differences(record["settings"], self.settings)
-        if any(now[name] != record["source"][name] for name in ("size", "modified", "head")):
+        known = ("size", "head") if self.given.is_pipe else ("size", "modified", "head")
+        if any(now[name] != record["source"][name] for name in known):
             unlike.append("the source has changed since")
         if unlike:
             raise _another_run(self.out, unlike)
-        problems = self.problems if self.problems.exists() else None
-        return BulkSummary(out=self.out, problems=problems, **record["summary"])
+        summary = record["summary"]
+        problems = self.problems if summary["failed"] or summary["bad"] else None
+        return BulkSummary(out=self.out, problems=problems, **summary)
 
     @contextmanager
     def opened(self) -> Generator[Source]:
@@ -141,9 +164,9 @@ class RunFiles:
         """
         earlier = self._earlier
         if earlier is None:
-            with writing(self.out):
-                self.folder.begin()
-                if self.given.is_pipe:
+            if self.given.is_pipe:
+                with writing(self.out):
+                    self.folder.begin()
                     self._keep_pipe()
             source = self._source(None)
         else:
@@ -151,15 +174,23 @@ class RunFiles:
         try:
             if earlier is None:
                 with writing(self.out):
+                    if not self.given.is_pipe:
+                        self.folder.begin()
                     self.folder.begin_journal(
                         {
                             "source": source.identity(),
                             "settings": self.settings,
+                            "replaces": self._replaces,
                         }
                     )
             else:
                 self._compare(earlier, source)
             yield source
+        except BaseException:
+            if not (self.folder.journal or self.given.is_pipe):
+                with suppress(OSError):
+                    self.folder.remove()  # nothing is done
+            raise
         finally:
             source.close()
 
@@ -172,14 +203,14 @@ class RunFiles:
             summary: What became of the rows.
         """
         problems = self.folder.files(".problems")
-        with self.folder.file(self.out) as file:
+        with self.folder.file(self.out, replaces=self._replaces) as file:
             shards.join(self.folder.files(".rows"), file)
         if problems:
-            with self.folder.file(self.problems) as file:
+            with self.folder.file(self.problems, replaces=self._replaces) as file:
                 for one in problems:
                     with one.open("rb") as read:
                         shutil.copyfileobj(read, file)
-        else:
+        elif self._replaces:
             self.problems.unlink(missing_ok=True)
         record = {
             "source": source.identity(),
@@ -235,6 +266,16 @@ class RunFiles:
                 return [f"the source was changed, before line {end.line + 1} or in it"]
             start = end
         return []
+
+
+def problems_of(out: Path) -> Path:
+    """The file with the rows that are not in an output."""
+    return out.with_name(f"{out.name}.problems.jsonl")
+
+
+def record_of(out: Path) -> Path:
+    """The file that keeps how an output was made."""
+    return out.with_name(f"{out.name}.run.json")
 
 
 @contextmanager

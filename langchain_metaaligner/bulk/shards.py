@@ -176,7 +176,7 @@ class _CsvShards(Shards):
 
     def __init__(self, source: CsvRows, out: FileKind, added: Sequence[str]) -> None:
         super().__init__(source, out, added)
-        self._delimiter = DELIMITERS[out.name]
+        self._delimiter = source.delimiter
         self._ending = b"\r\n" if source.header.endswith(b"\r\n") else b"\n"
 
     def write(self, rows: Sequence[tuple[SourceRow, Added]]) -> bytes:
@@ -206,20 +206,22 @@ class _ParquetShards(Shards):
     def write(self, rows: Sequence[tuple[SourceRow, Added]]) -> bytes:
         pa = arrow()
         pieces: list[Any] = []
-        taken: list[int] = []
-        for number, (row, _) in enumerate(rows):
+        first = 0
+        for number, (row, _) in enumerate(rows, start=1):
             batch, place = row.raw
-            taken.append(place)
-            if number + 1 == len(rows) or rows[number + 1][0].raw[0] is not batch:
-                pieces.append(batch.take(pa.array(taken)))
-                taken = []
+            if number == len(rows) or not _follows(rows[number][0], row):
+                begin = rows[first][0].raw[1]
+                # A slice: not each type has a kernel for `take`, nor for a cast of what it gives.
+                pieces.append(batch.slice(begin, place + 1 - begin))
+                first = number
         table = pa.Table.from_batches(pieces, self._source.schema)
+        columns = table.columns
         for name in self._added:
             cells = [added[name] for _, added in rows]
-            texts = [one if isinstance(one, str) else as_json(one) for one in cells]
-            table = table.append_column(pa.field(name, pa.string()), pa.array(map(_clean, texts)))
+            texts = [_clean(one if isinstance(one, str) else as_json(one)) for one in cells]
+            columns.append(pa.chunked_array([pa.array(texts, pa.string())]))
         file = io.BytesIO()
-        pa.parquet.write_table(table.cast(self._schema), file)
+        pa.parquet.write_table(pa.Table.from_arrays(columns, schema=self._schema), file)
         return file.getvalue()
 
     def _join(self, shards: Sequence[Path], file: BinaryIO) -> None:
@@ -227,6 +229,12 @@ class _ParquetShards(Shards):
         with _ParquetFile(file, self._schema) as written:
             for shard in shards:
                 written.add(pa.parquet.read_table(shard, schema=self._schema))
+
+
+def _follows(row: SourceRow, before: SourceRow) -> bool:
+    """Whether a row of parquet is the next one of the same batch."""
+    batch, place = before.raw
+    return row.raw[0] is batch and row.raw[1] == place + 1
 
 
 class _ParquetFile:

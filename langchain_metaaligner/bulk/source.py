@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import zlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -26,6 +27,7 @@ from langchain_metaaligner.errors import BulkError
 _LONGEST = 64 * 2**20  # bytes of a row; a longer one is no row but a file of another kind
 _HEAD = 64 * 2**10  # bytes of a file by which it is known again
 _READ = 2**20
+_LIST = re.compile(rb"\s*\[\s*(\{|$)")
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -162,9 +164,15 @@ class _Lines(Source):
             self._lines = cast("BinaryIO", gzip.GzipFile(fileobj=self._file))
         self._offset = self._line = 0
         self._back: deque[bytes] = deque()
-        begin = self._at(Place(), _READ if kind.gzipped else 4)[:4]
+        begin = self._at(Place(), _HEAD)
         if begin.startswith(_UTF_16):
             msg = f"{name} is written in UTF-16. Save it as UTF-8."
+            raise BulkError(msg)
+        if b"\r" in begin[:-1] and b"\n" not in begin:
+            msg = f"The lines of {name} end with CR alone. Save it with LF or CRLF."
+            raise BulkError(msg)
+        if kind.name == "jsonl" and _LIST.match(begin.removeprefix(_BOM)):
+            msg = f"{name} is one list of JSON. Write its objects one a line: jq -c '.[]' {name}."
             raise BulkError(msg)
         self._bom = len(_BOM) if begin.startswith(_BOM) else 0
 
@@ -283,12 +291,18 @@ class CsvRows(_Lines):
 
     Attributes:
         header: The header's line, with the end of the line.
+        delimiter: What is between two fields: of CSV, a semicolon where the header has no comma, as
+            Excel writes it in much of Europe.
     """
 
     def __init__(
         self, path: Path, file: BinaryIO, name: str, kind: FileKind, size: int | None
     ) -> None:
         super().__init__(path, file, name, kind, size)
+        header = self._at(Place(self._bom), _HEAD)
+        self.delimiter = DELIMITERS[kind.name]
+        if kind.name == "csv" and b"," not in header and b";" in header:
+            self.delimiter = ";"
         self._seek(Place(self._bom))
         self.header = b""
         self.columns = ()
@@ -322,7 +336,7 @@ class CsvRows(_Lines):
     def _records(self) -> Iterator[_Record]:
         """The records from here on."""
         taken = _Taken(self._read)
-        read = csv.reader(taken, delimiter=DELIMITERS[self.kind.name], strict=True)
+        read = csv.reader(taken, delimiter=self.delimiter, strict=True)
         while True:
             place = f"{self.name}:{self._line + 1}"
             taken.lines.clear()
@@ -463,6 +477,20 @@ def open_source(path: Path, name: str, kind: FileKind, size: int | None = None) 
     except BaseException:
         file.close()
         raise
+
+
+def pipe_identity(read: BinaryIO) -> dict[str, Any]:
+    """By what the rows of a pipe are known again; reads them all.
+
+    Args:
+        read: The pipe.
+
+    Returns:
+        What `Source.identity` says of a copy of them, but for its name and time.
+    """
+    head = read.read(_HEAD)
+    size = len(head) + sum(map(len, iter(lambda: read.read(_READ), b"")))
+    return {"size": size, "head": hashlib.sha256(head).hexdigest()}
 
 
 @contextmanager

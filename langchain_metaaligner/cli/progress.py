@@ -11,6 +11,7 @@ import typer
 from langchain_metaaligner.cli.terminal import console
 
 _EVERY = 10.0  # seconds between two lines
+_WIDE = 72  # columns, below which the line about the work needs them all
 
 Tell = Callable[[float, str], None]
 """Takes the part of the work that is done, from 0 to 1, and a line about it."""
@@ -27,16 +28,17 @@ def progress() -> Iterator[Tell]:
     if err.is_terminal:
         from rich.progress import BarColumn, Progress, TextColumn
 
-        with Progress(BarColumn(20), TextColumn("{task.description}"), console=err) as bar:
+        shown = [BarColumn(20)] if err.width >= _WIDE else []
+        with Progress(*shown, TextColumn("{task.description}"), console=err) as bar:
             task = bar.add_task("", total=1.0)
             yield lambda part, line: bar.update(task, completed=part, description=line)
         return
-    told = time.monotonic()
+    told, reached = time.monotonic(), 0.0
 
     def tell(part: float, line: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _EVERY or part >= 1.0:
-            told = time.monotonic()
+        nonlocal told, reached
+        if time.monotonic() - told >= _EVERY or reached < 1.0 <= part:
+            told, reached = time.monotonic(), part
             typer.echo(line, err=True)
 
     yield tell

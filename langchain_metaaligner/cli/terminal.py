@@ -21,6 +21,12 @@ _STYLES = {"equal": "", "delete": "red strike", "insert": "green"}
 _MARKS = {"equal": "{}", "delete": "[-{}-]", "insert": "{{+{}+}}"}
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a closed pipe to the command line; rich would end the process with its own code."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that honours `NO_COLOR`, and whose output is plain where nobody looks at it.
 
@@ -30,7 +36,7 @@ def console(*, stderr: bool = False) -> Console:
     Returns:
         The console.
     """
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def visible(text: str) -> str:

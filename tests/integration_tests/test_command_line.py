@@ -157,3 +157,55 @@ def test_a_dialogue_on_a_terminal_is_coloured_and_ends_at_ctrl_d(start):
     assert "edited in" in shown
     assert "\x1b[9;31mstupid" in shown
     assert "\x1b[32mkind" in shown
+
+
+def test_train_makes_an_adapter_of_preferences(tmp_path):
+    pytest.importorskip("torch")
+    from tests.unit_tests.tiny import save
+    from tests.unit_tests.training.rows import preference_rows
+
+    base = save(tmp_path / "base", config={"max_position_embeddings": 2048})
+    rows = preference_rows(5)
+    data = tmp_path / "mine.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "answer_a": ""}]))
+    options = "--rank 2 --batch-size 4 --no-bf16 --validation 0 --licence mit".split()
+    done = subprocess.run(
+        [*COMMAND, "train", data, "--base", base, "--out", tmp_path, *options],
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "adapter")
+    assert "5 pairs from 6 rows, 1 problems" in done.stderr
+    stages = [line.split(":")[0] for line in done.stderr.splitlines() if line.startswith("stage")]
+    assert stages == ["stage warm_up", "stage equal", "stage contrastive"]
+    card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "5 preference pairs of mine.jsonl" in card
+
+
+def test_standard_input_that_was_edited_already_is_known_again(tmp_path):
+    from tests.unit_tests.cli.engines import ENGINE
+
+    def bulk(rows: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, "bulk", "-", "out.jsonl", "--engine", ENGINE, "--json"],
+            input=rows, check=False, capture_output=True, text=True, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    row = '{"question": "q", "answer": "stupid"}\n'
+    assert bulk(row).returncode == 0
+    assert json.loads(bulk(row).stdout)["edited"] == 1
+    other = bulk(row * 2)
+    assert other.returncode == 1
+    assert "the source has changed" in other.stderr
+
+
+@pytest.mark.parametrize("command", [["models"], ["doctor"], ["bulk", "--help"]])
+def test_a_reader_that_has_gone_is_no_error(command, tmp_path):
+    read, written = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [*COMMAND, *command], stdout=written, stderr=subprocess.PIPE, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.close(written)
+    assert (done.returncode, done.stderr) == (141, b"")

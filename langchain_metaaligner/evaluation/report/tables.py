@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from langchain_metaaligner.evaluation.report.shown_text import (
@@ -19,7 +19,8 @@ from langchain_metaaligner.evaluation.report.shown_text import (
 from langchain_metaaligner.evaluation.report.summary import Effects, Line, Summary
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, ConsoleOptions, Group
+    from rich.table import Table
 
 _T = TypeVar("_T")
 
@@ -39,6 +40,7 @@ _HEADS = (
 )
 _NAMES = ("objective", "policy")  # columns of words
 _MOST_REASONS = 5
+_WIDEST = 16  # the most that a line's column takes where the table stands on its side
 _HARMLESS = re.compile(r"[^\W_](?:[^\W_]|[ .,;:()%·–−+'\"?-])*")
 
 
@@ -183,26 +185,51 @@ def terminal(summary: Summary) -> Group | str:
     try:
         from rich import box
         from rich.console import Group
+        from rich.measure import Measurement
         from rich.table import Table
         from rich.text import Text
     except ImportError:
         return plain(summary)
     heads, rows = _table(summary)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    for head in heads:
-        table.add_column(Text(head), justify="left" if head in _NAMES else "right", overflow="fold")
     colours = {"win": "blue", "loss": "yellow"}
-    for cells in rows:
-        # As `Text`: a name may look like rich's markup.
-        table.add_row(
-            *(Text(cell, colours.get(head, "")) for head, cell in zip(heads, cells, strict=True))
-        )
+
+    def table(lines: Sequence[Sequence[tuple[str, str]]]) -> Table:
+        made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+        for number, (head, _) in enumerate(lines[0]):
+            is_name = number == 0 or head in _NAMES
+            made.add_column(Text(head), justify="left" if is_name else "right", overflow="fold")
+        for line in lines[1:]:
+            # As `Text`: a name may look like rich's markup.
+            made.add_row(*(Text(cell, style) for cell, style in line))
+        return made
+
+    class Fitting:
+        """The table; where it is too wide, each of its lines is a column."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+            lines = [[(head, "") for head in heads]]
+            lines += [
+                [(cell, colours.get(head, "")) for head, cell in zip(heads, cells, strict=True)]
+                for cells in rows
+            ]
+            wide = table(lines)
+            if (
+                Measurement.get(console, options.update(width=1000), wide).maximum
+                <= options.max_width
+            ):
+                yield wide
+                return
+            room = options.max_width - max(map(len, heads))
+            at_once = max(room // (_WIDEST + 2), 1)
+            for first in range(1, len(lines), at_once):
+                yield table(list(zip(lines[0], *lines[first : first + at_once], strict=True)))
+
     said = [
         Text(label(summary.judge, 500), "italic"),
         Text.assemble((f"{summary.verdict()}.", "bold"), " ", summary.headline()),
     ]
     notes = [Text(f"{name}: {', '.join(of)}", "dim") for name, of in _notes(summary)]
-    return Group(*said, *([table] if rows else []), *notes)
+    return Group(*said, *([Fitting()] if rows else []), *notes)
 
 
 def policy_name(name: str) -> str:

@@ -443,6 +443,8 @@ def test_a_pipe_is_read_once_and_resumed_from_the_disk(tmp_path):
             "any further",
         ),
         ("a.parquet", b"no parquet", "can't be read as parquet"),
+        ("a.jsonl", b'[\n{"question": "x", "answer": "y"}]\n', "one list of JSON"),
+        ("a.csv", b"question,answer\rx,y\r", "CR alone"),
     ],
 )
 def test_a_source_that_cannot_be_edited_is_said(tmp_path, name, content, said):
@@ -459,7 +461,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
         edit(tmp_path / "none.jsonl", "out.jsonl")
     with pytest.raises(BulkError, match="is a folder"):
         edit(tmp_path, "out.jsonl")
-    with pytest.raises(BulkError, match="No such file"):
+    with pytest.raises(BulkError, match="is no folder"):
         edit(given, tmp_path / "none" / "out.jsonl")
     with pytest.raises(BulkError, match="batch_size must be at least 1"):
         edit(given, "out.jsonl", batch_size=0)
@@ -618,3 +620,111 @@ def test_a_context_column_that_holds_questions_is_said(tmp_path, caplog):
     edit(tmp_path / "a.jsonl", "out.jsonl")
     assert "give it as messages" in caplog.text
     assert question_of  # the other columns are read as questions, and say nothing
+
+
+def test_a_run_killed_at_any_step_on_the_disk_can_be_repeated(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill_at(step: int) -> None:
+        steps = iter(range(1, 1000))
+        for name in ("fsync", "replace", "unlink", "mkdir", "rmdir"):
+            real = getattr(os, name)
+
+            def call(*given: Any, _real: Any = real, **options: Any) -> Any:
+                if next(steps) >= step:
+                    raise Killed
+                return _real(*given, **options)
+
+            monkeypatch.setattr(os, name, call)
+
+    given = numbered(tmp_path / "a.jsonl", 3)
+    given.write_bytes(given.read_bytes() + b"no row\n")
+    edit(given, "whole.jsonl", chunk_size=2)
+    for step in range(1, 60):
+        out = tmp_path / f"{step}.jsonl"
+        kill_at(step)
+        try:
+            edit(given, out, chunk_size=2)
+        except Killed:
+            ended = False
+        else:
+            ended = True
+        monkeypatch.undo()
+        assert edit(given, out, chunk_size=2).rows == 4
+        assert not list(tmp_path.glob(f"{step}.jsonl.parts*"))
+        for ending in ("", ".problems.jsonl"):
+            made, whole = (tmp_path / f"{name}.jsonl{ending}" for name in (step, "whole"))
+            assert made.read_bytes() == whole.read_bytes()
+        if ended:
+            break
+    assert ended
+
+
+@pytest.mark.parametrize(
+    "name", ["out.jsonl.problems.jsonl", "out.jsonl.run.json", "out.jsonl.lock", "out.jsonl.parts"]
+)
+def test_files_of_somebody_else_beside_the_output_stay(tmp_path, name):
+    mine = tmp_path / name
+    mine.write_text('{"mine": 1}')
+    with pytest.raises(BulkError, match="ove it away"):
+        edit(numbered(tmp_path / "a.jsonl", 2), "out.jsonl")
+    assert mine.read_text() == '{"mine": 1}'
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_output_that_somebody_else_writes_during_the_run_stays(tmp_path):
+    given, out = numbered(tmp_path / "a.jsonl", 4), tmp_path / "out.jsonl"
+    with pytest.raises(BulkError, match="not of this run"):
+        edit(given, out, chunk_size=2, on_progress=lambda _: out.write_text("mine"))
+    assert out.read_text() == "mine"
+    out.unlink()
+    assert edit(given, out).rows == 4
+
+
+def test_a_wrong_first_call_is_mended_by_the_next(tmp_path):
+    given = tmp_path / "a.jsonl"
+    given.write_text('{"asked": "q", "said": "bad"}\n')
+    with pytest.raises(BulkError, match="Its columns are"):
+        edit(given, "out.jsonl")
+    assert not list(tmp_path.glob("out*"))
+    columns = {"question": "asked", "answer": "said"}
+    assert edit(given, "out.jsonl", columns=columns).edited == 1
+
+
+def test_an_output_that_is_a_link_is_written_where_it_leads(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "out.jsonl"
+    link.symlink_to(tmp_path / "disk" / "edits.jsonl")
+    edit(numbered(tmp_path / "a.jsonl", 2), link)
+    assert link.is_symlink()
+    assert len(lines_of(link)) == 2
+
+
+def test_csv_of_a_spreadsheet_with_semicolons_and_empty_cells_is_read(tmp_path):
+    given = tmp_path / "a.csv"
+    given.write_text('context;question;answer\n;"a; b?";bad\n')
+    assert edit(given, "out.csv").edited == 1
+    assert (
+        (tmp_path / "out.csv")
+        .read_text()
+        .startswith('context;question;answer;edited;metaaligner\n;"a; b?";bad;good;')
+    )
+
+
+def test_parquet_with_types_that_few_know_comes_through(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    messages = [
+        [
+            {"role": "user", "content": "q", "name": None},
+            {"role": role, "content": "bad", "name": None},
+        ]
+        for role in ("assistant", "user", "assistant")
+    ]
+    table = pa.table({"messages": messages, "view": pa.array(["a", "b", None], pa.string_view())})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert edit(tmp_path / "a.parquet", "out.parquet").edited == 2
+    made = parquet.read_table(tmp_path / "out.parquet")
+    assert made.column("view").to_pylist() == ["a", None]
+    assert made.column("messages").to_pylist() == [messages[0], messages[2]]

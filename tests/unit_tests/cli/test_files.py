@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.unit_tests.cli.engines import ENGINE
-from tests.unit_tests.training.rows import preference_rows
 
 needs_scipy = pytest.mark.skipif(find_spec("scipy") is None, reason="needs the extra eval")
 
@@ -160,27 +159,6 @@ def test_calibrate_prints_the_flags_that_it_found(metaaligner, monkeypatch, pair
     assert done.out.endswith("On a command line: --keep-above -0.25\n")
     assert (given["most_spoilt"], given["good"]) == (0.1, str(pairs))
     assert json.loads(metaaligner(*run, "--json").out) == {"keep_above": -0.25, "caution": None}
-
-
-@pytest.mark.torch
-def test_train_makes_an_adapter_of_preferences(metaaligner, tmp_path):
-    from tests.unit_tests.tiny import save
-
-    base = save(tmp_path / "base", config={"max_position_embeddings": 2048})
-    rows = preference_rows(5)
-    data = write(tmp_path / "mine.jsonl", [*rows, {**rows[0], "answer_a": ""}])
-    options = "--rank 2 --batch-size 4 --no-bf16 --validation 0 --licence mit".split()
-    done = metaaligner("train", data, "--base", base, "--out", tmp_path, *options)
-    assert done.code == 0
-    assert done.out.splitlines()[-1] == str(tmp_path / "adapter")
-    assert "5 pairs from 6 rows, 1 problems" in done.err
-    assert [line.split(":")[0] for line in done.err.splitlines() if line.startswith("stage")] == [
-        "stage warm_up",
-        "stage equal",
-        "stage contrastive",
-    ]
-    card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert "5 preference pairs of mine.jsonl" in card
 
 
 @pytest.mark.parametrize(

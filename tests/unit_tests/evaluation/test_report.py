@@ -356,6 +356,17 @@ def test_the_terminal_shows_names_as_they_are_and_no_colour_if_asked(
     assert "[red]small[/red][U+001B][2J" in plain(summary)
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_cell_of_the_terminals_table_is_broken_where_it_is_narrow(width: int) -> None:
+    console = pytest.importorskip("rich.console")
+    out = console.Console(width=width)
+    with out.capture() as shown:
+        out.print(terminal(Summary.of([row(), row(1)])))
+    lines = shown.get().splitlines()
+    assert max(map(len, lines)) <= width
+    assert any(line.split()[:2] == ["95", "%"] and " to " in line for line in lines)
+
+
 def test_a_report_is_replaced_when_the_new_one_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
