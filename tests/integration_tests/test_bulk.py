@@ -1,8 +1,9 @@
-"""A run is killed at any moment, its disk is full, its file has a million rows: no row is lost."""
+"""A run is killed at any moment, its disk is full, its file is large: no row is lost."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
+
+# A million take a quarter of an hour: METAALIGNER_MANY_ROWS=1000000.
+MANY = int(os.environ.get("METAALIGNER_MANY_ROWS", "60000"))
 
 RUN = """
 import resource, sys, time
@@ -95,9 +99,9 @@ def test_a_file_that_may_not_grow_ends_the_run_with_one_line_and_it_goes_on(tmp_
     assert len(out.read_bytes().splitlines()) > 2900
 
 
-def test_a_million_rows_need_no_more_memory_than_ten_thousand(tmp_path):
+def test_many_rows_need_no_more_memory_than_ten_thousand(tmp_path):
     used = []
-    for count in (10_000, 1_000_000):
+    for count in (10_000, MANY):
         source = written(tmp_path / f"{count}.jsonl", count)
         out = tmp_path / f"{count}.out.jsonl"
         limited = command(source, out, 0.0, "RLIMIT_AS", 800 * 2**20)
