@@ -69,6 +69,7 @@ def as_completed(
     finally:
         for made in running:
             made.cancel()
+        pool.end()  # its threads would wait for more work, and many short runs make many of them
     if broken is not None:
         raise broken
 

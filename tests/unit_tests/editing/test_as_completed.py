@@ -133,3 +133,11 @@ def test_a_question_given_as_a_whole_context_is_said_once(caplog, context, optio
     for _ in range(2):
         aligner.align(context, "Boil it.", "helpfulness")
     assert caplog.text.count("[('human', question)]") == is_said
+
+
+def test_many_runs_one_after_the_other_leave_no_threads():
+    before = threading.active_count()
+    used = Aligner(engine=ScriptedEngine("b"), guards=())
+    for _ in range(20):
+        assert len(list(used.align_as_completed(items(4), max_concurrency=2))) == 4
+    assert threading.active_count() <= before + 4
