@@ -17,10 +17,12 @@ pytest.importorskip("typer")
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+# A shell that starts the tests in the background has told them to ignore Ctrl-C.
 COMMAND = [
     sys.executable,
     "-c",
-    "import sys; from langchain_metaaligner.cli import main; sys.exit(main())",
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    " from langchain_metaaligner.cli import main; sys.exit(main())",
 ]
 ENGINE = """
 import sys
