@@ -21,9 +21,9 @@ PATIENCE = 240  # seconds
 
 def _command(base: Path, data: Path, out: Path) -> list[str]:
     options = "--rank 2 --batch-size 1 --no-bf16 --validation 0 --save-steps 3 --epochs 8".split()
-    module = "langchain_metaaligner.training"
+    train = "import sys; from langchain_metaaligner.cli import main; sys.exit(main())"
     where = ["--base", str(base), "--out", str(out)]
-    return [sys.executable, "-m", module, "preferences", str(data), *where, *options]
+    return [sys.executable, "-c", train, "train", str(data), *where, *options]
 
 
 def _run(command: list[str]) -> None:

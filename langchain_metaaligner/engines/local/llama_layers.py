@@ -153,7 +153,7 @@ class LlamaLayers:
 
 
 def is_llama(inner: Any) -> bool:
-    """Whether a model is a LLaMA made of transformers' own modules, in one format on a CPU.
+    """Whether a model is a LLaMA made of transformers' own modules, whole, in one format on a CPU.
 
     Args:
         inner: A model without its head.
@@ -182,6 +182,7 @@ def is_llama(inner: Any) -> bool:
         )
         and len({weight.dtype for weight in weights}) == 1
         and {weight.device.type for weight in weights} == {"cpu"}
+        and {type(weight.data) for weight in weights} == {torch.Tensor}  # no shares of a whole
     )
 
 
