@@ -147,7 +147,8 @@ assert not records.lost
     assert [run.wait(60) for run in runs] == [0, 0, 0]
     files = sorted(records.path.parent.glob("*.jsonl"))
     assert len(files) > 2
-    assert all(file.stat().st_size <= 200_000 for file in files)
+    # Whoever has found room just before a file is put aside still writes there: 24 writers.
+    assert all(file.stat().st_size <= 200_000 + 24 * 3 * size for file in files)
     found = [row["original"].split()[0] for row in records]
     assert sorted(found) == sorted(f"{one}-{n}" for one in range(3) for n in range(count))
 
