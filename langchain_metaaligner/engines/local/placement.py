@@ -127,7 +127,8 @@ def check_split(name: str, options: LoadOptions) -> None:
         options: How it is loaded.
 
     Raises:
-        CheckpointError: There is a `tp_plan`, but one process alone, or a `device_map` beside it.
+        CheckpointError: There is a `tp_plan`, but one process alone, or there is a `device_map` or
+            an adapter beside it.
     """
     plan = options.tp_plan
     if plan is None:
