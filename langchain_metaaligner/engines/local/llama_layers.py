@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.functional import silu
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from langchain_metaaligner.engines.local.cpu_kernels import Product, product
+from langchain_metaaligner.engines.local.cpu_kernels import Product, kernels_of, product
+from langchain_metaaligner.engines.local.native_kernels import NativeKernels
 
 # Functions like SiLU are computed for so many numbers at a time, the rest of a row in another way.
 _VECTOR = 64
@@ -34,6 +35,31 @@ class Attention(Protocol):
         """
         ...
 
+    def attend_turning(
+        self,
+        layer: int,
+        rows: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        heads: int,
+        scale: float,
+        kernels: NativeKernels,
+    ) -> torch.Tensor:
+        """Turn queries and keys by their places, and compute the attention of a layer.
+
+        Args:
+            layer: The layer's index.
+            rows: `[tokens, heads + 2 * key_heads, head_dim]`: queries, keys and values. The
+                queries are changed in place.
+            turn: Cosines and sines of the tokens' places, each `[tokens, head_dim]`.
+            heads: Number of query heads.
+            scale: Factor for the scores.
+            kernels: Compute it.
+
+        Returns:
+            `[tokens, heads * head_dim]`.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Norm:
@@ -48,6 +74,12 @@ class _Norm:
         scale = long.square().mean(-1, True).add_(self.epsilon).rsqrt_()
         made: torch.Tensor = self.weights["weight"] * (long * scale).to(rows.dtype)
         return made
+
+    def compiled(
+        self, kernels: NativeKernels, rows: torch.Tensor, more: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Add to rows, `[tokens, hidden_size]`, in place, and normalise the sums."""
+        return kernels.norm(rows, more, self.weights["weight"], self.epsilon)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +122,9 @@ class LlamaLayers:
             config.num_key_value_heads,
         )
         self._width = config.intermediate_size
+        kernels = kernels_of(first.q_proj)
+        takes = kernels is not None and kernels.takes_llama(config, self._size)
+        self._kernels = kernels if takes else None
         self._last = _norm(inner.norm)
         self._layers = [_layer(layer) for layer in inner.layers]
         self._products = [
@@ -126,7 +161,8 @@ class LlamaLayers:
             return type(self._inner).forward(self._inner, *args, **given)
         for one in self._products:
             one.check()
-        made = self._run(given["input_ids"], given["position_ids"], metaaligner_pass)
+        run = self._run if self._kernels is None else self._run_natively
+        made = run(given["input_ids"], given["position_ids"], metaaligner_pass)
         return BaseModelOutputWithPast(last_hidden_state=made)
 
     def _run(self, ids: torch.Tensor, places: torch.Tensor, attention: Attention) -> torch.Tensor:
@@ -150,6 +186,24 @@ class LlamaLayers:
                 gate = gate.contiguous()
             hidden += layer.down(silu(gate).mul_(up))
         return self._last(hidden)[None]
+
+    def _run_natively(
+        self, ids: torch.Tensor, places: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        """Do the same as `_run` with this package's kernels."""
+        inner, kernels = self._inner, self._kernels
+        assert kernels is not None
+        hidden = inner.embed_tokens(ids)[0]
+        cos, sin = inner.rotary_emb(hidden, places)
+        turn = cos[0].contiguous(), sin[0].contiguous()
+        heads, count, more = self._heads, len(hidden), None
+        for layer in self._layers[: inner.config.num_hidden_layers]:
+            rows = layer.inputs(layer.before.compiled(kernels, hidden, more))
+            rows = rows.view(count, -1, self._size)
+            mixed = attention.attend_turning(layer.index, rows, turn, heads, self._scale, kernels)
+            normed = layer.between.compiled(kernels, hidden, layer.outputs(mixed))
+            more = layer.down(kernels.gate(layer.gates(normed)))
+        return self._last.compiled(kernels, hidden, more)[None]
 
 
 def is_llama(inner: Any) -> bool:

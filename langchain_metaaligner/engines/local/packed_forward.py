@@ -20,6 +20,7 @@ from langchain_metaaligner.engines.local.forward import (
     input_device,
 )
 from langchain_metaaligner.engines.local.llama_layers import LlamaLayers, is_llama
+from langchain_metaaligner.engines.local.native_kernels import NativeKernels
 from langchain_metaaligner.engines.local.sequential_forward import (
     SequentialForward,
     changing_rotary,
@@ -233,17 +234,36 @@ class KeyValueCache:
             blocks. After all tokens they hold zeros.
         """
         end = self.length + keys.shape[1]
-        held = self._layers.get(layer)
-        if held is None or held[0].shape[1] < end:
-            held = self._layers[layer] = self._grown(held, keys, values, end)
+        held, written = self.reserve(layer, keys.shape[1], keys, values)
         held[0][:, self.length : end] = keys
         held[1][:, self.length : end] = values
-        written = self._ends.get(layer, 0)
         if written > end:  # dropped tokens: even hidden ones do harm if they are not finite
             held[0][:, end:written] = 0
             held[1][:, end:written] = 0
-        self._ends[layer] = end
         return held
+
+    def reserve(
+        self, layer: int, new: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], int]:
+        """Make room for new tokens after the first `length`; the caller writes them.
+
+        Args:
+            layer: Index of the layer.
+            new: Number of tokens.
+            keys: Any keys, `[key_heads, tokens, head_dim]`, of whose kind the buffers are.
+            values: Any values, `[key_heads, tokens, head_dim]`.
+
+        Returns:
+            The buffers, as from `update`, and where the tokens end that were ever written; those
+            after the new ones have to be set to zero.
+        """
+        end = self.length + new
+        held = self._layers.get(layer)
+        if held is None or held[0].shape[1] < end:
+            held = self._layers[layer] = self._grown(held, keys, values, end)
+        written = self._ends.get(layer, 0)
+        self._ends[layer] = end
+        return held, written
 
     def _grown(
         self, held: tuple[Any, Any] | None, keys: torch.Tensor, values: torch.Tensor, end: int
@@ -330,6 +350,29 @@ class _Pass:
         if count > self._end:
             made[self._end :] = 0
         return made.view(count, heads * size)
+
+    def attend_turning(
+        self,
+        layer: int,
+        rows: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        heads: int,
+        scale: float,
+        kernels: NativeKernels,
+    ) -> torch.Tensor:
+        """Compute the same for places that are not yet in the rows; as for `LlamaLayers`."""
+        self.layers += 1
+        kept = (rows.shape[1] - heads) // 2
+        like = rows[:, :kept].transpose(0, 1)
+        spans: list[int] = []
+        for span in self.spans:
+            cache, new = span.cache, span.end - span.start
+            (keys, values), written = cache.reserve(layer, new, like, like)
+            spans += (
+                keys.data_ptr(), values.data_ptr(), keys.shape[1], cache.length, span.start, new,
+                written,
+            )  # fmt: skip
+        return kernels.attend(rows, turn, spans, heads, scale)
 
     def _attend_one(
         self,

@@ -1,0 +1,311 @@
+"""Compiles and calls this package's own kernels, for a LLaMA on a processor with AVX-512."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+
+from langchain_metaaligner.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+_BLOCK = 64  # outputs whose weights stand together, as in the source
+_LANES = 16
+_HEADS = 48  # queries that may share one head's keys, as in the source
+_PATIENCE = 120.0  # seconds for the compiler, which needs 3
+# No fused multiplication and addition but where the source asks for it: results don't depend on
+# the compiler then.
+_FLAGS = (
+    "-O3", "-std=c++17", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fopenmp", "-fPIC",
+    "-w", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma",
+)  # fmt: skip
+_BFLOAT16_FLAG = "-mavx512bf16"
+
+_P, _I, _F, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_ARGUMENTS = {
+    "product": (_P, _P, _P, _P, _I, _I, _I, _N),
+    "norm": (_P, _P, _P, _F, _P, _I, _I, _N),
+    "gate": (_P, _P, _I, _I, _N),
+    "attend": (_P, _P, _P, _P, _I, _I, _I, _I, _F, _P, _I, _N),
+}
+
+
+class NativeKernels:
+    """Computes with rows of numbers in one format; each row's result depends on that row alone.
+
+    All tensors are contiguous and on the CPU.
+
+    Args:
+        library: The compiled kernels.
+        dtype: The format.
+    """
+
+    def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._step = 2 if dtype is torch.bfloat16 else 1
+        name = str(dtype).removeprefix("torch.")
+        for kernel, arguments in _ARGUMENTS.items():
+            function = getattr(library, f"{kernel}_{name}")
+            function.argtypes, function.restype = arguments, None
+            setattr(self, f"_{kernel}", function)
+
+    _product: Any
+    _norm: Any
+    _gate: Any
+    _attend: Any
+
+    def takes(self, weight: torch.Tensor) -> bool:
+        """Whether rows can be multiplied by weights, `[out_features, in_features]`."""
+        return (
+            weight.dtype is self.dtype
+            and weight.device.type == "cpu"
+            and weight.numel() > 0
+            and weight.shape[1] % self._step == 0
+        )
+
+    def takes_llama(self, config: Any, head_dim: int) -> bool:
+        """Whether the layers of a LLaMA with a configuration can be run."""
+        groups = config.num_attention_heads // config.num_key_value_heads
+        widths = config.hidden_size, config.intermediate_size
+        return head_dim in (64, 128) and groups <= _HEADS and not any(n % _LANES for n in widths)
+
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
+        """Copy weights, `[out_features, in_features]`, into the order in which they are read.
+
+        Returns:
+            `[out_features / 64, in_features / step, 64, step]`, where a step is 2 inputs in
+            bfloat16 and 1 in float32. Missing outputs are 0.
+        """
+        outputs, inputs = weight.shape
+        whole = pad(weight.detach(), (0, 0, 0, -outputs % _BLOCK))
+        parts = whole.view(-1, _BLOCK, inputs // self._step, self._step)
+        return parts.permute(0, 2, 1, 3).contiguous()
+
+    def pack_bias(self, bias: torch.Tensor) -> torch.Tensor:
+        """Copy a bias, `[out_features]`, and fill it up with zeros."""
+        return pad(bias.detach(), (0, -len(bias) % _BLOCK))
+
+    def product(
+        self, rows: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, outputs: int
+    ) -> torch.Tensor:
+        """Multiply rows, `[tokens, in_features]`, by weights that `pack` has made.
+
+        Returns:
+            `[tokens, outputs]`.
+        """
+        count, inputs = rows.shape
+        made = rows.new_empty(count, outputs)
+        self._product(
+            rows.data_ptr(), packed.data_ptr(), None if bias is None else bias.data_ptr(),
+            made.data_ptr(), count, inputs, outputs, torch.get_num_threads(),
+        )  # fmt: skip
+        return made
+
+    def norm(
+        self, hidden: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, epsilon: float
+    ) -> torch.Tensor:
+        """Add rows to others in place, and normalise the sums by their root mean square.
+
+        Args:
+            hidden: `[tokens, hidden_size]`, changed in place.
+            more: What to add, `[tokens, hidden_size]`.
+            weight: `[hidden_size]`.
+            epsilon: Added to the mean square.
+
+        Returns:
+            `[tokens, hidden_size]`.
+        """
+        made = torch.empty_like(hidden)
+        self._norm(
+            hidden.data_ptr(), None if more is None else more.data_ptr(), weight.data_ptr(),
+            epsilon, made.data_ptr(), *hidden.shape, torch.get_num_threads(),
+        )  # fmt: skip
+        return made
+
+    def gate(self, rows: torch.Tensor) -> torch.Tensor:
+        """Multiply the SiLU of the first half of each row by the second half.
+
+        Args:
+            rows: `[tokens, 2 * intermediate_size]`.
+
+        Returns:
+            `[tokens, intermediate_size]`.
+        """
+        count, width = rows.shape
+        made = rows.new_empty(count, width // 2)
+        self._gate(
+            rows.data_ptr(), made.data_ptr(), count, width // 2, torch.get_num_threads()
+        )
+        return made
+
+    def attend(
+        self,
+        rows: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        spans: Sequence[int],
+        heads: int,
+        scale: float,
+    ) -> torch.Tensor:
+        """Turn queries and keys by their places, keep keys and values, and compute the attention.
+
+        Args:
+            rows: `[tokens, heads + 2 * key_heads, head_dim]`: queries, keys and values. The
+                queries are changed in place.
+            turn: Cosines and sines of the tokens' places, each `[tokens, head_dim]`.
+            spans: Seven numbers for each sequence: the addresses of its keys and its values, each
+                `[key_heads, room, head_dim]`, their room, how many tokens the sequence had, the
+                index of its first new token, the number of new ones, and how many tokens were
+                ever written. Those behind the new ones are set to 0.
+            heads: Number of query heads.
+            scale: Factor for the scores.
+
+        Returns:
+            `[tokens, heads * head_dim]`; 0 for tokens after those of all sequences.
+        """
+        count, all_heads, size = rows.shape
+        made = rows.new_empty(count, heads * size)
+        self._attend(
+            rows.data_ptr(), turn[0].data_ptr(), turn[1].data_ptr(), (_I * len(spans))(*spans),
+            len(spans) // 7, heads, (all_heads - heads) // 2, size, scale, made.data_ptr(), count,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return made
+
+
+def native_kernels(dtype: torch.dtype, wanted: bool | None = None) -> NativeKernels | None:
+    """Compile the kernels for a format, once for this machine, and load them.
+
+    They need Linux on x86-64, AVX-512 (for bfloat16 with its own instructions, as from AMD's
+    Zen 4 and Intel's Cooper Lake on), and a compiler of C++: `$CXX`, `g++` or `c++`. What it made
+    is kept in `$XDG_CACHE_HOME/langchain-metaaligner`, by default under `~/.cache`.
+
+    Args:
+        dtype: The format.
+        wanted: Whether they must be there; `None` returns `None` where they can't be had, and the
+            log says why. `False` compiles nothing.
+
+    Returns:
+        The kernels, if they can be had.
+
+    Raises:
+        CheckpointError: They are wanted, but can't be had.
+    """
+    if wanted is False:
+        return None
+    made = _load(dtype)
+    if isinstance(made, NativeKernels):
+        return made
+    if wanted:
+        message = (
+            f"native_kernels=True was given, but {made} Leave native_kernels out to use torch's"
+            " kernels where there are no others."
+        )
+        raise CheckpointError(message)
+    logger.info("Passes use torch's kernels: %s", made)
+    return None
+
+
+@cache
+def _load(dtype: torch.dtype) -> NativeKernels | str:
+    """Return the kernels for a format, or why there are none."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return f"the kernels are for Linux on x86-64, not for {sys.platform} {platform.machine()}."
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return "this processor has no AVX-512, or torch does not use it."
+    flags = list(_FLAGS)
+    if dtype is torch.bfloat16:
+        if not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001 - nothing public shows it
+            return "this processor has no instructions for bfloat16 (AVX512_BF16)."
+        flags.append(_BFLOAT16_FLAG)
+    elif dtype is not torch.float32:
+        return f"the kernels are for float32 and bfloat16, not for {dtype}."
+    threads = _thread_library()
+    if threads is None:
+        return "this torch uses no OpenMP library that the kernels could share."
+    try:
+        # The kernels share torch's threads: a second set would wait for the same cores.
+        ctypes.CDLL(threads, mode=ctypes.RTLD_GLOBAL)
+        return NativeKernels(_library(flags), dtype)
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        return f"they could not be compiled or loaded: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    said = getattr(error, "stderr", None) or str(error)
+    lines = [line for line in str(said).splitlines() if "error" in line] or [str(error)]
+    return f"{lines[0].strip()[:300].rstrip('.')}."
+
+
+def _thread_library() -> str | None:
+    """Find the OpenMP library that torch has loaded."""
+    folder = Path(torch.__file__).parent
+    for place in (folder / "lib", folder.parent / "torch.libs"):
+        for name in ("libgomp*.so*", "libiomp5*.so*"):
+            for found in sorted(place.glob(name)):
+                return str(found)
+    for line in Path("/proc/self/maps").read_text("utf-8").splitlines():
+        if "/libgomp" in line or "/libiomp5" in line:
+            return line.split(maxsplit=5)[-1]
+    return None
+
+
+def _library(flags: Sequence[str]) -> ctypes.CDLL:
+    """Load the compiled kernels, which are compiled if they aren't there.
+
+    Raises:
+        OSError: There is no compiler, or what it made can't be loaded.
+        subprocess.SubprocessError: The compiler failed.
+    """
+    about = "\0".join([_SOURCE.read_text("utf-8"), *flags])
+    name = f"kernels-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
+    folder = _own_folder()
+    if folder is not None and (folder / name).exists():
+        return ctypes.CDLL(str(folder / name))
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        message = "no compiler of C++ was found (g++, c++, or the environment variable CXX)"
+        raise FileNotFoundError(message)
+    keeps = folder is not None and os.access(folder, os.W_OK)
+    with tempfile.TemporaryDirectory(dir=folder if keeps else None) as working:
+        made, parts = Path(working, name), Path(working, "kernels.o")
+        logger.info("Compiling kernels with %s.", compiler)
+        _run(compiler, *flags, "-c", str(_SOURCE), "-o", str(parts))
+        # Linked without OpenMP: its functions are those of torch.
+        _run(compiler, "-shared", "-o", str(made), str(parts))
+        if keeps and folder is not None:
+            made = made.replace(folder / name)
+        return ctypes.CDLL(str(made))
+
+
+def _run(*command: str) -> None:
+    subprocess.run(  # noqa: S603 - a compiler, and files of this package
+        command, check=True, capture_output=True, text=True, timeout=_PATIENCE
+    )
+
+
+def _own_folder() -> Path | None:
+    """Return the folder for compiled files, or `None` if others could write to it."""
+    try:
+        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache_home / "langchain-metaaligner"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.stat()
+    except (OSError, RuntimeError):  # no home, or none that can be written to
+        return None
+    mine = about.st_uid in (0, os.getuid()) and not about.st_mode & 0o022
+    return folder if mine else None
