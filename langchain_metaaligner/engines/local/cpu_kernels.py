@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from langchain_metaaligner.engines.free_memory import free_memory
-from langchain_metaaligner.engines.local.native_kernels import NativeKernels
+from langchain_metaaligner.engines.local.native_kernels import NativeKernels, native_kernels
 from langchain_metaaligner.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -21,9 +21,7 @@ MOST_BYTES = 1 << 30
 _TOKENS = 16  # the order is chosen for this many; on two AVX-512 cores it suited 1 to 512 tokens
 
 
-def prepack(
-    model: Any, wanted: bool | None = None, kernels: NativeKernels | None = None
-) -> int:
+def prepack(model: Any, wanted: bool | None = None, native: bool | None = None) -> int:
     """Make a model's linear layers use prepacked copies of their weights, in place.
 
     With this package's own kernels, a product of few rows takes about as long as reading the
@@ -44,12 +42,15 @@ def prepack(
         model: A model of transformers.
         wanted: Whether to make copies; `None` makes them if they take at most `MOST_BYTES` and
             1.1 times their size is free.
-        kernels: This package's kernels, for layers in their format.
+        native: Whether to use this package's kernels; `None` does so where they can be had.
 
     Returns:
         Size of all copies in bytes; 0 if none were made.
+
+    Raises:
+        CheckpointError: This package's kernels are wanted, but can't be had.
     """
-    if wanted is False or not (kernels or _there()):
+    if wanted is False or not _there():
         return 0
     layers = [layer for layer in model.modules() if _fits(layer)]
     size = sum(int(layer.weight.nbytes) for layer in layers)
@@ -60,8 +61,9 @@ def prepack(
             size / (1 << 30),
         )
         return 0
+    kernels = {one: native_kernels(one, native) for one in {x.weight.dtype for x in layers}}
     for layer in layers:
-        vars(layer)["forward"] = quick = _Prepacked(layer, kernels)
+        vars(layer)["forward"] = quick = _Prepacked(layer, kernels[layer.weight.dtype])
         quick.pack()
     return size
 

@@ -161,8 +161,11 @@ class LlamaLayers:
             return type(self._inner).forward(self._inner, *args, **given)
         for one in self._products:
             one.check()
-        run = self._run if self._kernels is None else self._run_natively
-        made = run(given["input_ids"], given["position_ids"], metaaligner_pass)
+        ids, places, kernels = given["input_ids"], given["position_ids"], self._kernels
+        if kernels is None:
+            made = self._run(ids, places, metaaligner_pass)
+        else:
+            made = self._run_natively(ids, places, metaaligner_pass, kernels)
         return BaseModelOutputWithPast(last_hidden_state=made)
 
     def _run(self, ids: torch.Tensor, places: torch.Tensor, attention: Attention) -> torch.Tensor:
@@ -188,11 +191,14 @@ class LlamaLayers:
         return self._last(hidden)[None]
 
     def _run_natively(
-        self, ids: torch.Tensor, places: torch.Tensor, attention: Attention
+        self,
+        ids: torch.Tensor,
+        places: torch.Tensor,
+        attention: Attention,
+        kernels: NativeKernels,
     ) -> torch.Tensor:
         """Do the same as `_run` with this package's kernels."""
-        inner, kernels = self._inner, self._kernels
-        assert kernels is not None
+        inner = self._inner
         hidden = inner.embed_tokens(ids)[0]
         cos, sin = inner.rotary_emb(hidden, places)
         turn = cos[0].contiguous(), sin[0].contiguous()

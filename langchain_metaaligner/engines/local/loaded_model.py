@@ -16,7 +16,6 @@ from langchain_metaaligner import checkpoints
 from langchain_metaaligner.engines import processes, threads
 from langchain_metaaligner.engines.cancellation import Cancellation
 from langchain_metaaligner.engines.local.cpu_kernels import compile_feed_forward, prepack
-from langchain_metaaligner.engines.local.native_kernels import native_kernels
 from langchain_metaaligner.engines.local.decoder import Decoder
 from langchain_metaaligner.engines.local.forward import input_device
 from langchain_metaaligner.engines.local.placement import check_devices, check_split, warn_of_strays
@@ -245,8 +244,7 @@ class LoadedModel:
             if self._options.torch_compile:
                 compile_feed_forward(model, self._options.torch_compile)
             else:
-                kernels = native_kernels(model.dtype, self._options.native_kernels)
-                prepack(model, self._options.prepack_weights, kernels)
+                prepack(model, self._options.prepack_weights, self._options.native_kernels)
         return model
 
     def _new_scheduler(self, model: Any) -> Scheduler:

@@ -148,9 +148,7 @@ class NativeKernels:
         """
         count, width = rows.shape
         made = rows.new_empty(count, width // 2)
-        self._gate(
-            rows.data_ptr(), made.data_ptr(), count, width // 2, torch.get_num_threads()
-        )
+        self._gate(rows.data_ptr(), made.data_ptr(), count, width // 2, torch.get_num_threads())
         return made
 
     def attend(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from langchain_metaaligner.engines.local.cpu_kernels import kernels_of
 from langchain_metaaligner.engines.local.forward import (
     Forward,
     ForwardInput,
@@ -84,7 +85,13 @@ def _kind(model: Any) -> Hashable:
     """What the choice of kernels depends on."""
     config = base_model(model).config
     layers = frozenset(
-        (type(one).__qualname__, *one.weight.shape, one.weight.dtype, "forward" in vars(one))
+        (
+            type(one).__qualname__,
+            *one.weight.shape,
+            one.weight.dtype,
+            "forward" in vars(one),
+            kernels_of(one) is not None,
+        )
         for one in model.modules()
         if isinstance(getattr(one, "weight", None), torch.Tensor)
     )

@@ -156,7 +156,7 @@ def test_a_torch_without_the_operators_runs_as_ever(monkeypatch, llama, caplog) 
         message = "no such operator"
         raise AttributeError(message)
 
-    monkeypatch.setattr(prepacking, "_prepacked", missing)
+    monkeypatch.setattr(prepacking, "_reordered", missing)
     with caplog.at_level("INFO", "langchain_metaaligner"):
         assert prepack(llama) == 0
     assert "no such operator" in caplog.text
