@@ -70,6 +70,11 @@ class AlignerArguments(TypedDict, total=False):
     read them, which makes edits faster. `None` does so if the copies take at most 1 GiB. With
     `torch_compile` no copies are made."""
 
+    native_kernels: bool | None
+    """On a CPU with AVX-512, pass tokens through kernels of this package, which makes edits faster
+    still. They are compiled once for the machine, in seconds, if it has a C++ compiler. `None` uses
+    them where they can be had, `True` insists on them, `False` uses torch's."""
+
     max_memory: dict[Any, Any] | None
     """Memory to use on each device, in accelerate's format."""
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from langchain_metaaligner.engines.local.drafting import ACCELERATOR, CPU, Costs, Drafter
+from langchain_metaaligner.engines.local.drafting import ACCELERATOR, NATIVE, Costs, Drafter
 from tests.benchmarks.cases import CASES, LLAMA2, Case, conversations, real_edits
 from tests.benchmarks.edits_table import played_table
 from tests.benchmarks.labels import REAL_EDIT
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--accelerator", action="store_true", help="with the costs of a GPU")
     given = parser.parse_args()
     if LLAMA2.is_dir():
-        costs = ACCELERATOR if given.accelerator else CPU
+        costs = ACCELERATOR if given.accelerator else NATIVE
         groups = play_all(*codec(), given.made_up, costs)
     else:
         groups = {}

@@ -24,15 +24,16 @@ _TOKENS = 16  # the order is chosen for this many; on two AVX-512 cores it suite
 def prepack(model: Any, wanted: bool | None = None, native: bool | None = None) -> int:
     """Make a model's linear layers use prepacked copies of their weights, in place.
 
-    With this package's own kernels, a product of few rows takes about as long as reading the
-    weights: 9.4 ms for one token through the layers of the embedded aligner in bfloat16, where
-    oneDNN took 13.4 (two AVX-512 cores); of many rows it takes as long as with oneDNN. A row's
-    result does not depend on the others.
+    With this package's own kernels, a product with up to 6 rows takes little longer than reading
+    the weights does, and one with many rows as long as oneDNN's. A row's result does not depend on
+    the others.
 
-    Without them, oneDNN's are used. In each call, torch either reorders the weights for its fast kernels or uses slower kernels
-    that need no reordering. Measured with torch 2.13 on two AVX-512 cores for the layers of the
-    embedded aligner, prepacked weights are 1.5 to 3 times as fast for up to 16 tokens and 1.0 to
-    1.4 times for 64 to 512, in float32 and in bfloat16. The results differ only by rounding.
+    Without them, oneDNN's kernels are used. In each call, torch either reorders the weights for
+    them or uses slower kernels that need no reordering. Measured with torch 2.13 on two AVX-512
+    cores for the layers of the embedded aligner, prepacked weights are 1.5 to 3 times as fast for
+    up to 16 tokens and 1.0 to 1.4 times for 64 to 512, in float32 and in bfloat16, and this
+    package's kernels 1.3 to 1.5 times as fast again for up to 6. The results differ only by
+    rounding.
 
     Layers whose weights are not float32 or bfloat16 on a CPU are left alone, and so are layers
     whose `forward` was already replaced. The original weights are kept, so models can be saved,
@@ -169,10 +170,10 @@ class Product:
         quick = [vars(layer).get("forward") for layer in self.layers]
         first = quick[0]
         self._packed = None
-        if same and isinstance(first, _Prepacked) and all(isinstance(q, _Prepacked) for q in quick):
-            if all(_takes(one) for one in weights):
-                bias = torch.cat(biases) if biases else None
-                self._packed = _Weights(torch.cat(weights), bias, first.kernels)
+        fits = same and all(isinstance(one, _Prepacked) for one in quick)
+        if fits and isinstance(first, _Prepacked) and all(_takes(one) for one in weights):
+            bias = torch.cat(biases) if biases else None
+            self._packed = _Weights(torch.cat(weights), bias, first.kernels)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply rows, `[tokens, in_features]`, in inference mode.

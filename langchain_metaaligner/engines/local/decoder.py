@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from langchain_metaaligner.engines.caution import next_token
-from langchain_metaaligner.engines.local.drafting import ACCELERATOR, CPU, Costs
+from langchain_metaaligner.engines.local.cpu_kernels import kernels_of
+from langchain_metaaligner.engines.local.drafting import ACCELERATOR, CPU, NATIVE, Costs
 from langchain_metaaligner.engines.local.forward import (
     Forward,
     ForwardInput,
+    base_model,
     horizon_of,
     input_device,
 )
@@ -219,8 +221,11 @@ def bad_number(number: float, dtype: torch.dtype) -> EngineError:
 
 
 def costs_for(model: Any) -> Costs:
-    """Return the costs of a model's passes on its device."""
-    return CPU if input_device(model).type == "cpu" else ACCELERATOR
+    """Return the costs of a model's passes on its device, with the kernels that it uses."""
+    if input_device(model).type != "cpu":
+        return ACCELERATOR
+    head = base_model(model).get_output_embeddings()
+    return CPU if head is None or kernels_of(head) is None else NATIVE
 
 
 def _sample(logits: torch.Tensor, draft: Sequence[int], temperature: float) -> list[int]:

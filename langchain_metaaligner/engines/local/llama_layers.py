@@ -134,6 +134,11 @@ class LlamaLayers:
         ]
 
     @property
+    def native(self) -> bool:
+        """Whether this package's kernels run the layers."""
+        return self._kernels is not None
+
+    @property
     def as_made(self) -> bool:
         """Whether nobody has exchanged a part of the model since, or watches one with a hook."""
         for parts, name, part, own in self._parts:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from langchain_metaaligner.engines.local.cpu_kernels import kernels_of
 from langchain_metaaligner.engines.local.forward import (
     Forward,
     ForwardInput,
@@ -482,6 +483,7 @@ class PackedForward:
         rows: The number of tokens in a pass is made a multiple of this, with tokens of no meaning,
             where the model's matrix kernels round differently for other numbers of rows.
         model: The model.
+        native: Whether this package's kernels run the layers and the head.
     """
 
     drafts = True
@@ -496,6 +498,13 @@ class PackedForward:
         self.rows = 1 if input_device(model).type != "cpu" else _ROWS
         inner = base_model(model).base_model
         self._layers = LlamaLayers(inner) if is_llama(inner) else None
+        head = base_model(model).get_output_embeddings()
+        self.native = (
+            self._layers is not None
+            and self._layers.native
+            and head is not None
+            and kernels_of(head) is not None
+        )
         self.model = model
         self._no_mask = torch.empty(1, 1, 0, 0)  # transformers passes on 4D masks unchanged
 

@@ -47,7 +47,7 @@ def make_repeatable(name: str, forward: Forward) -> bool:
     Fewer rows than 4 are not tried. Single rows and the last 1 to 3 of a product are special in
     many kernels, in bfloat16 too, where rounding mostly hides it: 41 of 294,912 numbers differed
     for single rows of a layer of the embedded aligner, enough to change edits. A pass of 4 rows
-    took no longer than one of a single row.
+    took no longer than one of a single row. This package's own kernels treat every row alike.
 
     Args:
         name: The model's name, for the log.
@@ -104,7 +104,8 @@ def _smallest_rows(forward: PackedForward) -> int | None:
     """Find the smallest number of rows that works; `None` if none does."""
     usual = forward.rows
     width = getattr(base_model(forward.model).config, "intermediate_size", None) or 0
-    fitting = [rows for rows in _ROWS if not rows * width % _VECTOR]
+    few = (1, *_ROWS) if forward.native else _ROWS
+    fitting = [rows for rows in few if not rows * width % _VECTOR]
     if not _same_far_on(forward.model):
         return None
     with _first_layer_only(forward.model):

@@ -13,6 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from langchain_metaaligner.engines.base import Request
 from langchain_metaaligner.engines.local import native_kernels
 from langchain_metaaligner.engines.local.cpu_kernels import kernels_of, prepack
+from langchain_metaaligner.engines.local.decoder import costs_for
+from langchain_metaaligner.engines.local.drafting import CPU, NATIVE
 from langchain_metaaligner.engines.local.forward import ForwardInput
 from langchain_metaaligner.engines.local.packed_forward import PackedForward
 from langchain_metaaligner.engines.registry import load_engine
@@ -162,6 +164,7 @@ def test_edits_are_the_same_with_and_without_them(tmp_path, dtype) -> None:
     for wanted in (True, False):
         with load_engine(folder, dtype=dtype, native_kernels=wanted) as engine:
             assert engine.repeatable
+            assert costs_for(engine.model) is (NATIVE if wanted else CPU)
             assert (kernels_of(engine.model.lm_head) is not None) is wanted
             texts.append([edit.text for edit in engine.edit(REQUESTS)])
     if dtype == "float32":
