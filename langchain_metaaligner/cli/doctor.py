@@ -184,6 +184,13 @@ def _torch(topic: str, *, has_gpu: bool) -> Iterator[Finding]:
         f"{torch.__version__}, built for {built}, sees {seen}, {torch.get_num_threads()} threads",
         mend=mend if lost else "",
     )
+    from langchain_metaaligner.engines.local.native_kernels import why_not
+    from langchain_metaaligner.engines.local.placement import choose_dtype
+
+    form = choose_dtype("auto", "cpu")
+    why = why_not(form)
+    name = str(form).removeprefix("torch.")
+    yield Finding(topic, "kernels", f"none: {why}" if why else f"compiled for {name} on the CPU")
 
 
 def _embedded() -> Iterator[Finding]:

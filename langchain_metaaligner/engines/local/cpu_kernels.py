@@ -17,7 +17,8 @@ from langchain_metaaligner.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 MOST_BYTES = 1 << 30
-"""Up to this size copies are made by default; larger ones are made only on request."""
+"""Up to this size copies are made by default, as far as they fit."""
+_SHARE = 4  # larger ones are made by default if free memory is as many times as large
 _TOKENS = 16  # the order is chosen for this many; on two AVX-512 cores it suited 1 to 512 tokens
 
 
@@ -42,7 +43,7 @@ def prepack(model: Any, wanted: bool | None = None, native: bool | None = None) 
     Args:
         model: A model of transformers.
         wanted: Whether to make copies; `None` makes them if they take at most `MOST_BYTES` and
-            1.1 times their size is free.
+            1.1 times their size is free, or four times their size is free.
         native: Whether to use this package's kernels; `None` does so where they can be had.
 
     Returns:
@@ -55,11 +56,13 @@ def prepack(model: Any, wanted: bool | None = None, native: bool | None = None) 
         return 0
     layers = [layer for layer in model.modules() if _fits(layer)]
     size = sum(int(layer.weight.nbytes) for layer in layers)
-    if wanted is None and size > min(MOST_BYTES, free_memory() / 1.1):
+    free = free_memory()
+    if wanted is None and size > max(min(MOST_BYTES, free / 1.1), free / _SHARE):
         logger.info(
-            "Prepacked copies of the weights would take %.1f GiB, so none are made. Use"
-            " prepack_weights=True to make them anyway.",
+            "Prepacked copies of the weights would take %.1f GiB where %.1f are free, so none are"
+            " made. Use prepack_weights=True to make them anyway.",
             size / (1 << 30),
+            free / (1 << 30),
         )
         return 0
     kernels = {one: native_kernels(one, native) for one in {x.weight.dtype for x in layers}}

@@ -7,11 +7,12 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -210,31 +211,46 @@ def native_kernels(dtype: torch.dtype, wanted: bool | None = None) -> NativeKern
         return made
     if wanted:
         message = (
-            f"native_kernels=True was given, but {made} Leave native_kernels out to use torch's"
+            f"native_kernels=True was given, but {made}. Leave native_kernels out to use torch's"
             " kernels where there are no others."
         )
         raise CheckpointError(message)
-    logger.info("Passes use torch's kernels: %s", made)
+    logger.info("Passes use torch's kernels: %s.", made)
     return None
+
+
+def why_not(dtype: torch.dtype) -> str | None:
+    """Say why the kernels for a format can't be had; `None` if they can.
+
+    Args:
+        dtype: The format.
+
+    Returns:
+        The reason, without a full stop.
+    """
+    made = _load(dtype)
+    return made if isinstance(made, str) else None
 
 
 @cache
 def _load(dtype: torch.dtype) -> NativeKernels | str:
     """Return the kernels for a format, or why there are none."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return f"the kernels are for Linux on x86-64, not for {sys.platform} {platform.machine()}."
+        return f"the kernels are for Linux on x86-64, not for {sys.platform} {platform.machine()}"
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return "this processor has no AVX-512, or torch does not use it."
+        return "this processor has no AVX-512, or torch does not use it"
     flags = list(_FLAGS)
     if dtype is torch.bfloat16:
-        if not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001 - nothing public shows it
-            return "this processor has no instructions for bfloat16 (AVX512_BF16)."
+        # Older versions of torch can't tell.
+        has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        if not has.get("avx512_bf16"):
+            return "this processor has no instructions for bfloat16 (AVX512_BF16)"
         flags.append(_BFLOAT16_FLAG)
     elif dtype is not torch.float32:
-        return f"the kernels are for float32 and bfloat16, not for {dtype}."
+        return f"the kernels are for float32 and bfloat16, not for {dtype}"
     threads = _thread_library()
     if threads is None:
-        return "this torch uses no OpenMP library that the kernels could share."
+        return "this torch uses no OpenMP library that the kernels could share"
     try:
         # The kernels share torch's threads: a second set would wait for the same cores.
         ctypes.CDLL(threads, mode=ctypes.RTLD_GLOBAL)
@@ -246,7 +262,7 @@ def _load(dtype: torch.dtype) -> NativeKernels | str:
 def _reason(error: Exception) -> str:
     said = getattr(error, "stderr", None) or str(error)
     lines = [line for line in str(said).splitlines() if "error" in line] or [str(error)]
-    return f"{lines[0].strip()[:300].rstrip('.')}."
+    return lines[0].strip()[:300].rstrip(".")
 
 
 def _thread_library() -> str | None:
@@ -274,20 +290,22 @@ def _library(flags: Sequence[str]) -> ctypes.CDLL:
     folder = _own_folder()
     if folder is not None and (folder / name).exists():
         return ctypes.CDLL(str(folder / name))
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
+    given = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if given is None:
         message = "no compiler of C++ was found (g++, c++, or the environment variable CXX)"
         raise FileNotFoundError(message)
+    compiler = shlex.split(given)  # CXX may hold arguments as well
     keeps = folder is not None and os.access(folder, os.W_OK)
     with tempfile.TemporaryDirectory(dir=folder if keeps else None) as working:
         made, parts = Path(working, name), Path(working, "kernels.o")
-        logger.info("Compiling kernels with %s.", compiler)
-        _run(compiler, *flags, "-c", str(_SOURCE), "-o", str(parts))
+        logger.info("Compiling kernels with %s.", given)
+        _run(*compiler, *flags, "-c", str(_SOURCE), "-o", str(parts))
         # Linked without OpenMP: its functions are those of torch.
-        _run(compiler, "-shared", "-o", str(made), str(parts))
-        if keeps and folder is not None:
-            made = made.replace(folder / name)
-        return ctypes.CDLL(str(made))
+        _run(*compiler, "-shared", "-o", str(made), str(parts))
+        library = ctypes.CDLL(str(made))
+        if keeps and folder is not None:  # only what could be loaded
+            made.replace(folder / name)
+        return library
 
 
 def _run(*command: str) -> None:

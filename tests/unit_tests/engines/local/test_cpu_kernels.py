@@ -137,6 +137,10 @@ def test_other_layers_stay_as_they_are() -> None:
 
 def test_large_copies_are_made_only_where_they_are_asked_for(monkeypatch, llama, caplog) -> None:
     monkeypatch.setattr(prepacking, "MOST_BYTES", 1000)
+    size = prepack(copy.deepcopy(llama), wanted=True)
+    monkeypatch.setattr(prepacking, "free_memory", lambda: 4 * size)
+    assert prepack(copy.deepcopy(llama)) == size
+    monkeypatch.setattr(prepacking, "free_memory", lambda: 4 * size - 1)
     with caplog.at_level("INFO", "langchain_metaaligner"):
         assert prepack(llama) == 0
     assert "prepack_weights=True" in caplog.text
