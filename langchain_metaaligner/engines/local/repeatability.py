@@ -10,18 +10,14 @@ from typing import Any
 
 import torch
 
+from langchain_metaaligner.engines.local.attention import LARGE_FROM, CausalMask, attend
 from langchain_metaaligner.engines.local.cpu_kernels import kernels_of
 from langchain_metaaligner.engines.local.forward import (
     Forward,
     ForwardInput,
     base_model,
 )
-from langchain_metaaligner.engines.local.packed_forward import (
-    LARGE_FROM,
-    CausalMask,
-    PackedForward,
-    attend,
-)
+from langchain_metaaligner.engines.local.packed_forward import PackedForward
 
 logger = logging.getLogger(__name__)
 

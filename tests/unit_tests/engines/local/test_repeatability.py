@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from langchain_metaaligner.engines.base import Request
 from langchain_metaaligner.engines.local import repeatability
+from langchain_metaaligner.engines.local.attention import attend_at_once
 from langchain_metaaligner.engines.local.cpu_kernels import prepack
 from langchain_metaaligner.engines.local.forward import ForwardInput
-from langchain_metaaligner.engines.local.packed_forward import PackedForward, attend_at_once
+from langchain_metaaligner.engines.local.packed_forward import PackedForward
 from langchain_metaaligner.engines.local.repeatability import make_repeatable
 from langchain_metaaligner.engines.local.sequential_forward import SequentialForward
 from langchain_metaaligner.engines.registry import load_engine

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from langchain_metaaligner.engines.local.packed_forward import (
+from langchain_metaaligner.engines.local.attention import (
     CausalMask,
     attend,
     attend_at_once,
