@@ -95,6 +95,11 @@ class _Weights:
                 self._packed = self._kernels.pack(weight)
                 self._bias = None if bias is None else self._kernels.pack_bias(bias)
 
+    @property
+    def native(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Weights and bias in the order of this package's kernels, if they are for these."""
+        return None if self._kernels is None else (self._packed, self._bias)
+
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply rows, `[..., in_features]`, and return `[..., out_features]`."""
         if self._kernels is None:
@@ -159,12 +164,23 @@ class Product:
         self._known: list[Hashable] = []
         self._packed: _Weights | None = None
 
-    def check(self) -> None:
-        """Copy the weights again if they were changed; called before each pass."""
+    @property
+    def native(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Weights and bias in the order of this package's kernels, if they are for these."""
+        return None if self._packed is None else self._packed.native
+
+    def check(self) -> bool:
+        """Copy the weights again if they were changed; called before each pass.
+
+        Returns:
+            Whether they were.
+        """
         known = [_state(layer) for layer in self.layers]
-        if known != self._known:
-            self._known = known
-            self._pack()
+        if known == self._known:
+            return False
+        self._known = known
+        self._pack()
+        return True
 
     def _pack(self) -> None:
         weights: list[torch.Tensor] = [layer.weight for layer in self.layers]

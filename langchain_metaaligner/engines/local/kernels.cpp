@@ -424,6 +424,47 @@ void attend(T *rows, const T *cosine, const T *sine, const Span *spans, int64_t 
     }
 }
 
+// ---------------------------------------------------------------------------- layers
+
+// Addresses of what a layer computes with; biases may be missing.
+struct Layer {
+    const void *before, *inputs, *inputs_bias, *outputs, *outputs_bias;
+    const void *between, *gates, *gates_bias, *down, *down_bias;
+};
+
+struct Shape {
+    int64_t layers, width, inner, heads, kept, size;
+};
+
+template <class T>
+void run_layers(const Shape &is, const Layer *layers, const T *last, float epsilon, float scale,
+                T *hidden, int64_t count, const T *cosine, const T *sine, const Span *spans,
+                int64_t span_count, T *space, T *out, int threads) {
+    const int64_t all = is.heads + 2 * is.kept;
+    T *normed = space, *rows = normed + count * is.width, *mixed = rows + count * all * is.size;
+    T *more = mixed + count * is.heads * is.size, *gates = more + count * is.width;
+    T *inner = gates + count * 2 * is.inner;
+    const auto multiply = [&](const T *from, const void *weights, const void *bias, T *to,
+                              int64_t inputs, int64_t outputs) {
+        product(from, (const T *)weights, (const T *)bias, to, count, inputs, outputs, threads);
+    };
+    for (int64_t i = 0; i < is.layers; i++) {
+        const Layer &own = layers[i];
+        norm(hidden, i ? more : nullptr, (const T *)own.before, epsilon, normed, count, is.width,
+             threads);
+        multiply(normed, own.inputs, own.inputs_bias, rows, is.width, all * is.size);
+        const auto attention = is.size == 64 ? attend<T, 64> : attend<T, 128>;
+        attention(rows, cosine, sine, spans + i * span_count, span_count, is.heads, is.kept, scale,
+                  mixed, count, threads);
+        multiply(mixed, own.outputs, own.outputs_bias, more, is.heads * is.size, is.width);
+        norm(hidden, more, (const T *)own.between, epsilon, normed, count, is.width, threads);
+        multiply(normed, own.gates, own.gates_bias, gates, is.width, 2 * is.inner);
+        gate(gates, inner, count, is.inner, threads);
+        multiply(inner, own.down, own.down_bias, more, is.inner, is.width);
+    }
+    norm(hidden, is.layers ? more : nullptr, last, epsilon, out, count, is.width, threads);
+}
+
 }  // namespace
 
 #define EXPORTS(T, NAME) \
@@ -431,23 +472,12 @@ void attend(T *rows, const T *cosine, const T *sine, const Span *spans, int64_t 
                                    int64_t count, int64_t inputs, int64_t outputs, int threads) { \
         product(rows, weights, bias, out, count, inputs, outputs, threads); \
     } \
-    extern "C" void norm_##NAME(T *hidden, const T *more, const T *weights, float epsilon, T *out, \
-                                int64_t count, int64_t width, int threads) { \
-        norm(hidden, more, weights, epsilon, out, count, width, threads); \
-    } \
-    extern "C" void gate_##NAME(const T *gates, T *out, int64_t count, int64_t width, \
-                                int threads) { \
-        gate(gates, out, count, width, threads); \
-    } \
-    extern "C" void attend_##NAME(T *rows, const T *cosine, const T *sine, const Span *spans, \
-                                  int64_t span_count, int64_t heads, int64_t kept, int64_t size, \
-                                  float scale, T *out, int64_t count, int threads) { \
-        if (size == 64) \
-            attend<T, 64>(rows, cosine, sine, spans, span_count, heads, kept, scale, out, count, \
-                          threads); \
-        else \
-            attend<T, 128>(rows, cosine, sine, spans, span_count, heads, kept, scale, out, count, \
-                           threads); \
+    extern "C" void layers_##NAME(const Shape *shape, const Layer *layers, const T *last, \
+                                  float epsilon, float scale, T *hidden, int64_t count, \
+                                  const T *cosine, const T *sine, const Span *spans, \
+                                  int64_t span_count, T *space, T *out, int threads) { \
+        run_layers(*shape, layers, last, epsilon, scale, hidden, count, cosine, sine, spans, \
+                   span_count, space, out, threads); \
     }
 
 EXPORTS(float, float32)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +13,12 @@ from torch.nn.functional import silu
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from langchain_metaaligner.engines.local.cpu_kernels import Product, kernels_of, product
-from langchain_metaaligner.engines.local.native_kernels import NativeKernels
+from langchain_metaaligner.engines.local.native_kernels import (
+    Layer,
+    LlamaShape,
+    NativeKernels,
+    NativeLlama,
+)
 
 # Functions like SiLU are computed for so many numbers at a time, the rest of a row in another way.
 _VECTOR = 64
@@ -35,28 +41,15 @@ class Attention(Protocol):
         """
         ...
 
-    def attend_turning(
-        self,
-        layer: int,
-        rows: torch.Tensor,
-        turn: tuple[torch.Tensor, torch.Tensor],
-        heads: int,
-        scale: float,
-        kernels: NativeKernels,
-    ) -> torch.Tensor:
-        """Turn queries and keys by their places, and compute the attention of a layer.
+    def reserve(self, layers: int, like: torch.Tensor) -> Sequence[int]:
+        """Make room for the new tokens' keys and values.
 
         Args:
-            layer: The layer's index.
-            rows: `[tokens, heads + 2 * key_heads, head_dim]`: queries, keys and values. The
-                queries are changed in place.
-            turn: Cosines and sines of the tokens' places, each `[tokens, head_dim]`.
-            heads: Number of query heads.
-            scale: Factor for the scores.
-            kernels: Compute it.
+            layers: Number of layers.
+            like: Any keys, `[key_heads, tokens, head_dim]`, of whose kind theirs are.
 
         Returns:
-            `[tokens, heads * head_dim]`.
+            Where they go, as `NativeLlama.run` takes it.
         """
         ...
 
@@ -74,12 +67,6 @@ class _Norm:
         scale = long.square().mean(-1, True).add_(self.epsilon).rsqrt_()
         made: torch.Tensor = self.weights["weight"] * (long * scale).to(rows.dtype)
         return made
-
-    def compiled(
-        self, kernels: NativeKernels, rows: torch.Tensor, more: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Add to rows, `[tokens, hidden_size]`, in place, and normalise the sums."""
-        return kernels.norm(rows, more, self.weights["weight"], self.epsilon)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +95,9 @@ class LlamaLayers:
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        # Where each part is held, and what was exchanged in it by then.
+        # Where each part is held, what it is made of, and what was exchanged in it by then.
         self._parts = [
-            (parent._modules, name, part, vars(part).get("forward"))  # noqa: SLF001 - much faster
+            (parent._modules, name, part, vars(part), vars(part).get("forward"))  # noqa: SLF001
             for parent in inner.modules()
             for name, part in parent.named_children()
         ]
@@ -122,9 +109,6 @@ class LlamaLayers:
             config.num_key_value_heads,
         )
         self._width = config.intermediate_size
-        kernels = kernels_of(first.q_proj)
-        takes = kernels is not None and kernels.takes_llama(config, self._size)
-        self._kernels = kernels if takes else None
         self._last = _norm(inner.norm)
         self._layers = [_layer(layer) for layer in inner.layers]
         self._products = [
@@ -132,6 +116,22 @@ class LlamaLayers:
             for layer in self._layers
             for one in (layer.inputs, layer.outputs, layer.gates, layer.down)
         ]
+        self._shape = LlamaShape(
+            config.hidden_size, self._width, self._heads, self._kept, self._size
+        )
+        self._kernels = self._suitable_kernels()
+        self._compiled: NativeLlama | None = None
+        self._norms: list[int] = []  # the addresses that it knows
+
+    def _suitable_kernels(self) -> NativeKernels | None:
+        """Find the kernels that all layers use, if they can run the layers as a whole."""
+        kernels = {kernels_of(layer) for one in self._products for layer in one.layers}
+        epsilons = {norm.epsilon for norm in self._all_norms()}
+        one, *others = kernels
+        return one if not others and len(epsilons) == 1 and self._shape.fits else None
+
+    def _all_norms(self) -> list[_Norm]:
+        return [*(norm for one in self._layers for norm in (one.before, one.between)), self._last]
 
     @property
     def native(self) -> bool:
@@ -141,13 +141,14 @@ class LlamaLayers:
     @property
     def as_made(self) -> bool:
         """Whether nobody has exchanged a part of the model since, or watches one with a hook."""
-        for parts, name, part, own in self._parts:
-            if parts.get(name) is not part:
-                return False
-            held = vars(part)
-            if held["_forward_hooks"] or held["_forward_pre_hooks"]:
-                return False
-            if held.get("forward") is not own or held.get("_compiled_call_impl") is not None:
+        for parts, name, part, held, own in self._parts:  # directly, since this is each pass's
+            if (
+                parts.get(name) is not part
+                or held["_forward_hooks"]
+                or held["_forward_pre_hooks"]
+                or held.get("forward") is not own
+                or held.get("_compiled_call_impl") is not None
+            ):
                 return False
         return not self._inner.training
 
@@ -164,14 +165,35 @@ class LlamaLayers:
         """
         if metaaligner_pass is None:
             return type(self._inner).forward(self._inner, *args, **given)
-        for one in self._products:
-            one.check()
-        ids, places, kernels = given["input_ids"], given["position_ids"], self._kernels
-        if kernels is None:
-            made = self._run(ids, places, metaaligner_pass)
-        else:
-            made = self._run_natively(ids, places, metaaligner_pass, kernels)
+        compiled = self._checked()
+        run = self._run if compiled is None else partial(self._run_natively, compiled)
+        made = run(given["input_ids"], given["position_ids"], metaaligner_pass)
         return BaseModelOutputWithPast(last_hidden_state=made)
+
+    def _checked(self) -> NativeLlama | None:
+        """Take over changed weights, and return the layers for this package's kernels."""
+        changed = [one.check() for one in self._products]
+        if self._kernels is None:
+            return None
+        norms = [norm.weights["weight"].data_ptr() for norm in self._all_norms()]
+        if any(changed) or norms != self._norms:
+            self._norms, self._compiled = norms, self._for_kernels(self._kernels)
+        return self._compiled
+
+    def _for_kernels(self, kernels: NativeKernels) -> NativeLlama | None:
+        layers = []
+        for one in self._layers:
+            products = [made.native for made in (one.inputs, one.outputs, one.gates, one.down)]
+            inputs, outputs, gates, down = products
+            if inputs is None or outputs is None or gates is None or down is None:
+                return None  # weights in another format by now
+            before, between = one.before.weights["weight"], one.between.weights["weight"]
+            layers.append(Layer(before, *inputs, *outputs, between, *gates, *down))
+        last = self._last
+        return NativeLlama(
+            kernels, self._shape, layers, last.weights["weight"],
+            epsilon=last.epsilon, scale=self._scale,
+        )  # fmt: skip
 
     def _run(self, ids: torch.Tensor, places: torch.Tensor, attention: Attention) -> torch.Tensor:
         """Run all layers for tokens and their places, and return `[1, tokens, hidden_size]`."""
@@ -196,25 +218,16 @@ class LlamaLayers:
         return self._last(hidden)[None]
 
     def _run_natively(
-        self,
-        ids: torch.Tensor,
-        places: torch.Tensor,
-        attention: Attention,
-        kernels: NativeKernels,
+        self, compiled: NativeLlama, ids: torch.Tensor, places: torch.Tensor, attention: Attention
     ) -> torch.Tensor:
         """Do the same as `_run` with this package's kernels."""
         inner = self._inner
         hidden = inner.embed_tokens(ids)[0]
         cos, sin = inner.rotary_emb(hidden, places)
         turn = cos[0].contiguous(), sin[0].contiguous()
-        heads, count, more = self._heads, len(hidden), None
-        for layer in self._layers[: inner.config.num_hidden_layers]:
-            rows = layer.inputs(layer.before.compiled(kernels, hidden, more))
-            rows = rows.view(count, -1, self._size)
-            mixed = attention.attend_turning(layer.index, rows, turn, heads, self._scale, kernels)
-            normed = layer.between.compiled(kernels, hidden, layer.outputs(mixed))
-            more = layer.down(kernels.gate(layer.gates(normed)))
-        return self._last.compiled(kernels, hidden, more)[None]
+        count = min(inner.config.num_hidden_layers, len(self._layers))
+        spans = attention.reserve(count, hidden.new_empty(self._kept, 1, self._size))
+        return compiled.run(hidden, turn, spans, count)[None]
 
 
 def is_llama(inner: Any) -> bool:

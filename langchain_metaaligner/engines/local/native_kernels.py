@@ -13,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import pad
@@ -38,12 +39,53 @@ _FLAGS = (
 _BFLOAT16_FLAG = "-mavx512bf16"
 
 _P, _I, _F, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-_ARGUMENTS = {
-    "product": (_P, _P, _P, _P, _I, _I, _I, _N),
-    "norm": (_P, _P, _P, _F, _P, _I, _I, _N),
-    "gate": (_P, _P, _I, _I, _N),
-    "attend": (_P, _P, _P, _P, _I, _I, _I, _I, _F, _P, _I, _N),
-}
+_PRODUCT = (_P, _P, _P, _P, _I, _I, _I, _N)
+_LAYERS = (_P, _P, _P, _F, _F, _P, _I, _P, _P, _P, _I, _P, _P, _N)
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """The numbers that a LLaMA's layers have in common.
+
+    Attributes:
+        width: Hidden size.
+        inner: Intermediate size.
+        heads: Number of query heads.
+        kept: Number of key heads.
+        size: Size of a head.
+    """
+
+    width: int
+    inner: int
+    heads: int
+    kept: int
+    size: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether there are kernels for it."""
+        widths = self.width % _LANES or self.inner % _LANES
+        return self.size in (64, 128) and self.heads // self.kept <= _HEADS and not widths
+
+    def space(self, tokens: int) -> int:
+        """How many numbers have to be kept while a pass of so many tokens runs."""
+        rows = (2 * self.heads + 2 * self.kept) * self.size
+        return tokens * (2 * self.width + rows + 3 * self.inner)
+
+
+class Layer(NamedTuple):
+    """What one layer computes with: norms, packed weights, and packed biases or `None`."""
+
+    before: torch.Tensor
+    inputs: torch.Tensor
+    inputs_bias: torch.Tensor | None
+    outputs: torch.Tensor
+    outputs_bias: torch.Tensor | None
+    between: torch.Tensor
+    gates: torch.Tensor
+    gates_bias: torch.Tensor | None
+    down: torch.Tensor
+    down_bias: torch.Tensor | None
 
 
 class NativeKernels:
@@ -54,21 +96,20 @@ class NativeKernels:
     Args:
         library: The compiled kernels.
         dtype: The format.
+
+    Attributes:
+        dtype: The format.
+        layers: The function that `NativeLlama` calls.
     """
 
     def __init__(self, library: ctypes.CDLL, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self._step = 2 if dtype is torch.bfloat16 else 1
         name = str(dtype).removeprefix("torch.")
-        for kernel, arguments in _ARGUMENTS.items():
-            function = getattr(library, f"{kernel}_{name}")
-            function.argtypes, function.restype = arguments, None
-            setattr(self, f"_{kernel}", function)
-
-    _product: Any
-    _norm: Any
-    _gate: Any
-    _attend: Any
+        self._product = getattr(library, f"product_{name}")
+        self._product.argtypes, self._product.restype = _PRODUCT, None
+        self.layers = getattr(library, f"layers_{name}")
+        self.layers.argtypes, self.layers.restype = _LAYERS, None
 
     def takes(self, weight: torch.Tensor) -> bool:
         """Whether rows can be multiplied by weights, `[out_features, in_features]`."""
@@ -78,12 +119,6 @@ class NativeKernels:
             and weight.numel() > 0
             and weight.shape[1] % self._step == 0
         )
-
-    def takes_llama(self, config: Any, head_dim: int) -> bool:
-        """Whether the layers of a LLaMA with a configuration can be run."""
-        groups = config.num_attention_heads // config.num_key_value_heads
-        widths = config.hidden_size, config.intermediate_size
-        return head_dim in (64, 128) and groups <= _HEADS and not any(n % _LANES for n in widths)
 
     def pack(self, weight: torch.Tensor) -> torch.Tensor:
         """Copy weights, `[out_features, in_features]`, into the order in which they are read.
@@ -117,71 +152,66 @@ class NativeKernels:
         )  # fmt: skip
         return made
 
-    def norm(
-        self, hidden: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, epsilon: float
-    ) -> torch.Tensor:
-        """Add rows to others in place, and normalise the sums by their root mean square.
 
-        Args:
-            hidden: `[tokens, hidden_size]`, changed in place.
-            more: What to add, `[tokens, hidden_size]`.
-            weight: `[hidden_size]`.
-            epsilon: Added to the mean square.
+class NativeLlama:
+    """The layers of a LLaMA, as the kernels read them.
 
-        Returns:
-            `[tokens, hidden_size]`.
-        """
-        made = torch.empty_like(hidden)
-        self._norm(
-            hidden.data_ptr(), None if more is None else more.data_ptr(), weight.data_ptr(),
-            epsilon, made.data_ptr(), *hidden.shape, torch.get_num_threads(),
-        )  # fmt: skip
-        return made
+    Args:
+        kernels: The kernels.
+        shape: The layers' shape.
+        layers: What each computes with. The tensors are kept.
+        last: The weights of the norm after the last layer, `[hidden_size]`.
+        epsilon: What norms add to the mean square.
+        scale: Factor for the scores of attention.
+    """
 
-    def gate(self, rows: torch.Tensor) -> torch.Tensor:
-        """Multiply the SiLU of the first half of each row by the second half.
-
-        Args:
-            rows: `[tokens, 2 * intermediate_size]`.
-
-        Returns:
-            `[tokens, intermediate_size]`.
-        """
-        count, width = rows.shape
-        made = rows.new_empty(count, width // 2)
-        self._gate(rows.data_ptr(), made.data_ptr(), count, width // 2, torch.get_num_threads())
-        return made
-
-    def attend(
+    def __init__(
         self,
-        rows: torch.Tensor,
+        kernels: NativeKernels,
+        shape: LlamaShape,
+        layers: Sequence[Layer],
+        last: torch.Tensor,
+        *,
+        epsilon: float,
+        scale: float,
+    ) -> None:
+        self._function = kernels.layers
+        self._shape = shape
+        self._kept = layers, last
+        numbers = [0 if one is None else one.data_ptr() for layer in layers for one in layer]
+        self._addresses = (_I * len(numbers))(*numbers)
+        self._last = last.data_ptr()
+        self._epsilon, self._scale = epsilon, scale
+
+    def run(
+        self,
+        hidden: torch.Tensor,
         turn: tuple[torch.Tensor, torch.Tensor],
         spans: Sequence[int],
-        heads: int,
-        scale: float,
+        layers: int,
     ) -> torch.Tensor:
-        """Turn queries and keys by their places, keep keys and values, and compute the attention.
+        """Pass tokens through the layers.
 
         Args:
-            rows: `[tokens, heads + 2 * key_heads, head_dim]`: queries, keys and values. The
-                queries are changed in place.
+            hidden: The tokens' embeddings, `[tokens, hidden_size]`; changed in place.
             turn: Cosines and sines of the tokens' places, each `[tokens, head_dim]`.
-            spans: Seven numbers for each sequence: the addresses of its keys and its values, each
-                `[key_heads, room, head_dim]`, their room, how many tokens the sequence had, the
-                index of its first new token, the number of new ones, and how many tokens were
-                ever written. Those behind the new ones are set to 0.
-            heads: Number of query heads.
-            scale: Factor for the scores.
+            spans: Seven numbers for each layer and sequence: the addresses of its keys and its
+                values, each `[key_heads, room, head_dim]`, their room, how many tokens the
+                sequence had, the index of its first new token, the number of new ones, and how
+                many tokens were ever written. Those behind the new ones are set to 0.
+            layers: How many layers, from the first on.
 
         Returns:
-            `[tokens, heads * head_dim]`; 0 for tokens after those of all sequences.
+            The normalised results, `[tokens, hidden_size]`. Those of tokens after the last
+            sequence have no meaning.
         """
-        count, all_heads, size = rows.shape
-        made = rows.new_empty(count, heads * size)
-        self._attend(
-            rows.data_ptr(), turn[0].data_ptr(), turn[1].data_ptr(), (_I * len(spans))(*spans),
-            len(spans) // 7, heads, (all_heads - heads) // 2, size, scale, made.data_ptr(), count,
-            torch.get_num_threads(),
+        shape, count = self._shape, len(hidden)
+        made, space = torch.empty_like(hidden), hidden.new_empty(shape.space(count))
+        self._function(
+            (_I * 6)(layers, *astuple(shape)), self._addresses, self._last, self._epsilon,
+            self._scale, hidden.data_ptr(), count, turn[0].data_ptr(), turn[1].data_ptr(),
+            (_I * len(spans))(*spans), len(spans) // (7 * layers), space.data_ptr(),
+            made.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return made
 

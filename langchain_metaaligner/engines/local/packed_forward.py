@@ -22,7 +22,6 @@ from langchain_metaaligner.engines.local.forward import (
 )
 from langchain_metaaligner.engines.local.key_values import KeyValueCache
 from langchain_metaaligner.engines.local.llama_layers import LlamaLayers, is_llama
-from langchain_metaaligner.engines.local.native_kernels import NativeKernels
 from langchain_metaaligner.engines.local.sequential_forward import (
     SequentialForward,
     changing_rotary,
@@ -75,28 +74,19 @@ class _Pass:
             made[self._end :] = 0
         return made.view(count, heads * size)
 
-    def attend_turning(
-        self,
-        layer: int,
-        rows: torch.Tensor,
-        turn: tuple[torch.Tensor, torch.Tensor],
-        heads: int,
-        scale: float,
-        kernels: NativeKernels,
-    ) -> torch.Tensor:
-        """Compute the same for places that are not yet in the rows; as for `LlamaLayers`."""
-        self.layers += 1
-        kept = (rows.shape[1] - heads) // 2
-        like = rows[:, :kept].transpose(0, 1)
-        spans: list[int] = []
-        for span in self.spans:
-            cache, new = span.cache, span.end - span.start
-            (keys, values), written = cache.reserve(layer, new, like, like)
-            spans += (
-                keys.data_ptr(), values.data_ptr(), keys.shape[1], cache.length, span.start, new,
-                written,
-            )  # fmt: skip
-        return kernels.attend(rows, turn, spans, heads, scale)
+    def reserve(self, layers: int, like: torch.Tensor) -> list[int]:
+        """Make room for new keys and values, and say where, as `NativeLlama.run` takes it."""
+        self.layers += layers
+        made: list[int] = []
+        for layer in range(layers):
+            for span in self.spans:
+                cache, new = span.cache, span.end - span.start
+                (keys, values), written = cache.reserve(layer, new, like, like)
+                made += (
+                    keys.data_ptr(), values.data_ptr(), keys.shape[1], cache.length, span.start,
+                    new, written,
+                )  # fmt: skip
+        return made
 
     def _attend_one(
         self,
