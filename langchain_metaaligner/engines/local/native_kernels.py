@@ -285,7 +285,7 @@ def _load(dtype: torch.dtype) -> NativeKernels | str:
         # The kernels share torch's threads: a second set would wait for the same cores.
         ctypes.CDLL(threads, mode=ctypes.RTLD_GLOBAL)
         return NativeKernels(_library(flags), dtype)
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as error:
         return f"they could not be compiled or loaded: {_reason(error)}"
 
 
