@@ -112,30 +112,37 @@ class Copies:
     Args:
         original: The text before the edit.
         edited: The text after the edit, which may contain parts of the original.
-        texts: The texts that citations may point into; by default, the whole text.
+        parts: The texts that the whole text is made of, if there are several; citations may point
+            into them.
     """
 
-    def __init__(self, original: str, edited: str, texts: Sequence[Moves] = ()) -> None:
+    def __init__(self, original: str, edited: str, parts: Sequence[Moves] = ()) -> None:
         self._original, self._edited = original, edited
-        self._given = texts
+        self._parts = parts if len(parts) > 1 else ()
         self._whole = original.strip()
         self._known: dict[int, tuple[Any, Any]] = {}
 
     @cached_property
-    def _texts(self) -> Sequence[Moves]:
-        return self._given or (Moves(self._original, self._edited),)
+    def texts(self) -> Sequence[Moves]:
+        """The texts that citations may point into."""
+        return (Moves(self._original, self._edited), *self._parts)
 
     @cached_property
     def _gone(self) -> tuple[frozenset[tuple[str, ...]], frozenset[tuple[str, ...]]]:
         """The spans that only the original has, as they are written and in lower case."""
-        before, after = self._original, self._edited
-        exact = frozenset(_spans_of(before)).difference(_spans_of(after))
-        before, after = before.casefold(), after.casefold()
-        return exact, frozenset(_spans_of(before)).difference(_spans_of(after))
+        before, after = [self._original], [self._edited]
+        if self._parts:
+            # Two texts without a space between them share a word, but only in the whole text.
+            before.append("\n".join([part.before for part in self._parts]))
+            after.append("\n".join([part.after for part in self._parts]))
+        exact = _spans_of_all(before) - _spans_of_all(after)
+        lower = _spans_of_all(map(str.casefold, before)) - _spans_of_all(map(str.casefold, after))
+        return exact, lower
 
     @cached_property
     def _one_word(self) -> bool:
-        return next(iter(_spans_of(self._original)), None) is None
+        texts = [self._original, *[part.before for part in self._parts]]
+        return not any(next(iter(_spans_of(text)), None) for text in texts)
 
     def in_text(self, text: str) -> bool:
         """Whether a text holds a copy.
@@ -229,7 +236,7 @@ class Copies:
     def _left_of_list(self, value: Any, name: str, depth: int) -> Any:
         items = list(value)
         if isinstance(value, list) and LISTS.fullmatch(name):
-            items = moved_citations(items, self._texts, of_text=False)
+            items = moved_citations(items, self.texts, of_text=False)
         elif any(self.in_text(said) for said in _spelled(items)):
             return GONE
         left = [kept for one in items if (kept := self._left(one, name, depth + 1)) is not GONE]
@@ -342,6 +349,10 @@ def _spans_of(text: str) -> Iterable[tuple[str, ...]]:
     if _DENSE_WORD.search(text) is None:
         return itertools.pairwise(words)
     return _dense_spans_of(words)
+
+
+def _spans_of_all(texts: Iterable[str]) -> frozenset[tuple[str, ...]]:
+    return frozenset(itertools.chain.from_iterable(map(_spans_of, texts)))
 
 
 def _dense_spans_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:

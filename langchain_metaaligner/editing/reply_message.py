@@ -76,11 +76,10 @@ def answer_text(answer: Any, *, refusals: bool = False) -> str:
     if isinstance(answer, str):
         return answer
     content = getattr(answer, "content", None)
-    if isinstance(content, str):
-        return _with_refusal(answer, content) if refusals else content
-    if isinstance(content, list):
-        said = "".join([place.text for place in _places(content, refusals=refusals)])
-        return _with_refusal(answer, said) if refusals else said
+    if isinstance(content, str) and not refusals:
+        return content
+    if isinstance(content, str | list):
+        return "".join(_texts_of(answer, refusals=refusals))
     msg = f"An answer must be text or an AIMessage, not {type(answer).__name__}."
     raise InputTypeError(msg)
 
@@ -219,6 +218,7 @@ def with_text(
     Returns:
         A copy, or the message itself if nothing changes.
     """
+    given = message
     if refusals:
         message = _without_marks(message)
     old = answer_text(message)
@@ -234,13 +234,14 @@ def with_text(
         plain = {"content": text, "response_metadata": dict(metadata or {})}
         return message.model_copy(update=plain)
     if isinstance(content, str):
-        copies = Copies(old, text)
+        copies = _copies_of(given, text, refusals=refusals)
         changes["content"] = text
     else:
         places = _places(content, refusals=False)
         shares = _shares_of(places, text)
         moves = [Moves(place.text, share) for place, share in zip(places, shares, strict=True)]
-        copies = Copies(old, text, [Moves(old, text), *moves] if len(moves) > 1 else moves)
+        same = given is message
+        copies = Copies(old, text, moves) if same else _copies_of(given, text, refusals=refusals)
         changes["content"] = _with_shares(content, places, shares, copies)
         if not places:
             changes["content"].append({"type": "text", "text": text})
@@ -270,7 +271,7 @@ def blocked(message: M, text: str, *, metadata: Mapping[str, Any] | None = None)
         A new message of the same class.
     """
     calls = bool(getattr(message, "tool_calls", None) or getattr(message, "invalid_tool_calls", ()))
-    copies = Copies(answer_text(message, refusals=True), text)
+    copies = _copies_of(message, text, refusals=True)
     content: Any = text
     if isinstance(message.content, list):
         content = [{"type": "text", "text": text}]
@@ -301,20 +302,21 @@ def blocked(message: M, text: str, *, metadata: Mapping[str, Any] | None = None)
 
 
 def left_beside(
-    given: Mapping[str, Any], before: str, after: str, *, plain: bool
+    given: Mapping[str, Any], message: BaseMessage, text: str, *, refusals: bool, plain: bool
 ) -> dict[str, Any]:
     """What is left of metadata that came beside a message whose text was changed.
 
     Args:
         given: The metadata.
-        before: The text as the model made it.
-        after: The text that takes its place.
+        message: The message as the model made it.
+        text: The text that takes the place of its own.
+        refusals: As for `answer_text`.
         plain: Whether only plain metadata may stay, as for a blocked message.
 
     Returns:
         A copy.
     """
-    copies = Copies(before, after)
+    copies = _copies_of(message, text, refusals=refusals)
     return _plain_metadata(given, copies) if plain else copies.left_of(given)
 
 
@@ -347,6 +349,26 @@ def _plain(value: Any, depth: int, name: str = "") -> Any:
             value = [one for one in value if not isinstance(one, str)]
         return [one for inner in value if (one := _plain(inner, depth + 1, name)) is not None]
     return None
+
+
+def _copies_of(message: BaseMessage, text: str, *, refusals: bool) -> Copies:
+    """Finds copies of a message's text, which another text replaces."""
+    texts = [one for one in _texts_of(message, refusals=refusals) if one]
+    shares = _share_out(texts, text) if texts else ()
+    return Copies("".join(texts), text, list(map(Moves, texts, shares)))
+
+
+def _texts_of(message: Any, *, refusals: bool) -> list[str]:
+    """The texts that make up the text of an answer."""
+    content = message.content
+    if isinstance(content, str):
+        texts = [content]
+    else:
+        texts = [place.text for place in _places(content, refusals=refusals)]
+    if refusals:
+        said = "".join(texts)
+        texts.append(_with_refusal(message, said)[len(said) :])
+    return texts
 
 
 def _places(content: Sequence[Any], *, refusals: bool) -> list[_Place]:
@@ -514,8 +536,9 @@ def _rest_of(
     moves: list[Moves] | None = None
     for key, value in rest.items():
         if isinstance(value, list) and LISTS.fullmatch(key):
-            moves = moves or [Moves(place.text, share) for place, share in own]
-            cited = moved_citations(value, moves, of_text=key == "citations")
+            moves = moves or [Moves(place.text, share) for place, share in own if place.text]
+            # An empty block holds what a stream tells of the text before it.
+            cited = moved_citations(value, moves or copies.texts, of_text=key == "citations")
             # Without its quote, a provider would refuse a citation.
             cited = [one for one in cited if copies.left(one) is one]
             left[key] = value if cited == value else cited

@@ -492,7 +492,8 @@ class ReplyPolicy(NamedTuple):
         if given is None or before == after:
             return None if given is None else dict(given)
         status = settled.response_metadata.get(METADATA_KEY, {}).get("status")
-        return left_beside(given, before, after, plain=status == "blocked")
+        refusals = self.options.edit_refusals
+        return left_beside(given, reply, after, refusals=refusals, plain=status == "blocked")
 
     def _left_beside_text(self, reply: Reply) -> str | None:
         """Why a part of a reply whose text was edited is left alone."""

@@ -13,6 +13,7 @@ from langchain_metaaligner import InputTypeError
 from langchain_metaaligner.editing.reply_message import (
     answer_text,
     blocked,
+    left_beside,
     reason_beside_text,
     reason_without_text,
     with_text,
@@ -278,6 +279,17 @@ def test_a_citation_without_offsets_goes_with_its_block_and_a_plain_source_stays
     assert second == {"type": "text", "text": "Good day.", "citations": [], "annotations": found}
 
 
+def test_a_citation_that_a_stream_tells_in_a_block_of_its_own_goes_with_the_text_before_it():
+    cited = {"type": "citation", "cited_text": "A source.", "extras": {"encrypted_index": "E"}}
+    placed = {"type": "citation", "url": "u", **span(BEFORE, "too")}
+    blocks = [
+        {"type": "text", "text": BEFORE, "index": 0},
+        {"type": "text", "text": "", "annotations": [cited, placed], "index": 1},
+    ]
+    left = with_text(AIMessage(blocks), AFTER).content[1]["annotations"]
+    assert left == [{**placed, **span(AFTER, "too")}]
+
+
 def test_a_citation_may_count_from_its_own_block():
     segment = {"start_index": 4, "end_index": 9, "text": "rains", "part_index": 1}
     grounding = {"grounding_supports": [{"segment": segment, "grounding_chunk_indices": [0]}]}
@@ -295,6 +307,27 @@ def test_a_citation_whose_quote_repeats_what_was_edited_goes():
     ]
     edited = with_text(AIMessage([{"type": "text", "text": BEFORE, "annotations": cited}]), AFTER)
     assert [one["cited_text"] for one in edited.content[0]["annotations"]] == ["A source."]
+
+
+# Copies of one of several texts.
+
+
+@pytest.mark.parametrize(
+    ("message", "refusals"),
+    [
+        (AIMessage(["zorp quib", "zorp quib"]), False),
+        (AIMessage([{"type": "text", "text": "well"}, {"text": "zorp quib"}, "flum"]), False),
+        (AIMessage("zorp quib", additional_kwargs={"refusal": "flum drax"}), True),
+        (AIMessage(["zorp quib", {"type": "refusal", "refusal": "flum drax"}]), True),
+    ],
+)
+def test_texts_that_meet_without_a_space_are_found_by_themselves(message, refusals):
+    message.response_metadata.update(raw={"said": "zorp quib"}, model_name="m")
+    edited = with_text(message, "All new words.", refusals=refusals)
+    assert edited.response_metadata == {"model_name": "m"}
+    assert blocked(message, "No.").response_metadata == {"model_name": "m"}
+    beside = left_beside({"raw": "zorp quib"}, message, "New.", refusals=refusals, plain=False)
+    assert beside == {}
 
 
 # Blocked messages.
