@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from langchain_metaaligner.editing.citations import LISTS, Moves, moved_citations
 from langchain_metaaligner.editing.content_blocks import (
     Path,
-    is_media,
     is_thought,
     is_tool,
     kind_of,
@@ -50,6 +49,11 @@ _LONGEST, _WORDS_OF_A_NAME = 256, 6
 # Other keys may be texts themselves.
 _KEY = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
 _SEARCHED = 4
+# A block with more than this inside of each other is taken for text without a look.
+_DEEPEST = 60
+# LangChain's keys for what providers tell of a block, and for what a tool is called with.
+_UNREAD = ("extras", "args")
+_ADDRESS = re.compile(r"(?:data:|[a-z]+://)\S+$")
 
 
 class _Place(NamedTuple):
@@ -120,21 +124,34 @@ def reason_beside_text(message: Any, *, refusals: bool = False) -> str | None:
         if isinstance(content, list) and any(map(refusal_text, content)):
             return REFUSAL
     for block in content if isinstance(content, list) else ():
-        if isinstance(block, str) or refusal_text(block) or text_paths(block):
+        if isinstance(block, str) or refusal_text(block):
             continue
-        if "audio" in kind_of(block):
-            if "transcript" in block or _holds_prose(block):
-                return "audio"
-        elif _is_to_read(block):
-            return f"block of type {kind_of(block) or 'unknown'}"
+        sound = "audio" in kind_of(block)
+        if _is_to_read(block) or (sound and _has_transcript(block)):
+            return "audio" if sound else f"block of type {kind_of(block) or 'unknown'}"
     return None
 
 
-def _is_to_read(block: Any) -> bool:
-    """Whether a block that is no text holds something that a person would read."""
+def _has_transcript(block: Mapping[str, Any]) -> bool:
+    return "transcript" in block or "transcript" in (block.get("extras") or ())
+
+
+def _is_to_read(block: Mapping[str, Any]) -> bool:
+    """Whether a block holds something that a person would read, beside its text."""
     if is_thought(block) or (is_tool(block) and kind_of(block) not in _READABLE_DATA):
         return False
-    return _holds_prose(block.get("text") if is_media(block) else block)
+    paths = text_paths(block)
+    if not paths and _is_written(block):
+        return True
+    for path in paths:
+        block = with_text_at(block, path, "")
+    return any(_holds_prose(value, key) for key, value in block.items())
+
+
+def _is_written(block: Mapping[str, Any]) -> bool:
+    """Whether a block is a file with text."""
+    kinds = [block.get(key) for key in ("mime_type", "media_type", "mimeType")]
+    return any(isinstance(kind, str) and kind.startswith("text/") for kind in kinds)
 
 
 _READABLE_DATA = ("json", "search_result")
@@ -571,13 +588,31 @@ def _holds_signature(value: Any, depth: int = _SEARCHED) -> bool:
     return any(_holds_signature(inner, depth - 1) for inner in value.values())
 
 
-def _holds_prose(value: Any, depth: int = _SEARCHED) -> bool:
+def _holds_prose(value: Any, name: Any, depth: int = _DEEPEST) -> bool:
+    """Whether a part of a block that is not its text can be read.
+
+    Args:
+        value: The part.
+        name: Its key.
+        depth: How deep it is searched; what is deeper counts as text.
+    """
+    name = name if isinstance(name, str) else ""
+    if name in _UNREAD or LISTS.fullmatch(name) or names_thoughts(name) or names_tools(name):
+        return False
     if isinstance(value, str):
-        return len(value.split(maxsplit=1)) > 1
+        if _ADDRESS.match(value) is not None:
+            return value.startswith("data:text/")
+        return count_words(value) > (_WORDS_OF_A_NAME if is_plain_name(name) else 1)
     if isinstance(value, Mapping):
-        value = list(value.values())
-    return (
-        isinstance(value, list) and depth > 0 and any(_holds_prose(one, depth - 1) for one in value)
+        if is_thought(value) or is_tool(value):
+            return False
+        if _is_written(value):
+            return True
+        items = list(value.items())
+    else:
+        items = [(name, one) for one in value] if isinstance(value, list) else []
+    return bool(items) and (
+        not depth or any(_holds_prose(one, key, depth - 1) for key, one in items)
     )
 
 

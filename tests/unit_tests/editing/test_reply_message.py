@@ -178,6 +178,15 @@ def test_thoughts_tools_and_refusals_are_no_text(block):
     assert with_text(AIMessage([block, "old"]), "new").content == [block, "new"]
 
 
+def nested(block, depth):
+    for _ in range(depth):
+        block = {"type": "layer", "content": [block]}
+    return block
+
+
+PLAIN = {"mime_type": "text/plain"}
+
+
 @pytest.mark.parametrize(
     ("content", "beside", "reason"),
     [
@@ -186,9 +195,21 @@ def test_thoughts_tools_and_refusals_are_no_text(block):
         ("", {"refusal": "I refuse."}, "refusal"),
         ("", {"audio": {"id": "1", "transcript": "zorp"}}, "audio"),
         ([{"type": "audio", "base64": "AAAA", "transcript": "zorp"}], {}, "audio"),
+        ([{"type": "audio", "url": "x", "extras": {"transcript": "zorp"}}], {}, "audio"),
         ([{"type": "card", "body": {"lines": ["zorp quib"]}}], {}, "block of type card"),
         ([{"refusal": "I refuse."}], {}, "refusal"),
         ([{"type": "json", "json": {"a": "zorp quib"}}], {}, "block of type json"),
+        ([{"type": "card", "body": "好的我明白了"}], {}, "block of type card"),
+        ([{"type": "text", "text": "", "content": "zorp quib"}], {}, "block of type text"),
+        ([nested({"type": "text", "text": "zorp quib"}, 9)], {}, "block of type layer"),
+        ([nested({"type": "text", "text": "zorp"}, 99)], {}, "block of type layer"),
+        ([{"type": "image", "url": "x", "alt": "zorp quib"}], {}, "block of type image"),
+        ([{"type": "video", "url": "x", "transcript": "zorp quib"}], {}, "block of type video"),
+        ([{"type": "text-plain", "base64": "AAAA", **PLAIN}], {}, "block of type text-plain"),
+        ([{"type": "file", "url": "data:text/csv,a%20b"}], {}, "block of type file"),
+        ([{"type": "document", "source": {"data": "a", **PLAIN}}], {}, "block of type document"),
+        ([{"type": "file", "url": "https://a.example/我的文件.pdf"}], {}, None),
+        ([{"type": "file", "name": "my own file.pdf", "base64": "AAAA"}], {}, None),
         ([{"type": "image", "url": "x"}, {"type": "thinking", "thinking": "a b"}], {}, None),
         ("", {"refusal": None, "reasoning_content": "a b"}, None),
     ],
@@ -199,6 +220,25 @@ def test_what_a_person_reads_or_hears_without_text_has_a_reason(content, beside,
     if content:
         message = AIMessage(["text", *content], additional_kwargs=beside)
         assert reason_beside_text(message) == reason
+
+
+@pytest.mark.parametrize(
+    ("block", "reason"),
+    [
+        ({"type": "card", "text": "a", "body": "zorp quib"}, "block of type card"),
+        ({"type": "card", "text": "a", "content": [{"text": "zorp quib"}]}, "block of type card"),
+        ({"type": "message", "content": ["a", {"type": "refusal", "refusal": "I do not."}]}, ...),
+        ({"type": "message", "content": ["a", {"type": "thinking", "thinking": "a b"}]}, None),
+        ({"type": "text", "text": "a b", "annotations": [{"title": "A b"}], "index": 0}, None),
+        ({"type": "text", "text": {"value": "a b"}, "extras": {"signature": "S"}}, None),
+        ({"type": "text-plain", "text": "a", **PLAIN}, None),
+        ({"type": "text", "text": "a", "reasoning": "a b", "args": '{"a": "b"}'}, None),
+        ({"type": "image", "url": "x", "extras": {"revised_prompt": "a b"}}, None),
+    ],
+)
+def test_what_stands_beside_the_text_of_a_block_has_a_reason(block, reason):
+    reason = "block of type message" if reason is ... else reason
+    assert reason_beside_text(AIMessage([block])) == reason
 
 
 def test_nothing_is_left_alone_of_a_refusal_that_is_text():
