@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ GONE: Final = object()
 
 # Scripts that are written without spaces, where each character counts as a word.
 _DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORDS = re.compile(rf"[{_DENSE}]|[^\W{_DENSE}]+")
+_WORDS = re.compile(rf"[{_DENSE}]|[^\W_{_DENSE}]+")
 _DENSE_WORD = re.compile(f"[{_DENSE}]")
 # How many words in a row are a span of the text; a single word can be anything.
 _SPAN, _DENSE_SPAN = 2, 4
@@ -217,11 +218,20 @@ class Copies:
     def _is_copy(self, value: str, name: str) -> bool:
         if _URL.fullmatch(value) is not None:
             # The words of an address are those of the page, but a reply can be part of a query.
-            return self.in_text("".join(re.split(r"[?#]", value, maxsplit=1)[1:]))
-        return not (is_plain_name(name) and count_words(value) <= 1) and self.in_text(value)
+            spaced = "%20" in value
+            return self.in_text(value if spaced else re.split(r"[?#]|$", value, maxsplit=1)[1])
+        if is_plain_name(name) and count_words(value) <= 1:
+            return any(map(self._in, _decoded(value)))
+        if self.in_text(value):
+            return True
+        recorded = _recorded(value)
+        return bool(recorded) and self.left(recorded) is not recorded
 
     def _left_of_mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
-        if _has_tokens_as_keys(value) and any(map(self.in_text, _spelled(list(value)))):
+        if _gives_numbers(value) and not any("_" in str(key) for key in value):
+            if any(map(self.in_text, _spelled(list(value)))) and self._are_tokens(value):
+                return GONE
+        elif _is_numbered(value) and any(map(self.in_text, _spelled(list(value.values())))):
             return GONE
         left = {}
         for key, inner in value.items():
@@ -232,6 +242,14 @@ class Copies:
         if len(left) == len(value) and all(left[key] is value[key] for key in left):
             return value
         return left or GONE
+
+    def _are_tokens(self, keys: Iterable[Any]) -> bool:
+        """Whether the keys of numbers are tokens, and not names that also occur in the text."""
+        names = list(keys)
+        if not all(isinstance(key, str) and _is_name(key) for key in names):
+            return True
+        exact, lower = self._gone
+        return set(_spans_of(" ".join(names))) <= exact | lower
 
     def _left_of_list(self, value: Any, name: str, depth: int) -> Any:
         items = list(value)
@@ -296,8 +314,12 @@ def _spelled(items: Sequence[Any], depth: int = 0) -> Iterator[str]:
                 columns.setdefault(key, []).append(value)
     for column in columns.values():
         yield from _spelled(column, depth + 1)
-    scored = [key for row in rows if _has_tokens_as_keys(row) for key in row]
-    yield from _spelled(scored, depth + 1)
+    # The rows of a table have the same keys; other keys are what could have stood in a place.
+    keyed = [row for row in rows if isinstance(row, Mapping) and row]
+    if len({tuple(row) for row in keyed}) > 1:
+        yield from _spelled([next(iter(row)) for row in keyed], depth + 1)
+        scored = [row for row in keyed if _gives_numbers(row)]
+        yield from _spelled([max(row, key=row.__getitem__) for row in scored], depth + 1)
     inside = [one for row in rows if isinstance(row, list | tuple) for one in row]
     yield from _spelled(inside, depth + 1)
 
@@ -316,22 +338,21 @@ def _as_row(item: Any) -> Any:
         return {}
 
 
-def _has_tokens_as_keys(row: Any) -> bool:
-    """Whether a value gives numbers to texts, and not to fields with names."""
-    return (
-        isinstance(row, Mapping)
-        and all(isinstance(one, int | float) for one in row.values())
-        and not all(isinstance(key, str) and _is_name(key) for key in row)
-    )
+def _gives_numbers(row: Any) -> bool:
+    """Whether a value is a mapping to numbers alone."""
+    return isinstance(row, Mapping) and all(isinstance(one, int | float) for one in row.values())
+
+
+def _is_numbered(value: Mapping[Any, Any]) -> bool:
+    """Whether the keys of a mapping are places in a list."""
+    return all(type(key) is int or (isinstance(key, str) and key.isdecimal()) for key in value)
 
 
 def _of_tokens(said: Sequence[str]) -> Iterator[str]:
     joined, apart = "".join(said), " ".join(said)
     yield joined
     yield apart
-    # How byte-level and WordPiece vocabularies write spaces and the parts of words.
-    if "\u0120" in joined or "\u010a" in joined:
-        yield joined.replace("\u0120", " ").replace("\u010a", " ")
+    # How WordPiece vocabularies write the parts of words.
     if " ##" in apart:
         yield apart.replace(" ##", "")
 
@@ -377,6 +398,12 @@ def _unescaped(text: str) -> Iterator[str]:
         yield unquote_plus(text)
     if "<" in text:
         yield _TAG.sub(" ", text)
+    if "\u0120" in text or "\u010a" in text:  # how byte-level vocabularies write spaces
+        yield text.replace("\u0120", " ").replace("\u010a", " ")
+    yield from _decoded(text)
+
+
+def _decoded(text: str) -> Iterator[str]:
     if (encoded := _BASE64.fullmatch(text)) is not None:
         with suppress(ValueError):
             padded = encoded[1] + "=" * (-len(encoded[1]) % 4)
@@ -385,3 +412,17 @@ def _unescaped(text: str) -> Iterator[str]:
 
 _URL_SAFE = str.maketrans("-_", "+/")
 _SAID = {'"': '"', "'": "'", "\\": "\\", "/": "/"}
+
+
+def _recorded(text: str) -> list[Any]:
+    """The values in JSON, or in a record of a stream, which has one in each line."""
+    with suppress(ValueError, RecursionError):
+        return [json.loads(text)] if text.startswith(_JSON) else []
+    values = []
+    for line in text.splitlines():
+        with suppress(ValueError, RecursionError):
+            values.append(json.loads(line.removeprefix("data:")))
+    return values
+
+
+_JSON = ("{", "[", "data:")
