@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from langchain_core.messages import AIMessage, AIMessageChunk
+
 from langchain_metaaligner.editing.citations import LISTS, Moves, moved_citations
 from langchain_metaaligner.editing.content_blocks import (
     Path,
@@ -245,7 +247,7 @@ def with_text(
             changes["response_metadata"] = {**message.response_metadata, **metadata}
         return message.model_copy(update=changes) if changes else message
     content, beside = message.content, message.additional_kwargs
-    extra = getattr(message, "__pydantic_extra__", None)
+    extra = _fields_beside(message)
     if isinstance(content, str) and not (beside or extra or message.response_metadata):
         # There is nothing that could repeat the text.
         plain = {"content": text, "response_metadata": dict(metadata or {})}
@@ -269,7 +271,7 @@ def with_text(
     left = copies.left_of(message.response_metadata)
     changes["response_metadata"] = {**left, **metadata} if metadata else left
     if extra:
-        changes.update(dict.fromkeys(extra.keys() - copies.left_of(extra).keys()))
+        changes.update(_changed(message, extra, copies.left_of(extra)))
     return message.model_copy(update=changes)
 
 
@@ -313,9 +315,37 @@ def blocked(message: M, text: str, *, metadata: Mapping[str, Any] | None = None)
             **(metadata or {}),
         },
     }
-    if extra := getattr(message, "__pydantic_extra__", None):
-        changes.update(dict.fromkeys(extra))
+    if extra := _fields_beside(message):
+        changes.update(_changed(message, extra, {}))
     return message.model_copy(update=changes)
+
+
+def _fields_beside(message: BaseMessage) -> dict[str, Any]:
+    """The fields of a message that LangChain's own classes don't have."""
+    extra: dict[str, Any] = getattr(message, "__pydantic_extra__", None) or {}
+    kind = type(message)
+    if kind in _OWN_CLASSES:
+        return extra
+    own = kind.model_fields.keys() - AIMessageChunk.model_fields.keys()
+    return {**{name: getattr(message, name) for name in own}, **extra}
+
+
+_OWN_CLASSES = (AIMessage, AIMessageChunk)
+
+
+def _changed(
+    message: BaseMessage, fields: Mapping[str, Any], left: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What becomes of fields: what is left of them, else their default."""
+    changed = {}
+    for name, value in fields.items():
+        if name in left:
+            changed.update({} if left[name] is value else {name: left[name]})
+        else:
+            field = type(message).model_fields.get(name)
+            optional = field is not None and not field.is_required()
+            changed[name] = field.get_default(call_default_factory=True) if optional else None
+    return changed
 
 
 def left_beside(

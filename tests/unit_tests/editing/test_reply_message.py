@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk
+from pydantic import Field
 
 from langchain_metaaligner import InputTypeError
 from langchain_metaaligner.editing.reply_message import (
@@ -436,8 +437,19 @@ def test_signed_thoughts_stay_where_a_tool_call_stays_and_others_do_not():
     assert blocked(AIMessage(content), "No.").content == [{"type": "text", "text": "No."}]
 
 
+class Told(AIMessage):
+    raw: str
+    notes: list[str] = Field(default_factory=list)
+    mood: str = "good"
+
+
 def test_a_field_of_another_class_says_nothing_of_the_text():
-    message = AIMessage("zorp quib", extra={"draft": "zorp quib"}, other=1)
+    beside = {"draft": {"said": "zorp quib", "n": 1}, "other": 1}
+    message = Told("zorp quib", raw="zorp quib", notes=["zorp quib"], mood="bad", **beside)
     edited = with_text(message, "new")
-    assert (edited.extra, edited.other) == (None, 1)
-    assert (blocked(message, "No.").extra, blocked(message, "No.").other) == (None, None)
+    assert (edited.raw, edited.notes, edited.mood) == (None, [], "bad")
+    assert (edited.draft, edited.other) == ({"n": 1}, 1)
+    made = blocked(message, "No.")
+    assert (made.raw, made.notes, made.mood) == (None, [], "good")
+    assert (made.draft, made.other) == (None, None)
+    assert type(made) is type(edited) is Told
