@@ -35,10 +35,11 @@ _LISTS_OF_TOKENS = re.compile(
     r"(?i)(?:tokens|context|(?:\w+_)?(?:token|output)_?ids|text_?offsets?)"
 )
 _PLAIN = re.compile(
-    r"(?i)(?:.*[_-])?(?:ids?|index|type|role|kind|object|name|model|version|provider|reasons?|status"
+    r"(?i:(?:.*[_-])?(?:ids?|index|type|role|kind|object|(?:file)?name|model|version|provider"
+    r"|reasons?|status"
     r"|tier|fingerprint|category|severity|probability|language|lang|created|created_?at|format"
-    r"|modality|mode|phase|region|ur[il]|domain|mime_?type|signature)"
-    r"|.*(?:Id|Reason|Name|Type|Version|Model|Tier|At)"
+    r"|modality|mode|phase|region|ur[il]|domain|mime_?type|signature))"
+    r"|.*[a-z](?:Id|Reason|Name|Type|Version|Model|Tier|At)"
 )
 _STORED = re.compile(r"(?i)(?:previous_)?(?:response|conversation|interaction)(?:_?id)?")
 _STORED_ID = re.compile(r"(?:resp|conv|interactions?)[_/][\w./-]+")

@@ -13,6 +13,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_metaaligner.editing.citations import LISTS, Moves, moved_citations
 from langchain_metaaligner.editing.content_blocks import (
     Path,
+    is_data,
     is_thought,
     is_tool,
     kind_of,
@@ -140,7 +141,7 @@ def _has_transcript(block: Mapping[str, Any]) -> bool:
 
 def _is_to_read(block: Mapping[str, Any]) -> bool:
     """Whether a block holds something that a person would read, beside its text."""
-    if is_thought(block) or (is_tool(block) and kind_of(block) not in _READABLE_DATA):
+    if _is_of_model(block):
         return False
     paths = text_paths(block)
     if not paths and _is_written(block):
@@ -156,7 +157,9 @@ def _is_written(block: Mapping[str, Any]) -> bool:
     return any(isinstance(kind, str) and kind.startswith("text/") for kind in kinds)
 
 
-_READABLE_DATA = ("json", "search_result")
+def _is_of_model(block: Any) -> bool:
+    """Whether a block is for the model alone, such as a thought or a tool call."""
+    return is_thought(block) or (is_tool(block) and not is_data(block))
 
 
 def text_blocks(message: Any) -> list[int]:
@@ -210,7 +213,7 @@ def never_repeats(block: Any) -> bool:
     """
     if isinstance(block, str):
         return not block
-    if is_thought(block) or is_tool(block):
+    if _is_of_model(block):
         return True
     return isinstance(block, Mapping) and block.keys() <= _HARMLESS and not block.get("text")
 
@@ -515,7 +518,7 @@ def _with_shares(
     for index, block in enumerate(content):
         own = of_block.get(index)
         if own is None:
-            if is_thought(block) or is_tool(block):
+            if _is_of_model(block):
                 blocks.append(block)
             elif (left := _left_of(block, copies)) is not None:
                 blocks.append(left)
@@ -556,7 +559,7 @@ def _cleaned(value: Any, own: Sequence[tuple[_Place, str]], copies: Copies) -> A
         for index, one in enumerate(value):
             if index in heads:
                 items.append(_cleaned(one, _below(own, index), copies))
-            elif is_thought(one) or is_tool(one):
+            elif _is_of_model(one):
                 items.append(one)
             elif (left := copies.left(one)) is not GONE:
                 items.append(left)
@@ -634,7 +637,7 @@ def _holds_prose(value: Any, name: Any, depth: int = _DEEPEST) -> bool:
             return value.startswith("data:text/")
         return count_words(value) > (_WORDS_OF_A_NAME if is_plain_name(name) else 1)
     if isinstance(value, Mapping):
-        if is_thought(value) or is_tool(value):
+        if _is_of_model(value):
             return False
         if _is_written(value):
             return True

@@ -184,6 +184,7 @@ NAMES = {
     "finish_reason": "drax-vosk",
     "id": "zorp.quib",
     "systemFingerprint": "fp_1",
+    "messageId": "zorp.quib",
     "service_tier": "default",
     "url": "https://a.example/Zorp-quib",
     "sources": ["https://a.example/Zorp-quib"],

@@ -210,7 +210,7 @@ PLAIN = {"mime_type": "text/plain"}
         ([{"type": "file", "url": "data:text/csv,a%20b"}], {}, "block of type file"),
         ([{"type": "document", "source": {"data": "a", **PLAIN}}], {}, "block of type document"),
         ([{"type": "file", "url": "https://a.example/我的文件.pdf"}], {}, None),
-        ([{"type": "file", "name": "my own file.pdf", "base64": "AAAA"}], {}, None),
+        ([{"type": "file", "filename": "my own file.pdf", "base64": "AAAA"}], {}, None),
         ([{"type": "image", "url": "x"}, {"type": "thinking", "thinking": "a b"}], {}, None),
         ("", {"refusal": None, "reasoning_content": "a b"}, None),
     ],
@@ -273,6 +273,16 @@ def test_a_refusal_beside_a_text_is_a_part_of_it():
         assert answer_text(message, refusals=True) == "Well. I refuse."
         edited = with_text(message, "Well. Yes.", refusals=True)
         assert (edited.text, edited.additional_kwargs) == ("Well. Yes.", {})
+
+
+@pytest.mark.parametrize("kind", ["json", "search_result", "card"])
+def test_a_copy_in_data_beside_the_text_goes(kind):
+    data = {"type": kind, "n": 1, "inner": [{"said": "zorp quib"}]}
+    for block in (data, {"type": "non_standard", "value": data}):
+        assert reason_without_text(AIMessage([block])) is not None
+        edited = with_text(AIMessage([block, "zorp quib"]), "new")
+        assert "zorp" not in repr(edited)
+        assert "'n': 1" in repr(edited)
 
 
 # Citations.
@@ -391,6 +401,7 @@ def test_a_blocked_message_has_no_thoughts_and_no_text_anywhere(kind, where):
     rest = {
         "raw": "some SECRET prose",
         "note": "SECRET很好的理由",
+        "said": "SECRET words",
         "reason": "SECRET is what the user wanted to hear of me",
         "sources": ["SECRET prose"],
         "words": ["The", "user", "wants", "a", "SECRET", "of", "me"],
