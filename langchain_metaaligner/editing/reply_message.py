@@ -104,8 +104,6 @@ def reason_without_text(message: Any) -> str | None:
         return None
     if (reason := reason_beside_text(message)) is not None:
         return reason
-    if _refusal_beside(message):
-        return REFUSAL
     audio = getattr(message, "additional_kwargs", {}).get("audio")
     return "audio" if isinstance(audio, Mapping) and audio.get("transcript") else None
 
@@ -122,7 +120,7 @@ def reason_beside_text(message: Any, *, refusals: bool = False) -> str | None:
     """
     content = getattr(message, "content", "")
     if not refusals:
-        if getattr(message, "additional_kwargs", {}).get("refusal"):
+        if _refusal_beside(message):
             return REFUSAL
         if isinstance(content, list) and any(map(refusal_text, content)):
             return REFUSAL
@@ -433,7 +431,7 @@ def _places(content: Sequence[Any], *, refusals: bool) -> list[_Place]:
 
 def _with_refusal(message: Any, said: str) -> str:
     """A text, and the refusal that the provider reports beside it."""
-    refusal = _refusal_beside(message, explained=not said)
+    refusal = _refusal_beside(message)
     return said if refusal in said else said + refusal
 
 
@@ -452,8 +450,9 @@ def _without_marks(message: M) -> M:
     beside = message.additional_kwargs
     if beside.get("refusal"):
         changes["additional_kwargs"] = {key: beside[key] for key in beside if key != "refusal"}
-    if not said:
-        changes["response_metadata"] = _without_refusal(dict(message.response_metadata))
+    metadata = _without_refusal(dict(message.response_metadata))
+    if len(metadata) < len(message.response_metadata):
+        changes["response_metadata"] = metadata
     return message.model_copy(update=changes) if changes else message
 
 
@@ -472,13 +471,11 @@ def _as_text(refusal: Mapping[str, Any], said: str) -> dict[str, Any]:
     return {"type": "text", "text": said, **kept}
 
 
-def _refusal_beside(message: Any, *, explained: bool = True) -> str:
+def _refusal_beside(message: Any) -> str:
     """A refusal that the provider reports outside of the content, or explains there."""
     said = getattr(message, "additional_kwargs", {}).get("refusal")
     if isinstance(said, str) and said:
         return said
-    if not explained:
-        return ""
     for where, key, marks in _REFUSALS:
         metadata = getattr(message, "response_metadata", {})
         if metadata.get(where) in marks:
@@ -488,6 +485,9 @@ def _refusal_beside(message: Any, *, explained: bool = True) -> str:
                 return metadata
     return ""
 
+
+EXPLANATIONS = ("stop_details", "finish_message")
+"""Metadata in which providers explain a refusal."""
 
 # Where providers mark a refusal, under which key they explain it, and by which marks.
 _REFUSALS: tuple[tuple[str, tuple[str, ...], frozenset[str]], ...] = (

@@ -26,6 +26,7 @@ from langchain_metaaligner.editing.objectives import (
     parse_objectives,
 )
 from langchain_metaaligner.editing.reply_message import (
+    EXPLANATIONS,
     answer_text,
     blocked,
     left_beside,
@@ -498,7 +499,9 @@ class ReplyPolicy(NamedTuple):
     def _left_beside_text(self, reply: Reply) -> str | None:
         """Why a part of a reply whose text was edited is left alone."""
         if isinstance(reply, str) or not (
-            reply.additional_kwargs or isinstance(reply.content, list)
+            reply.additional_kwargs
+            or isinstance(reply.content, list)
+            or any(map(reply.response_metadata.get, EXPLANATIONS))
         ):
             return None
         return reason_beside_text(reply, refusals=self.options.edit_refusals)
