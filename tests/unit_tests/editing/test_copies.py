@@ -124,6 +124,12 @@ def test_of_metadata_that_holds_a_copy_only_the_copy_goes(
     assert copies().left_of({"plain": plain, "planted": planted}) == expected
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_copy_goes_whatever_its_form(form: str) -> None:
+    said: Any = FORMS[form](" ".join(OLD))
+    assert copies().left_of({"a": said, "b": [1, {"c": said}]}) == {"b": [1]}
+
+
 @given(PLAIN)
 def test_metadata_without_a_copy_stays_the_same_object(plain: Any) -> None:
     assert copies().left(plain) is plain

@@ -369,6 +369,7 @@ def test_a_citation_whose_quote_repeats_what_was_edited_goes():
         (AIMessage(["zorp quib", "zorp quib"]), False),
         (AIMessage([{"type": "text", "text": "well"}, {"text": "zorp quib"}, "flum"]), False),
         (AIMessage("zorp quib", additional_kwargs={"refusal": "flum drax"}), True),
+        (AIMessage(["zorp quib"], additional_kwargs={"refusal": "flum drax"}), True),
         (AIMessage(["zorp quib", {"type": "refusal", "refusal": "flum drax"}]), True),
     ],
 )
