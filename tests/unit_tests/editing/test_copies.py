@@ -137,8 +137,8 @@ def test_metadata_without_a_copy_stays_the_same_object(plain: Any) -> None:
 
 def test_numbers_with_names_that_stand_in_the_text_too_stay() -> None:
     counts = {"input": 1, "output": 2, "total": 3}
-    for given in (counts, [counts, {**counts, "output": 5}]):
-        assert Copies("Zorp: input output", "New").left_of({"a": given}) == {"a": given}
+    for numbers in (counts, [counts, {**counts, "output": 5}]):
+        assert Copies("Zorp: input output", "New").left_of({"a": numbers}) == {"a": numbers}
 
 
 def test_what_the_edit_holds_too_is_no_copy() -> None:
