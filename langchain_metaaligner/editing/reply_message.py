@@ -340,12 +340,13 @@ def _changed(
     """What becomes of fields: what is left of them, else their default."""
     changed = {}
     for name, value in fields.items():
+        field = type(message).model_fields.get(name)
         if name in left:
             changed.update({} if left[name] is value else {name: left[name]})
+        elif field is None or field.is_required():
+            changed[name] = None
         else:
-            field = type(message).model_fields.get(name)
-            optional = field is not None and not field.is_required()
-            changed[name] = field.get_default(call_default_factory=True) if optional else None
+            changed[name] = field.get_default(call_default_factory=True)
     return changed
 
 
