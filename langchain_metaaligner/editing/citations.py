@@ -27,16 +27,21 @@ class Moves:
     Args:
         before: The text before the edit.
         after: The text after the edit.
+
+    Attributes:
+        before: The text before the edit.
+        after: The text after the edit.
+        changed: Whether they differ.
     """
 
     def __init__(self, before: str, after: str) -> None:
-        self._before, self._after = before, after
+        self.before, self.after = before, after
         self.changed = before != after
 
     @cached_property
     def _kept(self) -> Sequence[tuple[int, int, int]]:
         """Start, end and new start of each part of the text that was kept, in characters."""
-        before, after = split_words(self._before), split_words(self._after)
+        before, after = split_words(self.before), split_words(self.after)
         old = list(accumulate(map(len, before), initial=0))
         new = list(accumulate(map(len, after), initial=0))
         return [
@@ -53,11 +58,11 @@ class Moves:
             end: Offset after its last one.
             quote: The quote.
         """
-        return self._before[start:end] == quote or self._in_bytes[start:end] == _bytes_of(quote)
+        return self.before[start:end] == quote or self._in_bytes[start:end] == _bytes_of(quote)
 
     @cached_property
     def _in_bytes(self) -> bytes:
-        return _bytes_of(self._before)
+        return _bytes_of(self.before)
 
     def of(self, start: int, end: int, quote: str | None) -> tuple[int, int] | None:
         """Where a span is after the edit.
@@ -72,7 +77,7 @@ class Moves:
         """
         if not 0 <= start <= end:
             return None
-        if quote is not None and self._before[start:end] != quote:
+        if quote is not None and self.before[start:end] != quote:
             return self._of_bytes(start, end, quote)
         return self._of_characters(start, end)
 
@@ -90,7 +95,7 @@ class Moves:
         moved = self._of_characters(at, at + len(quote))
         if moved is None:
             return None
-        new = len(_bytes_of(self._after[: moved[0]]))
+        new = len(_bytes_of(self.after[: moved[0]]))
         return new, new + end - start
 
 

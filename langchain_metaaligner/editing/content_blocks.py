@@ -67,6 +67,17 @@ def is_tool(block: Any) -> bool:
     return kind in _TOOLS or "tool" in kind or kind.endswith(_TOOL_ENDS)
 
 
+def is_data(block: Any) -> bool:
+    """Whether a block of a tool's kind is data that a person may read, as part of a reply.
+
+    Args:
+        block: A block of any provider.
+    """
+    kind = kind_of(block)
+    return is_data(block.get("value")) if kind == "non_standard" else kind in _DATA
+
+
+_DATA = ("json", "search_result")
 _TOOL_ENDS = ("_call", "_call_chunk", "_call_output", "_result")
 
 

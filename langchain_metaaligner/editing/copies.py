@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ GONE: Final = object()
 
 # Scripts that are written without spaces, where each character counts as a word.
 _DENSE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORDS = re.compile(rf"[{_DENSE}]|[^\W{_DENSE}]+")
+_WORDS = re.compile(rf"[{_DENSE}]|[^\W_{_DENSE}]+")
 _DENSE_WORD = re.compile(f"[{_DENSE}]")
 # How many words in a row are a span of the text; a single word can be anything.
 _SPAN, _DENSE_SPAN = 2, 4
@@ -34,10 +35,11 @@ _LISTS_OF_TOKENS = re.compile(
     r"(?i)(?:tokens|context|(?:\w+_)?(?:token|output)_?ids|text_?offsets?)"
 )
 _PLAIN = re.compile(
-    r"(?i)(?:.*[_-])?(?:ids?|index|type|role|kind|object|name|model|version|provider|reasons?|status"
+    r"(?i:(?:.*[_-])?(?:ids?|index|type|role|kind|object|(?:file)?name|model|version|provider"
+    r"|reasons?|status"
     r"|tier|fingerprint|category|severity|probability|language|lang|created|created_?at|format"
-    r"|modality|mode|phase|region|ur[il]|domain|mime_?type|signature)"
-    r"|.*(?:Id|Reason|Name|Type|Version|Model|Tier|At)"
+    r"|modality|mode|phase|region|ur[il]|domain|mime_?type|signature))"
+    r"|.*[a-z](?:Id|Reason|Name|Type|Version|Model|Tier|At)"
 )
 _STORED = re.compile(r"(?i)(?:previous_)?(?:response|conversation|interaction)(?:_?id)?")
 _STORED_ID = re.compile(r"(?:resp|conv|interactions?)[_/][\w./-]+")
@@ -112,30 +114,37 @@ class Copies:
     Args:
         original: The text before the edit.
         edited: The text after the edit, which may contain parts of the original.
-        texts: The texts that citations may point into; by default, the whole text.
+        parts: The texts that the whole text is made of, if there are several; citations may point
+            into them.
     """
 
-    def __init__(self, original: str, edited: str, texts: Sequence[Moves] = ()) -> None:
+    def __init__(self, original: str, edited: str, parts: Sequence[Moves] = ()) -> None:
         self._original, self._edited = original, edited
-        self._given = texts
+        self._parts = parts if len(parts) > 1 else ()
         self._whole = original.strip()
         self._known: dict[int, tuple[Any, Any]] = {}
 
     @cached_property
-    def _texts(self) -> Sequence[Moves]:
-        return self._given or (Moves(self._original, self._edited),)
+    def texts(self) -> Sequence[Moves]:
+        """The texts that citations may point into."""
+        return (Moves(self._original, self._edited), *self._parts)
 
     @cached_property
     def _gone(self) -> tuple[frozenset[tuple[str, ...]], frozenset[tuple[str, ...]]]:
         """The spans that only the original has, as they are written and in lower case."""
-        before, after = self._original, self._edited
-        exact = frozenset(_spans_of(before)).difference(_spans_of(after))
-        before, after = before.casefold(), after.casefold()
-        return exact, frozenset(_spans_of(before)).difference(_spans_of(after))
+        before, after = [self._original], [self._edited]
+        if self._parts:
+            # Two texts without a space between them share a word, but only in the whole text.
+            before.append("\n".join([part.before for part in self._parts]))
+            after.append("\n".join([part.after for part in self._parts]))
+        exact = _spans_of_all(before) - _spans_of_all(after)
+        lower = _spans_of_all(map(str.casefold, before)) - _spans_of_all(map(str.casefold, after))
+        return exact, lower
 
     @cached_property
     def _one_word(self) -> bool:
-        return next(iter(_spans_of(self._original)), None) is None
+        texts = [self._original, *[part.before for part in self._parts]]
+        return not any(next(iter(_spans_of(text)), None) for text in texts)
 
     def in_text(self, text: str) -> bool:
         """Whether a text holds a copy.
@@ -210,11 +219,20 @@ class Copies:
     def _is_copy(self, value: str, name: str) -> bool:
         if _URL.fullmatch(value) is not None:
             # The words of an address are those of the page, but a reply can be part of a query.
-            return self.in_text("".join(re.split(r"[?#]", value, maxsplit=1)[1:]))
-        return not (is_plain_name(name) and count_words(value) <= 1) and self.in_text(value)
+            spaced = "%20" in value
+            return self.in_text(value if spaced else re.split(r"[?#]|$", value, maxsplit=1)[1])
+        if is_plain_name(name) and count_words(value) <= 1:
+            return any(map(self._in, _decoded(value)))
+        if self.in_text(value):
+            return True
+        recorded = _recorded(value)
+        return bool(recorded) and self.left(recorded) is not recorded
 
     def _left_of_mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
-        if _has_tokens_as_keys(value) and any(map(self.in_text, _spelled(list(value)))):
+        if _gives_numbers(value) and not any("_" in str(key) for key in value):
+            if any(map(self.in_text, _spelled(list(value)))) and self._are_tokens(value):
+                return GONE
+        elif _is_numbered(value) and any(map(self.in_text, _spelled(list(value.values())))):
             return GONE
         left = {}
         for key, inner in value.items():
@@ -226,10 +244,18 @@ class Copies:
             return value
         return left or GONE
 
+    def _are_tokens(self, keys: Iterable[Any]) -> bool:
+        """Whether the keys of numbers are tokens, and not names that also occur in the text."""
+        names = list(keys)
+        if not all(isinstance(key, str) and _is_name(key) for key in names):
+            return True
+        exact, lower = self._gone
+        return set(_spans_of(" ".join(names))) <= exact | lower
+
     def _left_of_list(self, value: Any, name: str, depth: int) -> Any:
         items = list(value)
         if isinstance(value, list) and LISTS.fullmatch(name):
-            items = moved_citations(items, self._texts, of_text=False)
+            items = moved_citations(items, self.texts, of_text=False)
         elif any(self.in_text(said) for said in _spelled(items)):
             return GONE
         left = [kept for one in items if (kept := self._left(one, name, depth + 1)) is not GONE]
@@ -289,8 +315,12 @@ def _spelled(items: Sequence[Any], depth: int = 0) -> Iterator[str]:
                 columns.setdefault(key, []).append(value)
     for column in columns.values():
         yield from _spelled(column, depth + 1)
-    scored = [key for row in rows if _has_tokens_as_keys(row) for key in row]
-    yield from _spelled(scored, depth + 1)
+    # The rows of a table have the same keys; other keys are what could have stood in a place.
+    keyed = [row for row in rows if isinstance(row, Mapping) and row]
+    if len({tuple(row) for row in keyed}) > 1:
+        yield from _spelled([next(iter(row)) for row in keyed], depth + 1)
+        scored = [row for row in keyed if _gives_numbers(row)]
+        yield from _spelled([max(row, key=row.__getitem__) for row in scored], depth + 1)
     inside = [one for row in rows if isinstance(row, list | tuple) for one in row]
     yield from _spelled(inside, depth + 1)
 
@@ -309,22 +339,21 @@ def _as_row(item: Any) -> Any:
         return {}
 
 
-def _has_tokens_as_keys(row: Any) -> bool:
-    """Whether a value gives numbers to texts, and not to fields with names."""
-    return (
-        isinstance(row, Mapping)
-        and all(isinstance(one, int | float) for one in row.values())
-        and not all(isinstance(key, str) and _is_name(key) for key in row)
-    )
+def _gives_numbers(row: Any) -> bool:
+    """Whether a value is a mapping to numbers alone."""
+    return isinstance(row, Mapping) and all(isinstance(one, int | float) for one in row.values())
+
+
+def _is_numbered(value: Mapping[Any, Any]) -> bool:
+    """Whether the keys of a mapping are places in a list."""
+    return all(type(key) is int or (isinstance(key, str) and key.isdecimal()) for key in value)
 
 
 def _of_tokens(said: Sequence[str]) -> Iterator[str]:
     joined, apart = "".join(said), " ".join(said)
     yield joined
     yield apart
-    # How byte-level and WordPiece vocabularies write spaces and the parts of words.
-    if "\u0120" in joined or "\u010a" in joined:
-        yield joined.replace("\u0120", " ").replace("\u010a", " ")
+    # How WordPiece vocabularies write the parts of words.
     if " ##" in apart:
         yield apart.replace(" ##", "")
 
@@ -342,6 +371,10 @@ def _spans_of(text: str) -> Iterable[tuple[str, ...]]:
     if _DENSE_WORD.search(text) is None:
         return itertools.pairwise(words)
     return _dense_spans_of(words)
+
+
+def _spans_of_all(texts: Iterable[str]) -> frozenset[tuple[str, ...]]:
+    return frozenset(itertools.chain.from_iterable(map(_spans_of, texts)))
 
 
 def _dense_spans_of(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -366,6 +399,12 @@ def _unescaped(text: str) -> Iterator[str]:
         yield unquote_plus(text)
     if "<" in text:
         yield _TAG.sub(" ", text)
+    if "\u0120" in text or "\u010a" in text:  # how byte-level vocabularies write spaces
+        yield text.replace("\u0120", " ").replace("\u010a", " ")
+    yield from _decoded(text)
+
+
+def _decoded(text: str) -> Iterator[str]:
     if (encoded := _BASE64.fullmatch(text)) is not None:
         with suppress(ValueError):
             padded = encoded[1] + "=" * (-len(encoded[1]) % 4)
@@ -374,3 +413,17 @@ def _unescaped(text: str) -> Iterator[str]:
 
 _URL_SAFE = str.maketrans("-_", "+/")
 _SAID = {'"': '"', "'": "'", "\\": "\\", "/": "/"}
+
+
+def _recorded(text: str) -> list[Any]:
+    """The values in JSON, or in a record of a stream, which has one in each line."""
+    with suppress(ValueError, RecursionError):
+        return [json.loads(text)] if text.startswith(_JSON) else []
+    values = []
+    for line in text.splitlines():
+        with suppress(ValueError, RecursionError):
+            values.append(json.loads(line.removeprefix("data:")))
+    return values
+
+
+_JSON = ("{", "[", "data:")

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from langchain_core.messages import AIMessage, AIMessageChunk
+
 from langchain_metaaligner.editing.citations import LISTS, Moves, moved_citations
 from langchain_metaaligner.editing.content_blocks import (
     Path,
-    is_media,
+    is_data,
     is_thought,
     is_tool,
     kind_of,
@@ -50,6 +52,11 @@ _LONGEST, _WORDS_OF_A_NAME = 256, 6
 # Other keys may be texts themselves.
 _KEY = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
 _SEARCHED = 4
+# A block with more than this inside of each other is taken for text without a look.
+_DEEPEST = 60
+# LangChain's keys for what providers tell of a block, and for what a tool is called with.
+_UNREAD = ("extras", "args")
+_ADDRESS = re.compile(r"(?:data:|[a-z]+://)\S+$")
 
 
 class _Place(NamedTuple):
@@ -76,11 +83,10 @@ def answer_text(answer: Any, *, refusals: bool = False) -> str:
     if isinstance(answer, str):
         return answer
     content = getattr(answer, "content", None)
-    if isinstance(content, str):
-        return _with_refusal(answer, content) if refusals else content
-    if isinstance(content, list):
-        said = "".join([place.text for place in _places(content, refusals=refusals)])
-        return _with_refusal(answer, said) if refusals else said
+    if isinstance(content, str) and not refusals:
+        return content
+    if isinstance(content, str | list):
+        return "".join(_texts_of(answer, refusals=refusals))
     msg = f"An answer must be text or an AIMessage, not {type(answer).__name__}."
     raise InputTypeError(msg)
 
@@ -98,8 +104,6 @@ def reason_without_text(message: Any) -> str | None:
         return None
     if (reason := reason_beside_text(message)) is not None:
         return reason
-    if _refusal_beside(message):
-        return REFUSAL
     audio = getattr(message, "additional_kwargs", {}).get("audio")
     return "audio" if isinstance(audio, Mapping) and audio.get("transcript") else None
 
@@ -116,29 +120,44 @@ def reason_beside_text(message: Any, *, refusals: bool = False) -> str | None:
     """
     content = getattr(message, "content", "")
     if not refusals:
-        if getattr(message, "additional_kwargs", {}).get("refusal"):
+        if _refusal_beside(message):
             return REFUSAL
         if isinstance(content, list) and any(map(refusal_text, content)):
             return REFUSAL
     for block in content if isinstance(content, list) else ():
-        if isinstance(block, str) or refusal_text(block) or text_paths(block):
+        if isinstance(block, str) or refusal_text(block):
             continue
-        if "audio" in kind_of(block):
-            if "transcript" in block or _holds_prose(block):
-                return "audio"
-        elif _is_to_read(block):
-            return f"block of type {kind_of(block) or 'unknown'}"
+        sound = "audio" in kind_of(block)
+        if _is_to_read(block) or (sound and _has_transcript(block)):
+            return "audio" if sound else f"block of type {kind_of(block) or 'unknown'}"
     return None
 
 
-def _is_to_read(block: Any) -> bool:
-    """Whether a block that is no text holds something that a person would read."""
-    if is_thought(block) or (is_tool(block) and kind_of(block) not in _READABLE_DATA):
+def _has_transcript(block: Mapping[str, Any]) -> bool:
+    return "transcript" in block or "transcript" in (block.get("extras") or ())
+
+
+def _is_to_read(block: Mapping[str, Any]) -> bool:
+    """Whether a block holds something that a person would read, beside its text."""
+    if _is_of_model(block):
         return False
-    return _holds_prose(block.get("text") if is_media(block) else block)
+    paths = text_paths(block)
+    if not paths and _is_written(block):
+        return True
+    for path in paths:
+        block = with_text_at(block, path, "")
+    return any(_holds_prose(value, key) for key, value in block.items())
 
 
-_READABLE_DATA = ("json", "search_result")
+def _is_written(block: Mapping[str, Any]) -> bool:
+    """Whether a block is a file with text."""
+    kinds = [block.get(key) for key in ("mime_type", "media_type", "mimeType")]
+    return any(isinstance(kind, str) and kind.startswith("text/") for kind in kinds)
+
+
+def _is_of_model(block: Any) -> bool:
+    """Whether a block is for the model alone, such as a thought or a tool call."""
+    return is_thought(block) or (is_tool(block) and not is_data(block))
 
 
 def text_blocks(message: Any) -> list[int]:
@@ -192,7 +211,7 @@ def never_repeats(block: Any) -> bool:
     """
     if isinstance(block, str):
         return not block
-    if is_thought(block) or is_tool(block):
+    if _is_of_model(block):
         return True
     return isinstance(block, Mapping) and block.keys() <= _HARMLESS and not block.get("text")
 
@@ -219,6 +238,7 @@ def with_text(
     Returns:
         A copy, or the message itself if nothing changes.
     """
+    given = message
     if refusals:
         message = _without_marks(message)
     old = answer_text(message)
@@ -228,19 +248,20 @@ def with_text(
             changes["response_metadata"] = {**message.response_metadata, **metadata}
         return message.model_copy(update=changes) if changes else message
     content, beside = message.content, message.additional_kwargs
-    extra = getattr(message, "__pydantic_extra__", None)
+    extra = _fields_beside(message)
     if isinstance(content, str) and not (beside or extra or message.response_metadata):
         # There is nothing that could repeat the text.
         plain = {"content": text, "response_metadata": dict(metadata or {})}
         return message.model_copy(update=plain)
     if isinstance(content, str):
-        copies = Copies(old, text)
+        copies = _copies_of(given, text, refusals=refusals)
         changes["content"] = text
     else:
         places = _places(content, refusals=False)
         shares = _shares_of(places, text)
         moves = [Moves(place.text, share) for place, share in zip(places, shares, strict=True)]
-        copies = Copies(old, text, [Moves(old, text), *moves] if len(moves) > 1 else moves)
+        same = given is message
+        copies = Copies(old, text, moves) if same else _copies_of(given, text, refusals=refusals)
         changes["content"] = _with_shares(content, places, shares, copies)
         if not places:
             changes["content"].append({"type": "text", "text": text})
@@ -251,7 +272,7 @@ def with_text(
     left = copies.left_of(message.response_metadata)
     changes["response_metadata"] = {**left, **metadata} if metadata else left
     if extra:
-        changes.update(dict.fromkeys(extra.keys() - copies.left_of(extra).keys()))
+        changes.update(_changed(message, extra, copies.left_of(extra)))
     return message.model_copy(update=changes)
 
 
@@ -270,7 +291,7 @@ def blocked(message: M, text: str, *, metadata: Mapping[str, Any] | None = None)
         A new message of the same class.
     """
     calls = bool(getattr(message, "tool_calls", None) or getattr(message, "invalid_tool_calls", ()))
-    copies = Copies(answer_text(message, refusals=True), text)
+    copies = _copies_of(message, text, refusals=True)
     content: Any = text
     if isinstance(message.content, list):
         content = [{"type": "text", "text": text}]
@@ -295,26 +316,56 @@ def blocked(message: M, text: str, *, metadata: Mapping[str, Any] | None = None)
             **(metadata or {}),
         },
     }
-    if extra := getattr(message, "__pydantic_extra__", None):
-        changes.update(dict.fromkeys(extra))
+    if extra := _fields_beside(message):
+        changes.update(_changed(message, extra, {}))
     return message.model_copy(update=changes)
 
 
+def _fields_beside(message: BaseMessage) -> dict[str, Any]:
+    """The fields of a message that LangChain's own classes don't have."""
+    extra: dict[str, Any] = getattr(message, "__pydantic_extra__", None) or {}
+    kind = type(message)
+    if kind in _OWN_CLASSES:
+        return extra
+    own = kind.model_fields.keys() - AIMessageChunk.model_fields.keys()
+    return {**{name: getattr(message, name) for name in own}, **extra}
+
+
+_OWN_CLASSES = (AIMessage, AIMessageChunk)
+
+
+def _changed(
+    message: BaseMessage, fields: Mapping[str, Any], left: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What becomes of fields: what is left of them, else their default."""
+    changed = {}
+    for name, value in fields.items():
+        field = type(message).model_fields.get(name)
+        if name in left:
+            changed.update({} if left[name] is value else {name: left[name]})
+        elif field is None or field.is_required():
+            changed[name] = None
+        else:
+            changed[name] = field.get_default(call_default_factory=True)
+    return changed
+
+
 def left_beside(
-    given: Mapping[str, Any], before: str, after: str, *, plain: bool
+    given: Mapping[str, Any], message: BaseMessage, text: str, *, refusals: bool, plain: bool
 ) -> dict[str, Any]:
     """What is left of metadata that came beside a message whose text was changed.
 
     Args:
         given: The metadata.
-        before: The text as the model made it.
-        after: The text that takes its place.
+        message: The message as the model made it.
+        text: The text that takes the place of its own.
+        refusals: As for `answer_text`.
         plain: Whether only plain metadata may stay, as for a blocked message.
 
     Returns:
         A copy.
     """
-    copies = Copies(before, after)
+    copies = _copies_of(message, text, refusals=refusals)
     return _plain_metadata(given, copies) if plain else copies.left_of(given)
 
 
@@ -349,6 +400,26 @@ def _plain(value: Any, depth: int, name: str = "") -> Any:
     return None
 
 
+def _copies_of(message: BaseMessage, text: str, *, refusals: bool) -> Copies:
+    """Finds copies of a message's text, which another text replaces."""
+    texts = [one for one in _texts_of(message, refusals=refusals) if one]
+    shares = _share_out(texts, text) if texts else ()
+    return Copies("".join(texts), text, list(map(Moves, texts, shares)))
+
+
+def _texts_of(message: Any, *, refusals: bool) -> list[str]:
+    """The texts that make up the text of an answer."""
+    content = message.content
+    if isinstance(content, str):
+        texts = [content]
+    else:
+        texts = [place.text for place in _places(content, refusals=refusals)]
+    if refusals:
+        said = "".join(texts)
+        texts.append(_with_refusal(message, said)[len(said) :])
+    return texts
+
+
 def _places(content: Sequence[Any], *, refusals: bool) -> list[_Place]:
     places = []
     for index, block in enumerate(content):
@@ -361,7 +432,7 @@ def _places(content: Sequence[Any], *, refusals: bool) -> list[_Place]:
 
 def _with_refusal(message: Any, said: str) -> str:
     """A text, and the refusal that the provider reports beside it."""
-    refusal = _refusal_beside(message, explained=not said)
+    refusal = _refusal_beside(message)
     return said if refusal in said else said + refusal
 
 
@@ -380,8 +451,9 @@ def _without_marks(message: M) -> M:
     beside = message.additional_kwargs
     if beside.get("refusal"):
         changes["additional_kwargs"] = {key: beside[key] for key in beside if key != "refusal"}
-    if not said:
-        changes["response_metadata"] = _without_refusal(dict(message.response_metadata))
+    metadata = _without_refusal(dict(message.response_metadata))
+    if len(metadata) < len(message.response_metadata):
+        changes["response_metadata"] = metadata
     return message.model_copy(update=changes) if changes else message
 
 
@@ -400,13 +472,11 @@ def _as_text(refusal: Mapping[str, Any], said: str) -> dict[str, Any]:
     return {"type": "text", "text": said, **kept}
 
 
-def _refusal_beside(message: Any, *, explained: bool = True) -> str:
+def _refusal_beside(message: Any) -> str:
     """A refusal that the provider reports outside of the content, or explains there."""
     said = getattr(message, "additional_kwargs", {}).get("refusal")
     if isinstance(said, str) and said:
         return said
-    if not explained:
-        return ""
     for where, key, marks in _REFUSALS:
         metadata = getattr(message, "response_metadata", {})
         if metadata.get(where) in marks:
@@ -416,6 +486,9 @@ def _refusal_beside(message: Any, *, explained: bool = True) -> str:
                 return metadata
     return ""
 
+
+EXPLANATIONS = ("stop_details", "finish_message")
+"""Metadata in which providers explain a refusal."""
 
 # Where providers mark a refusal, under which key they explain it, and by which marks.
 _REFUSALS: tuple[tuple[str, tuple[str, ...], frozenset[str]], ...] = (
@@ -446,7 +519,7 @@ def _with_shares(
     for index, block in enumerate(content):
         own = of_block.get(index)
         if own is None:
-            if is_thought(block) or is_tool(block):
+            if _is_of_model(block):
                 blocks.append(block)
             elif (left := _left_of(block, copies)) is not None:
                 blocks.append(left)
@@ -487,7 +560,7 @@ def _cleaned(value: Any, own: Sequence[tuple[_Place, str]], copies: Copies) -> A
         for index, one in enumerate(value):
             if index in heads:
                 items.append(_cleaned(one, _below(own, index), copies))
-            elif is_thought(one) or is_tool(one):
+            elif _is_of_model(one):
                 items.append(one)
             elif (left := copies.left(one)) is not GONE:
                 items.append(left)
@@ -514,8 +587,9 @@ def _rest_of(
     moves: list[Moves] | None = None
     for key, value in rest.items():
         if isinstance(value, list) and LISTS.fullmatch(key):
-            moves = moves or [Moves(place.text, share) for place, share in own]
-            cited = moved_citations(value, moves, of_text=key == "citations")
+            moves = moves or [Moves(place.text, share) for place, share in own if place.text]
+            # An empty block holds what a stream tells of the text before it.
+            cited = moved_citations(value, moves or copies.texts, of_text=key == "citations")
             # Without its quote, a provider would refuse a citation.
             cited = [one for one in cited if copies.left(one) is one]
             left[key] = value if cited == value else cited
@@ -548,13 +622,31 @@ def _holds_signature(value: Any, depth: int = _SEARCHED) -> bool:
     return any(_holds_signature(inner, depth - 1) for inner in value.values())
 
 
-def _holds_prose(value: Any, depth: int = _SEARCHED) -> bool:
+def _holds_prose(value: Any, name: Any, depth: int = _DEEPEST) -> bool:
+    """Whether a part of a block that is not its text can be read.
+
+    Args:
+        value: The part.
+        name: Its key.
+        depth: How deep it is searched; what is deeper counts as text.
+    """
+    name = name if isinstance(name, str) else ""
+    if name in _UNREAD or LISTS.fullmatch(name) or names_thoughts(name) or names_tools(name):
+        return False
     if isinstance(value, str):
-        return len(value.split(maxsplit=1)) > 1
+        if _ADDRESS.match(value) is not None:
+            return value.startswith("data:text/")
+        return count_words(value) > (_WORDS_OF_A_NAME if is_plain_name(name) else 1)
     if isinstance(value, Mapping):
-        value = list(value.values())
-    return (
-        isinstance(value, list) and depth > 0 and any(_holds_prose(one, depth - 1) for one in value)
+        if _is_of_model(value):
+            return False
+        if _is_written(value):
+            return True
+        items = list(value.items())
+    else:
+        items = [(name, one) for one in value] if isinstance(value, list) else []
+    return bool(items) and (
+        not depth or any(_holds_prose(one, key, depth - 1) for key, one in items)
     )
 
 

@@ -26,6 +26,7 @@ from langchain_metaaligner.editing.objectives import (
     parse_objectives,
 )
 from langchain_metaaligner.editing.reply_message import (
+    EXPLANATIONS,
     answer_text,
     blocked,
     left_beside,
@@ -492,12 +493,15 @@ class ReplyPolicy(NamedTuple):
         if given is None or before == after:
             return None if given is None else dict(given)
         status = settled.response_metadata.get(METADATA_KEY, {}).get("status")
-        return left_beside(given, before, after, plain=status == "blocked")
+        refusals = self.options.edit_refusals
+        return left_beside(given, reply, after, refusals=refusals, plain=status == "blocked")
 
     def _left_beside_text(self, reply: Reply) -> str | None:
         """Why a part of a reply whose text was edited is left alone."""
         if isinstance(reply, str) or not (
-            reply.additional_kwargs or isinstance(reply.content, list)
+            reply.additional_kwargs
+            or isinstance(reply.content, list)
+            or any(map(reply.response_metadata.get, EXPLANATIONS))
         ):
             return None
         return reason_beside_text(reply, refusals=self.options.edit_refusals)

@@ -69,6 +69,16 @@ FORMS: dict[str, Any] = {
         part for word in text.split() for part in (word[:2], f"##{word[2:]}")
     ],
     "as keys with odds": lambda text: {f" {one}": -0.1 for one in text.split()},
+    "as keys that look like names": lambda text: dict.fromkeys(text.split(), -0.1),
+    "as what is likeliest": lambda text: [{"so": -3.0, one: -0.1} for one in text.split()],
+    "as what is told first": lambda text: [{one: {"p": 1}, "so": {}} for one in text.split()],
+    "by place": lambda text: {str(place): one for place, one in enumerate(text.split())},
+    "as tokens in JSON": lambda text: json.dumps([{"t": one} for one in in_pieces(text)]),
+    "in a record": lambda text: "".join(f'data: {{"t": "{one}"}}\n' for one in in_pieces(text)),
+    "in one string of tokens": lambda text: "\u0120".join(["", *text.split()]),
+    "as a slug": lambda text: text.replace(" ", "_"),
+    "in Markdown": lambda text: " ".join(f"_{one}_" for one in text.split()),
+    "in a path": lambda text: f"https://a.example/{text.replace(' ', '%20')}.mp3",
     "as keys of a list": lambda text: [{f" {one}": -0.1} for one in text.split()],
     "as chunks": lambda text: [
         {"choices": [{"delta": {"t": one}}], "n": 1} for one in in_pieces(text)
@@ -114,9 +124,21 @@ def test_of_metadata_that_holds_a_copy_only_the_copy_goes(
     assert copies().left_of({"plain": plain, "planted": planted}) == expected
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_copy_goes_whatever_its_form(form: str) -> None:
+    said: Any = FORMS[form](" ".join(OLD))
+    assert copies().left_of({"a": said, "b": [1, {"c": said}]}) == {"b": [1]}
+
+
 @given(PLAIN)
 def test_metadata_without_a_copy_stays_the_same_object(plain: Any) -> None:
     assert copies().left(plain) is plain
+
+
+def test_numbers_with_names_that_stand_in_the_text_too_stay() -> None:
+    counts = {"input": 1, "output": 2, "total": 3}
+    for numbers in (counts, [counts, {**counts, "output": 5}]):
+        assert Copies("Zorp: input output", "New").left_of({"a": numbers}) == {"a": numbers}
 
 
 def test_what_the_edit_holds_too_is_no_copy() -> None:
@@ -168,6 +190,7 @@ NAMES = {
     "finish_reason": "drax-vosk",
     "id": "zorp.quib",
     "systemFingerprint": "fp_1",
+    "messageId": "zorp.quib",
     "service_tier": "default",
     "url": "https://a.example/Zorp-quib",
     "sources": ["https://a.example/Zorp-quib"],
@@ -182,7 +205,9 @@ def test_names_addresses_and_numbers_stay() -> None:
 
 
 def test_a_copy_under_the_name_of_an_address_or_of_a_kind_goes() -> None:
+    data = base64.b64encode(b"Zorp quib").decode()
     given = {"url": "https://a.example/?q=Zorp%20quib", "reason": "Zorp quib", "id": "1"}
+    given.update(name=data, uri=f"data:text/plain;base64,{data}")
     assert copies().left_of(given) == {"id": "1"}
     assert Copies("好的我明白了谢谢", "New").left_of({"reason": "好的我明白了谢谢"}) == {}
 

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk
+from pydantic import Field
 
 from langchain_metaaligner import InputTypeError
 from langchain_metaaligner.editing.reply_message import (
     answer_text,
     blocked,
+    left_beside,
     reason_beside_text,
     reason_without_text,
     with_text,
@@ -177,6 +179,15 @@ def test_thoughts_tools_and_refusals_are_no_text(block):
     assert with_text(AIMessage([block, "old"]), "new").content == [block, "new"]
 
 
+def nested(block, depth):
+    for _ in range(depth):
+        block = {"type": "layer", "content": [block]}
+    return block
+
+
+PLAIN = {"mime_type": "text/plain"}
+
+
 @pytest.mark.parametrize(
     ("content", "beside", "reason"),
     [
@@ -185,9 +196,21 @@ def test_thoughts_tools_and_refusals_are_no_text(block):
         ("", {"refusal": "I refuse."}, "refusal"),
         ("", {"audio": {"id": "1", "transcript": "zorp"}}, "audio"),
         ([{"type": "audio", "base64": "AAAA", "transcript": "zorp"}], {}, "audio"),
+        ([{"type": "audio", "url": "x", "extras": {"transcript": "zorp"}}], {}, "audio"),
         ([{"type": "card", "body": {"lines": ["zorp quib"]}}], {}, "block of type card"),
         ([{"refusal": "I refuse."}], {}, "refusal"),
         ([{"type": "json", "json": {"a": "zorp quib"}}], {}, "block of type json"),
+        ([{"type": "card", "body": "好的我明白了"}], {}, "block of type card"),
+        ([{"type": "text", "text": "", "content": "zorp quib"}], {}, "block of type text"),
+        ([nested({"type": "text", "text": "zorp quib"}, 9)], {}, "block of type layer"),
+        ([nested({"type": "text", "text": "zorp"}, 99)], {}, "block of type layer"),
+        ([{"type": "image", "url": "x", "alt": "zorp quib"}], {}, "block of type image"),
+        ([{"type": "video", "url": "x", "transcript": "zorp quib"}], {}, "block of type video"),
+        ([{"type": "text-plain", "base64": "AAAA", **PLAIN}], {}, "block of type text-plain"),
+        ([{"type": "file", "url": "data:text/csv,a%20b"}], {}, "block of type file"),
+        ([{"type": "document", "source": {"data": "a", **PLAIN}}], {}, "block of type document"),
+        ([{"type": "file", "url": "https://a.example/我的文件.pdf"}], {}, None),
+        ([{"type": "file", "filename": "my own file.pdf", "base64": "AAAA"}], {}, None),
         ([{"type": "image", "url": "x"}, {"type": "thinking", "thinking": "a b"}], {}, None),
         ("", {"refusal": None, "reasoning_content": "a b"}, None),
     ],
@@ -198,6 +221,25 @@ def test_what_a_person_reads_or_hears_without_text_has_a_reason(content, beside,
     if content:
         message = AIMessage(["text", *content], additional_kwargs=beside)
         assert reason_beside_text(message) == reason
+
+
+@pytest.mark.parametrize(
+    ("block", "reason"),
+    [
+        ({"type": "card", "text": "a", "body": "zorp quib"}, "block of type card"),
+        ({"type": "card", "text": "a", "content": [{"text": "zorp quib"}]}, "block of type card"),
+        ({"type": "message", "content": ["a", {"type": "refusal", "refusal": "I do not."}]}, ...),
+        ({"type": "message", "content": ["a", {"type": "thinking", "thinking": "a b"}]}, None),
+        ({"type": "text", "text": "a b", "annotations": [{"title": "A b"}], "index": 0}, None),
+        ({"type": "text", "text": {"value": "a b"}, "extras": {"signature": "S"}}, None),
+        ({"type": "text-plain", "text": "a", **PLAIN}, None),
+        ({"type": "text", "text": "a", "reasoning": "a b", "args": '{"a": "b"}'}, None),
+        ({"type": "image", "url": "x", "extras": {"revised_prompt": "a b"}}, None),
+    ],
+)
+def test_what_stands_beside_the_text_of_a_block_has_a_reason(block, reason):
+    reason = "block of type message" if reason is ... else reason
+    assert reason_beside_text(AIMessage([block])) == reason
 
 
 def test_nothing_is_left_alone_of_a_refusal_that_is_text():
@@ -231,6 +273,16 @@ def test_a_refusal_beside_a_text_is_a_part_of_it():
         assert answer_text(message, refusals=True) == "Well. I refuse."
         edited = with_text(message, "Well. Yes.", refusals=True)
         assert (edited.text, edited.additional_kwargs) == ("Well. Yes.", {})
+
+
+@pytest.mark.parametrize("kind", ["json", "search_result", "card"])
+def test_a_copy_in_data_beside_the_text_goes(kind):
+    data = {"type": kind, "n": 1, "inner": [{"said": "zorp quib"}]}
+    for block in (data, {"type": "non_standard", "value": data}):
+        assert reason_without_text(AIMessage([block])) is not None
+        edited = with_text(AIMessage([block, "zorp quib"]), "new")
+        assert "zorp" not in repr(edited)
+        assert "'n': 1" in repr(edited)
 
 
 # Citations.
@@ -278,6 +330,17 @@ def test_a_citation_without_offsets_goes_with_its_block_and_a_plain_source_stays
     assert second == {"type": "text", "text": "Good day.", "citations": [], "annotations": found}
 
 
+def test_a_citation_that_a_stream_tells_in_a_block_of_its_own_goes_with_the_text_before_it():
+    cited = {"type": "citation", "cited_text": "A source.", "extras": {"encrypted_index": "E"}}
+    placed = {"type": "citation", "url": "u", **span(BEFORE, "too")}
+    blocks = [
+        {"type": "text", "text": BEFORE, "index": 0},
+        {"type": "text", "text": "", "annotations": [cited, placed], "index": 1},
+    ]
+    left = with_text(AIMessage(blocks), AFTER).content[1]["annotations"]
+    assert left == [{**placed, **span(AFTER, "too")}]
+
+
 def test_a_citation_may_count_from_its_own_block():
     segment = {"start_index": 4, "end_index": 9, "text": "rains", "part_index": 1}
     grounding = {"grounding_supports": [{"segment": segment, "grounding_chunk_indices": [0]}]}
@@ -295,6 +358,28 @@ def test_a_citation_whose_quote_repeats_what_was_edited_goes():
     ]
     edited = with_text(AIMessage([{"type": "text", "text": BEFORE, "annotations": cited}]), AFTER)
     assert [one["cited_text"] for one in edited.content[0]["annotations"]] == ["A source."]
+
+
+# Copies of one of several texts.
+
+
+@pytest.mark.parametrize(
+    ("message", "refusals"),
+    [
+        (AIMessage(["zorp quib", "zorp quib"]), False),
+        (AIMessage([{"type": "text", "text": "well"}, {"text": "zorp quib"}, "flum"]), False),
+        (AIMessage("zorp quib", additional_kwargs={"refusal": "flum drax"}), True),
+        (AIMessage(["zorp quib"], additional_kwargs={"refusal": "flum drax"}), True),
+        (AIMessage(["zorp quib", {"type": "refusal", "refusal": "flum drax"}]), True),
+    ],
+)
+def test_texts_that_meet_without_a_space_are_found_by_themselves(message, refusals):
+    message.response_metadata.update(raw={"said": "zorp quib"}, model_name="m")
+    edited = with_text(message, "All new words.", refusals=refusals)
+    assert edited.response_metadata == {"model_name": "m"}
+    assert blocked(message, "No.").response_metadata == {"model_name": "m"}
+    beside = left_beside({"raw": "zorp quib"}, message, "New.", refusals=refusals, plain=False)
+    assert beside == {}
 
 
 # Blocked messages.
@@ -317,6 +402,7 @@ def test_a_blocked_message_has_no_thoughts_and_no_text_anywhere(kind, where):
     rest = {
         "raw": "some SECRET prose",
         "note": "SECRET很好的理由",
+        "said": "SECRET words",
         "reason": "SECRET is what the user wanted to hear of me",
         "sources": ["SECRET prose"],
         "words": ["The", "user", "wants", "a", "SECRET", "of", "me"],
@@ -363,8 +449,19 @@ def test_signed_thoughts_stay_where_a_tool_call_stays_and_others_do_not():
     assert blocked(AIMessage(content), "No.").content == [{"type": "text", "text": "No."}]
 
 
+class Told(AIMessage):
+    raw: str
+    notes: list[str] = Field(default_factory=list)
+    mood: str = "good"
+
+
 def test_a_field_of_another_class_says_nothing_of_the_text():
-    message = AIMessage("zorp quib", extra={"draft": "zorp quib"}, other=1)
+    beside = {"draft": {"said": "zorp quib", "n": 1}, "other": 1}
+    message = Told("zorp quib", raw="zorp quib", notes=["zorp quib"], mood="bad", **beside)
     edited = with_text(message, "new")
-    assert (edited.extra, edited.other) == (None, 1)
-    assert (blocked(message, "No.").extra, blocked(message, "No.").other) == (None, None)
+    assert (edited.raw, edited.notes, edited.mood) == (None, [], "bad")
+    assert (edited.draft, edited.other) == ({"n": 1}, 1)
+    made = blocked(message, "No.")
+    assert (made.raw, made.notes, made.mood) == (None, [], "good")
+    assert (made.draft, made.other) == (None, None)
+    assert type(made) is type(edited) is Told

@@ -507,6 +507,21 @@ def test_a_refusal_that_is_only_a_stop_reason_is_a_reply_too() -> None:
     assert [one["type"] for one in edited.content_blocks] == ["text"]
 
 
+def test_an_explanation_beside_a_text_is_a_part_of_the_reply() -> None:
+    details = {"type": "refusal", "category": "cyber", "explanation": "I refuse."}
+    fields = {"stop_reason": "refusal", "stop_details": details}
+    text = [{"type": "text", "text": "zorp quib. "}]
+    left = (anthropic(text, **fields) | MetaAlignerRunnable(**OUTCOMES["edited"])).invoke(ASKED)
+    assert left.text == "ZORP QUIB. "
+    assert left.response_metadata["metaaligner"]["reason"] == "refusal"
+    options = {**OUTCOMES["edited"], "edit_refusals": True}
+    edited = (anthropic(text, **fields) | MetaAlignerRunnable(**options)).invoke(ASKED)
+    assert edited.text == "ZORP QUIB. I REFUSE."
+    assert [one["type"] for one in edited.content_blocks] == ["text"]
+    blocked = (anthropic(text, **fields) | MetaAlignerRunnable(**OUTCOMES["blocked"])).invoke(ASKED)
+    assert "I refuse." not in repr(blocked)
+
+
 # Ollama.
 
 
