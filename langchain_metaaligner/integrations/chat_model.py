@@ -24,6 +24,7 @@ from langchain_metaaligner.editing.conversation import Context
 from langchain_metaaligner.editing.objectives import Objective, Objectives
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.integrations import _langchain
+from langchain_metaaligner.integrations.asked_format import BY_LANGCHAIN
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
     given_context,
@@ -548,6 +549,8 @@ class _Call:
         context = self._kwargs.pop("context", None)
         self._context = messages if context is None else context
         self._data = asks_for_data(model.policy, self._stop, self._kwargs)
+        # LangChain takes it off where a model has a run; no model takes it.
+        self._kwargs.pop(BY_LANGCHAIN, None)
         # Whether the policy's own tokens may be streamed.
         self._live = self._data or not model.apply
         self._given = context

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.structured_output import ProviderStrategy
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -37,6 +37,11 @@ SCHEMA = {"type": "json_schema", "schema": {"type": "object"}}
 
 class City(BaseModel):
     city: str
+
+
+class ToolPolicy(Policy):
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self.bind(tools=tools)
 
 
 def chat_gpt(**options: Any) -> Any:
@@ -112,11 +117,15 @@ ASKED_FOR_PROSE = [
     (chat_gpt, {}, {"audio": {"voice": "alloy", "format": "wav"}, "modalities": ["text"]}),
     (chat_gpt, {}, {"tools": [{"function": {"name": "f", "parameters": {"format": "json"}}}]}),
     (chat_gpt, {}, {"ls_structured_output_format": by_method("function_calling")}),
+    (chat_gpt, {"default_query": {"format": "json"}}, {"extra_query": {"format": "json"}}),
     (claude, {"output_config": {"effort": "low"}}, {}),
     (claude, {}, {"output_config": {"effort": "low", "format": None}}),
     (gemini, {"response_mime_type": "text/plain"}, {}),
     (gemini, {"response_mime_type": "application/json"}, {"response_mime_type": "text/plain"}),
+    (gemini, {"labels": {"format": "json"}}, {"image_config": {"output_format": "json"}}),
+    (gemini, {"client_args": {"headers": {"format": "json"}}}, {}),
     (llama, {"format": ""}, {}),
+    (llama, {"sync_client_kwargs": {"headers": {"format": "json"}}}, {}),
     (llama, {"format": "json"}, {"format": ""}),
 ]
 CASES = [(*case, True) for case in ASKED_FOR_DATA] + [(*case, False) for case in ASKED_FOR_PROSE]
@@ -242,6 +251,19 @@ def test_an_effort_is_no_wish_for_data(monkeypatch):
     assert ChatMetaAligner(policy, engine=ScriptedEngine()).invoke("?").text == "prose (edited)"
 
 
+@pytest.mark.parametrize(
+    ("method", "way"),
+    [("json_schema", "invoke"), ("json_mode", "stream"), ("function_calling", "astream")],
+)
+def test_a_model_that_langchain_bound_to_a_schema_is_a_policy(method, way, told):
+    bound = chat_gpt(model="m").with_structured_output(City, method=method).first
+    made = run(ChatMetaAligner(bound, engine=ScriptedEngine(), on_edit=told.append), "?", way)
+    if method == "function_calling":  # this model writes instead of calling the tool
+        assert made.response_metadata["metaaligner"]["status"] == "edited"
+    else:
+        assert left_alone(made, told)
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_an_agents_data_is_left_alone_however_it_was_asked_for(is_async, told):
     middleware = MetaAlignerMiddleware(engine=ScriptedEngine(), on_edit=told.append)
@@ -259,6 +281,23 @@ def test_a_structured_answer_keeps_its_text_and_says_why(told):
     state = agent.invoke({"messages": ["?"]})
     assert left_alone(state["messages"][-1], told)
     assert state["structured_response"] == City(city="Rome")
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_text_beside_a_call_that_brings_the_data_is_text_beside_tool_calls(edited, told):
+    call = {"name": "City", "args": {"city": "Rome"}, "id": "c"}
+    middleware = MetaAlignerMiddleware(
+        engine=ScriptedEngine(), on_edit=told.append, edit_tool_text=edited
+    )
+    agent = create_agent(
+        ToolPolicy(reply=AIMessage("Here it is.", tool_calls=[call])),
+        middleware=[middleware],
+        response_format=ToolStrategy(City),
+    )
+    state = agent.invoke({"messages": ["?"]})
+    assert state["structured_response"] == City(city="Rome")
+    assert state["messages"][1].text == ("Here it is. (edited)" if edited else "Here it is.")
+    assert [one.status for one in told] == ["edited" if edited else "skipped"]
 
 
 def test_a_reply_that_when_skips_is_not_told(told):
