@@ -98,7 +98,7 @@ def reason_without_text(message: Any) -> str | None:
         return None
     if (reason := reason_beside_text(message)) is not None:
         return reason
-    if _refusal_beside(message):
+    if refusal_beside(message):
         return REFUSAL
     audio = getattr(message, "additional_kwargs", {}).get("audio")
     return "audio" if isinstance(audio, Mapping) and audio.get("transcript") else None
@@ -361,7 +361,7 @@ def _places(content: Sequence[Any], *, refusals: bool) -> list[_Place]:
 
 def _with_refusal(message: Any, said: str) -> str:
     """A text, and the refusal that the provider reports beside it."""
-    refusal = _refusal_beside(message, explained=not said)
+    refusal = refusal_beside(message, explained=not said)
     return said if refusal in said else said + refusal
 
 
@@ -400,8 +400,16 @@ def _as_text(refusal: Mapping[str, Any], said: str) -> dict[str, Any]:
     return {"type": "text", "text": said, **kept}
 
 
-def _refusal_beside(message: Any, *, explained: bool = True) -> str:
-    """A refusal that the provider reports outside of the content, or explains there."""
+def refusal_beside(message: Any, *, explained: bool = True) -> str:
+    """A refusal that the provider reports outside of the content, or explains there.
+
+    Args:
+        message: A message.
+        explained: Whether an explanation counts. It says nothing of a message with a text.
+
+    Returns:
+        The refusal; empty if there is none.
+    """
     said = getattr(message, "additional_kwargs", {}).get("refusal")
     if isinstance(said, str) and said:
         return said
@@ -409,7 +417,7 @@ def _refusal_beside(message: Any, *, explained: bool = True) -> str:
         return ""
     for where, key, marks in _REFUSALS:
         metadata = getattr(message, "response_metadata", {})
-        if metadata.get(where) in marks:
+        if str(metadata.get(where)) in marks:
             for name in key:
                 metadata = metadata.get(name) if isinstance(metadata, Mapping) else None
             if isinstance(metadata, str):
@@ -430,7 +438,7 @@ _REFUSALS: tuple[tuple[str, tuple[str, ...], frozenset[str]], ...] = (
 
 def _without_refusal(metadata: dict[str, Any]) -> dict[str, Any]:
     for where, key, marks in _REFUSALS:
-        if metadata.get(where) in marks:
+        if str(metadata.get(where)) in marks:
             metadata.pop(where)
             metadata.pop(key[0], None)
     return metadata

@@ -448,11 +448,7 @@ class Capture:
                 # Nothing gets from before a model in a pipe to a step behind it.
                 return _alike(made[made.index(step) :] if step in made else made)
         nearest, step = scopes[0]
-        text = reply_text.strip()
-        made = [one for one in nearest if one.replied(text)]
-        if not made and len(text) >= _TELLING:
-            made = [one for one in nearest if text in (one.reply_text or "")]
-        if made:
+        if made := _cut_to(reply_text, nearest):
             return _alike(made)
         if reply_id and reply_id.startswith(LC_ID_PREFIX):
             # The id of another model's run, which is not among these.
@@ -461,11 +457,22 @@ class Capture:
         return _alike(scopes[-1][0] if step is None else nearest)
 
 
+def _cut_to(text: str, models: Sequence[ModelRun]) -> Sequence[ModelRun]:
+    """The model runs whose reply is a text but for its edges, else those whose reply holds it."""
+    made = [one for one in models if one.replied(text)]
+    if not made and len(text.strip()) >= _TELLING:
+        made = [one for one in models if text.strip() in (one.reply_text or "")]
+    return made
+
+
 def _alike(models: Sequence[ModelRun]) -> Sequence[ModelRun]:
-    """The newest model run if all were sent the same; else all."""
+    """The newest model run if all were sent the same; else all.
+
+    One that was asked for prose goes before one that was asked for data, which is not edited.
+    """
     newest = models[-1]
     if all(one.messages == newest.messages for one in models):
-        return (newest,)
+        return (next((one for one in reversed(models) if not one.wants_data), newest),)
     return models
 
 

@@ -11,7 +11,7 @@ from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableLambda, RunnableParallel
 from pydantic import BaseModel
 
 from langchain_metaaligner import (
@@ -235,6 +235,15 @@ def test_prose_that_was_taken_out_of_data_is_edited(keeps_the_message):
     chain = chat_gpt().bind(response_format=JSON) | RunnableLambda(city) | aligner
     made = chain.invoke("?")
     assert (made.text if keeps_the_message else made) == "Rome (edited)"
+
+
+@pytest.mark.parametrize("question", ["?", "another"])
+def test_a_text_that_a_model_asked_for_prose_made_too_is_edited(question):
+    prose = RunnableLambda(lambda _: question) | chat_gpt()
+    both = RunnableParallel(prose=prose, data=chat_gpt().bind(response_format=JSON))
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(), on_error="block")
+    made = (both | RunnableLambda(lambda made: made["prose"].text) | aligner).invoke("?")
+    assert made != DATA
 
 
 def test_a_call_takes_back_a_format_of_the_model() -> None:
