@@ -457,7 +457,7 @@ class Capture:
         return _alike(scopes[-1][0] if step is None else nearest)
 
 
-def _cut_to(text: str, models: Sequence[ModelRun]) -> Sequence[ModelRun]:
+def _cut_to(text: str, models: Sequence[ModelRun]) -> list[ModelRun]:
     """The model runs whose reply is a text but for its edges, else those whose reply holds it."""
     made = [one for one in models if one.replied(text)]
     if not made and len(text.strip()) >= _TELLING:

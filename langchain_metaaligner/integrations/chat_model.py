@@ -22,6 +22,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from langchain_metaaligner.editing.alignment import METADATA_KEY
 from langchain_metaaligner.editing.conversation import Context
 from langchain_metaaligner.editing.objectives import Objective, Objectives
+from langchain_metaaligner.editing.reply_message import answer_text
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.integrations import _langchain
 from langchain_metaaligner.integrations.asked_format import BY_LANGCHAIN
@@ -551,8 +552,8 @@ class _Call:
         self._data = asks_for_data(model.policy, self._stop, self._kwargs)
         # LangChain takes it off where a model has a run; no model takes it.
         self._kwargs.pop(BY_LANGCHAIN, None)
-        # Whether the policy's own tokens may be streamed.
-        self._live = self._data or not model.apply
+        # Whether the policy's own tokens may be streamed. Instead of data, it may send a refusal.
+        self._live = not model.apply or (self._data and not model.edit_refusals)
         self._given = context
         if model.apply:
             # Report a mistake in the call before the policy runs.
@@ -646,10 +647,9 @@ class _Call:
         if self._policy.leaves_alone(message):
             return edit
         if not text.strip():
-            if not self._data:
-                edit.made = self._policy.without_text(message, self._asked)
+            edit.made = self._policy.without_text(message, self._asked)
             return edit
-        if self._data:
+        if self._data and text == answer_text(message):
             edit.made = self._policy.left_alone(message, self._asked, "data")
             return edit
         try:

@@ -564,7 +564,8 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
     try:
         while (piece := (yield partial(mode.next_input, inputs))) is not END:
             if not arrived:
-                data = _is_data(piece, call)
+                # Instead of data, a model may answer with a refusal.
+                data = _is_data(piece, call) and not options.edit_refusals
                 live = live or data
             arrived.append(piece)
             if prefetch is not None and not (data or prefetch.over):

@@ -292,6 +292,30 @@ def test_a_structured_answer_keeps_its_text_and_says_why(told):
     assert state["structured_response"] == City(city="Rome")
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("face", [ChatMetaAligner, None])
+def test_a_refusal_instead_of_data_is_a_refusal(face, edited, way, told):
+    refused = AIMessage("", additional_kwargs={"refusal": "I won't."})
+    options = {"engine": ScriptedEngine(), "on_edit": told.append, "edit_refusals": edited}
+    policy = Policy(reply=refused).bind(response_format=JSON)
+    chain = policy | MetaAlignerRunnable(**options) if face is None else face(policy, **options)
+    made = run(chain, "?", way)
+    assert (made.text, bool(made.additional_kwargs)) == (
+        ("I won't. (edited)", False) if edited else ("", True)
+    )
+    assert [one.reason for one in told] == [None if edited else "refusal"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_data_is_left_alone_where_refusals_are_edited(way, told):
+    options = {"engine": ScriptedEngine(), "on_edit": told.append, "edit_refusals": True}
+    policy = chat_gpt(model_kwargs={"response_format": JSON})
+    for chain in (policy | MetaAlignerRunnable(**options), ChatMetaAligner(policy, **options)):
+        told.clear()
+        assert left_alone(run(chain, "?", way), told)
+
+
 @pytest.mark.parametrize("edited", [False, True])
 def test_text_beside_a_call_that_brings_the_data_is_text_beside_tool_calls(edited, told):
     call = {"name": "City", "args": {"city": "Rome"}, "id": "c"}
