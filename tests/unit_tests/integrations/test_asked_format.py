@@ -8,9 +8,9 @@ import httpx
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from pydantic import BaseModel
 
@@ -86,6 +86,17 @@ def llama(**options: Any) -> Any:
 
 def by_method(name: str) -> dict[str, Any]:
     return {"kwargs": {"method": name}, "schema": {"title": "city", "type": "object"}}
+
+
+class Refusing(Policy):
+    """Refuses, in two chunks where it streams."""
+
+    reply: Any = AIMessage("", additional_kwargs={"refusal": "I won't."})
+
+    def _stream(self, *_: Any, **__: Any) -> Any:
+        yield ChatGenerationChunk(message=AIMessageChunk(""))
+        beside = self.reply.additional_kwargs
+        yield ChatGenerationChunk(message=AIMessageChunk("", additional_kwargs=beside))
 
 
 ASKED_FOR_DATA = [
@@ -296,9 +307,8 @@ def test_a_structured_answer_keeps_its_text_and_says_why(told):
 @pytest.mark.parametrize("edited", [False, True])
 @pytest.mark.parametrize("face", [ChatMetaAligner, None])
 def test_a_refusal_instead_of_data_is_a_refusal(face, edited, way, told):
-    refused = AIMessage("", additional_kwargs={"refusal": "I won't."})
     options = {"engine": ScriptedEngine(), "on_edit": told.append, "edit_refusals": edited}
-    policy = Policy(reply=refused).bind(response_format=JSON)
+    policy = Refusing().bind(response_format=JSON)
     chain = policy | MetaAlignerRunnable(**options) if face is None else face(policy, **options)
     made = run(chain, "?", way)
     assert (made.text, bool(made.additional_kwargs)) == (
