@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,9 +12,8 @@ Path = tuple[str | int, ...]
 _THOUGHTS = frozenset(
     "reasoning thinking redacted_thinking reasoning_content thought thoughts".split()
 )
-_MEDIA = frozenset(
-    "image image_url input_image audio input_audio video file input_file file_data document media"
-    " container_upload".split()
+_MEDIA = re.compile(
+    r"(input_)?(image|audio|video|file|document|media)(_url|_uri|_data)?|container_upload"
 )
 _TOOLS = frozenset(
     "executable_code computer_call input_json_delta json search_result compaction guard_content"
@@ -87,7 +87,7 @@ def is_media(block: Any) -> bool:
     Args:
         block: A block of any provider.
     """
-    return kind_of(block) in _MEDIA
+    return _MEDIA.fullmatch(kind_of(block)) is not None
 
 
 def refusal_text(block: Any) -> str | None:

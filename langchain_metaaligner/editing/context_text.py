@@ -17,19 +17,21 @@ from langchain_metaaligner.editing.content_blocks import (
     kind_of,
     refusal_text,
 )
+from langchain_metaaligner.editing.reply_message import refusal_beside
 
 _DEPTH = 8
 
 # Where blocks and what is inside them keep what a model reads, in the order in which it is written.
 _READ = (
-    "title", "filename", "context", "source", "text", "value", "content", "document", "output",
-    "outputs", "result", "results", "response", "stdout", "stderr", "logs", "snippet", "summary",
-    "error", "error_code",
+    "title", "filename", "context", "source", "text", "value", "content", "page_content",
+    "document", "output", "outputs", "result", "results", "response", "stdout", "stderr", "logs",
+    "snippet", "summary", "error", "error_code",
 )  # fmt: skip
 # One of these tells that a mapping without a type is a provider's result, and not any data.
 _OUTPUTS = frozenset("text content output outputs result results stdout logs response".split())
-# The same where the block's type tells that it is text.
+# The same where a type tells that it is text, or nothing tells that it is something else.
 _DATA_OF_TEXT = "data"
+_FORMATS = frozenset("type mime_type mimeType media_type format".split())
 # Results that some integrations keep beside a reply's content.
 _RESULTS_BESIDE = ("tool_outputs", "executed_tools")
 
@@ -63,9 +65,9 @@ class Said:
 def read_content(message: Any) -> list[Said]:
     """Read what a message says.
 
-    Texts, refusals, search results, documents and data are read as they are, data as compact JSON.
-    Images and files become a word in brackets. Thoughts and calls of tools say nothing. What a
-    provider's own tool returned becomes `[tool NAME] text`.
+    Texts, refusals, search results, documents and data are read as they are, data as compact JSON,
+    and a recording as its transcript. Images and files become a word in brackets. Thoughts and
+    calls of tools say nothing. What a provider's own tool returned becomes `[tool NAME] text`.
 
     Args:
         message: A message.
@@ -75,8 +77,6 @@ def read_content(message: Any) -> list[Said]:
     """
     content, beside = message.content, message.additional_kwargs
     said = [Said(content)] if isinstance(content, str) and content else []
-    if isinstance(content, str) and not beside:
-        return said
     blocks = [] if isinstance(content, str) else list(content)
     names = {
         str(one.get("id")): one["name"]
@@ -92,9 +92,9 @@ def read_content(message: Any) -> list[Said]:
         for one in _of_a_tool(*_kind_and_body(result), names)
     ]
     said = [*returned, *said]
-    refusal = beside.get("refusal")
-    if isinstance(refusal, str) and refusal not in [one.text for one in said]:
-        said.append(Said(refusal))
+    for more in (_spoken(beside.get("audio")), refusal_beside(message, explained=not said)):
+        if more not in [one.text for one in said]:
+            said.append(Said(more))
     return [one for one in said if one.text]
 
 
@@ -135,11 +135,15 @@ def _read_block(block: Any, names: Mapping[Any, Any], *, is_data: bool) -> Itera
     elif kind == "json":
         yield Said(_as_json(body.get("json", body)))
     elif kind and (is_tool(block) or "tool" in kind or kind.startswith("function_")):
-        yield from _of_a_tool(kind, body, names)
+        # The message of a tool has the tool's name already.
+        yield from _of_a_tool(kind, body, None if is_data else names)
     elif any(word in kind for word in _MEDIA):
-        yield Said(_shown(kind), "shown")
+        spoken = _spoken(body)
+        yield Said(spoken) if spoken else Said(_shown(kind), "shown")
     elif read := _texts(body, _DEPTH, results=is_data):
         yield Said("\n".join(read))
+    elif is_data and block:
+        yield Said(_as_json(block))
     else:
         yield Said(f"[{kind}]" if re.fullmatch(r"\w{1,40}", kind) else "[data]", "shown")
 
@@ -186,12 +190,23 @@ def _of_a_document(kind: str, body: Mapping[str, Any]) -> Iterator[Said]:
         yield Said("[file]", "shown")
 
 
-def _of_a_tool(kind: str, body: Mapping[str, Any], names: Mapping[Any, Any]) -> Iterator[Said]:
+def _spoken(recording: Any) -> str:
+    """What is said in a recording, as far as its provider tells."""
+    said = recording.get("transcript") if isinstance(recording, Mapping) else None
+    return said if isinstance(said, str) else ""
+
+
+def _of_a_tool(
+    kind: str, body: Mapping[str, Any], names: Mapping[Any, Any] | None
+) -> Iterator[Said]:
     if "image" in kind:
         yield Said("[image]", "shown")
         return
     said = "\n".join(_inside(body, _DEPTH, results=True)).rstrip()
     if not said:
+        return
+    if names is None:
+        yield Said(said)
         return
     name = body.get("name")
     if not isinstance(name, str):
@@ -236,7 +251,7 @@ def _texts(value: Any, depth: int, *, results: bool = False) -> list[str]:
 def _inside(value: Mapping[str, Any], depth: int, *, results: bool = False) -> list[str]:
     """The texts inside a mapping that a model reads; as `_texts`."""
     keys = [key for key in _READ if value.get(key)]
-    if kind_of(value) == "text" and _DATA_OF_TEXT in value:
+    if _DATA_OF_TEXT in value and (kind_of(value) == "text" or _FORMATS.isdisjoint(value)):
         keys.append(_DATA_OF_TEXT)
     return [text for key in keys for text in _texts(value[key], depth, results=results)]
 

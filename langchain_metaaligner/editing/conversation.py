@@ -98,9 +98,10 @@ def read_conversation(messages: Iterable[Any], *, system: SystemHandling = None)
         elif kind == "system":
             system_texts.append(text)
         elif kind == "assistant":
-            for call in getattr(message, "tool_calls", ()):
-                if call.get("id"):
-                    tool_names[call["id"]] = call["name"]
+            for key in ("tool_calls", "invalid_tool_calls"):
+                for call in getattr(message, key, ()):
+                    if call.get("id"):
+                        tool_names[call["id"]] = call["name"]
             if text.strip():
                 turns.append(Turn("assistant", "\n".join([*tool_texts, text])))
                 tool_texts.clear()
@@ -207,7 +208,7 @@ def _as_messages(messages: Iterable[Any]) -> Sequence[Any]:
 def _text_of(message: BaseMessage, kind: str) -> tuple[str, list[str]]:
     """What a message says, and, apart from it, what tools returned in a message of a human."""
     content = message.content
-    if isinstance(content, str) and not message.additional_kwargs:
+    if isinstance(content, str) and content and not message.additional_kwargs:
         return content, []
     said, returned = read_content(message), []
     if kind == "human":

@@ -120,7 +120,7 @@ def reason_beside_text(message: Any, *, refusals: bool = False) -> str | None:
     """
     content = getattr(message, "content", "")
     if not refusals:
-        if _refusal_beside(message):
+        if refusal_beside(message):
             return REFUSAL
         if isinstance(content, list) and any(map(refusal_text, content)):
             return REFUSAL
@@ -432,7 +432,7 @@ def _places(content: Sequence[Any], *, refusals: bool) -> list[_Place]:
 
 def _with_refusal(message: Any, said: str) -> str:
     """A text, and the refusal that the provider reports beside it."""
-    refusal = _refusal_beside(message)
+    refusal = refusal_beside(message)
     return said if refusal in said else said + refusal
 
 
@@ -472,14 +472,24 @@ def _as_text(refusal: Mapping[str, Any], said: str) -> dict[str, Any]:
     return {"type": "text", "text": said, **kept}
 
 
-def _refusal_beside(message: Any) -> str:
-    """A refusal that the provider reports outside of the content, or explains there."""
+def refusal_beside(message: Any, *, explained: bool = True) -> str:
+    """A refusal that the provider reports outside of the content, or explains there.
+
+    Args:
+        message: A message.
+        explained: Whether an explanation counts. In a context it does so only without a text.
+
+    Returns:
+        The refusal; empty if there is none.
+    """
     said = getattr(message, "additional_kwargs", {}).get("refusal")
     if isinstance(said, str) and said:
         return said
+    if not explained:
+        return ""
     for where, key, marks in _REFUSALS:
         metadata = getattr(message, "response_metadata", {})
-        if metadata.get(where) in marks:
+        if str(metadata.get(where)) in marks:
             for name in key:
                 metadata = metadata.get(name) if isinstance(metadata, Mapping) else None
             if isinstance(metadata, str):
@@ -503,7 +513,7 @@ _REFUSALS: tuple[tuple[str, tuple[str, ...], frozenset[str]], ...] = (
 
 def _without_refusal(metadata: dict[str, Any]) -> dict[str, Any]:
     for where, key, marks in _REFUSALS:
-        if metadata.get(where) in marks:
+        if str(metadata.get(where)) in marks:
             metadata.pop(where)
             metadata.pop(key[0], None)
     return metadata

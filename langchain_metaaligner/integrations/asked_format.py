@@ -29,15 +29,14 @@ _CONSTRAINTS = (
 # What the description of a format says besides.
 _DESCRIPTIONS = ("schema", "mime_type")
 # Mappings that are no part of what is asked of the model, or that describe other outputs.
-_ELSEWHERE = frozenset(
-    "tools functions tool_choice function_call metadata default_metadata profile audio prediction"
-    " default_headers extra_headers additional_headers default_query messages prompt"
-    " logit_bias _serialized".split()
+_ELSEWHERE = re.compile(
+    r"(?i)\w*(?:header|label|metadata|query|client|http|transport|tool|function|profile|audio|image"
+    r"|video|speech)\w*|messages|prompt|prediction|logit_bias|_serialized"
 )
 # The mapping that providers merge with the model's own; all others replace it.
 _MERGED = "output_config"
 # LangChain's own description of structured output, and its method that asks for a tool call.
-_BY_LANGCHAIN = "ls_structured_output_format"
+BY_LANGCHAIN = "ls_structured_output_format"
 _BY_TOOL = "function_calling"
 
 _DATA = re.compile(r"(?i)json|xml|yaml|csv|enum|schema|grammar|regex|structur|object|array")
@@ -82,7 +81,7 @@ def wants_data(
         for name, one in layer.items()
     ):
         return False
-    asked = _mapping(call.get(_BY_LANGCHAIN))
+    asked = _mapping(call.get(BY_LANGCHAIN))
     if asked and _mapping(asked.get("kwargs")).get("method") != _BY_TOOL:
         return True
     sent: dict[str, Any] = {}
@@ -100,10 +99,16 @@ def wants_data(
 
 def _may_hold(name: str, given: Any) -> bool:
     """Whether a mapping can hold a wish for data; most can't."""
-    if name == _BY_LANGCHAIN:
+    if name == BY_LANGCHAIN:
         return True
     secret = isinstance(given, dict) and given.get("type") == "secret"
-    return not secret and name not in _ELSEWHERE
+    return not secret and not _is_elsewhere(name)
+
+
+@functools.lru_cache(maxsize=512)
+def _is_elsewhere(name: Any) -> bool:
+    """Whether what a mapping of this name holds is no part of what is asked."""
+    return not isinstance(name, str) or _ELSEWHERE.fullmatch(name) is not None
 
 
 def _fields(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -146,11 +151,11 @@ def _mapping(given: Any) -> Mapping[str, Any]:
 def _options(sent: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
     """The options in a mapping, and in the mappings inside it, that can be a wish for data."""
     for name, one in sent.items():
-        if not one or name in _ELSEWHERE or name == _BY_LANGCHAIN:
+        if not one or name == BY_LANGCHAIN:
             continue
         if name in _NAMES:
             yield name, one
-        elif depth and (isinstance(one, _NESTED)):
+        elif depth and isinstance(one, _NESTED) and not _is_elsewhere(name):
             inner = _mapping(one)
             yield from _options(_fields(inner) if "lc" in inner else inner, depth - 1)
 

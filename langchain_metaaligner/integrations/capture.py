@@ -43,6 +43,8 @@ _MODEL_RUNS_KEPT = 1024
 # A task that a run has started may go on after the run has ended.
 _ENDED_RUNS_KEPT = 256
 _MODEL_RUNS_KEPT_OF_ENDED = 8
+# A shorter text may stand in any reply.
+_TELLING = 8
 # Only a manager that is kept for many requests can come near this.
 _UNFINISHED_RUNS_KEPT = 10_000
 
@@ -405,8 +407,8 @@ class Capture:
         The search covers the given run and the runs around it, the nearest first. It looks for
         the reply's id, then for its text. In the nearest run with any model run, it then looks for
         a reply that contains the text, because a step in between may have cut or trimmed it. If
-        nothing matches, a step may have rewritten the reply; then it is that run's model run, if
-        there is only one.
+        nothing matches, a step may have rewritten the reply; then it is the only model run: of the
+        pipe if a model is a step of it, else of all these runs.
 
         Args:
             handlers: The handlers of the run that the aligner runs in.
@@ -445,21 +447,32 @@ class Capture:
             if made := [one for one in models if one.reply_text == reply_text]:
                 # Nothing gets from before a model in a pipe to a step behind it.
                 return _alike(made[made.index(step) :] if step in made else made)
-        nearest = scopes[0][0]
-        text = reply_text.strip()
-        if made := [one for one in nearest if text and text in (one.reply_text or "")]:
+        nearest, step = scopes[0]
+        if made := _cut_to(reply_text, nearest):
             return _alike(made)
         if reply_id and reply_id.startswith(LC_ID_PREFIX):
             # The id of another model's run, which is not among these.
             return ()
-        return _alike(nearest)
+        # What goes through a pipe comes from the model in it; a function may get it from anywhere.
+        return _alike(scopes[-1][0] if step is None else nearest)
+
+
+def _cut_to(text: str, models: Sequence[ModelRun]) -> list[ModelRun]:
+    """The model runs whose reply is a text but for its edges, else those whose reply holds it."""
+    made = [one for one in models if one.replied(text)]
+    if not made and len(text.strip()) >= _TELLING:
+        made = [one for one in models if text.strip() in (one.reply_text or "")]
+    return made
 
 
 def _alike(models: Sequence[ModelRun]) -> Sequence[ModelRun]:
-    """The newest model run if all were sent the same; else all."""
+    """The newest model run if all were sent the same; else all.
+
+    One that was asked for prose goes before one that was asked for data, which is not edited.
+    """
     newest = models[-1]
     if all(one.messages == newest.messages for one in models):
-        return (newest,)
+        return (next((one for one in reversed(models) if not one.wants_data), newest),)
     return models
 
 

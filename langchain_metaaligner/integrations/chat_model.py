@@ -22,8 +22,10 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from langchain_metaaligner.editing.alignment import METADATA_KEY
 from langchain_metaaligner.editing.conversation import Context
 from langchain_metaaligner.editing.objectives import Objective, Objectives
+from langchain_metaaligner.editing.reply_message import answer_text
 from langchain_metaaligner.errors import UnknownObjectiveError
 from langchain_metaaligner.integrations import _langchain
+from langchain_metaaligner.integrations.asked_format import BY_LANGCHAIN
 from langchain_metaaligner.integrations.call_config import (
     asked_objectives,
     given_context,
@@ -548,8 +550,10 @@ class _Call:
         context = self._kwargs.pop("context", None)
         self._context = messages if context is None else context
         self._data = asks_for_data(model.policy, self._stop, self._kwargs)
-        # Whether the policy's own tokens may be streamed.
-        self._live = self._data or not model.apply
+        # LangChain takes it off where a model has a run; no model takes it.
+        self._kwargs.pop(BY_LANGCHAIN, None)
+        # Whether the policy's own tokens may be streamed. Instead of data, it may send a refusal.
+        self._live = not model.apply or (self._data and not model.edit_refusals)
         self._given = context
         if model.apply:
             # Report a mistake in the call before the policy runs.
@@ -643,10 +647,9 @@ class _Call:
         if self._policy.leaves_alone(message):
             return edit
         if not text.strip():
-            if not self._data:
-                edit.made = self._policy.without_text(message, self._asked)
+            edit.made = self._policy.without_text(message, self._asked)
             return edit
-        if self._data:
+        if self._data and text == answer_text(message):
             edit.made = self._policy.left_alone(message, self._asked, "data")
             return edit
         try:

@@ -227,13 +227,18 @@ class _Turn:
         edits = {place: ReplyEdit(self._policy, one, self._asked) for place, one in replies.items()}
         for place, edit in edits.items():
             try:
-                if data:
+                if data and not self._is_beside_data(replies[place]):
                     edit.made = self._policy.left_alone(replies[place], self._asked, "data")
                 else:
                     self._prepare(edit, replies[place])
             except Exception as error:  # noqa: BLE001 - the error policy decides
                 edit.made = error
         return edits
+
+    def _is_beside_data(self, reply: AIMessage) -> bool:
+        """Whether a reply calls a tool with the data, so that its text is none."""
+        calls = bool(reply.tool_calls) and not self._policy.leaves_alone(reply)
+        return calls and bool(self._policy.text_of(reply).strip())
 
     def _prepare(self, edit: ReplyEdit, reply: AIMessage) -> None:
         text = self._policy.text_of(reply)

@@ -564,7 +564,8 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
     try:
         while (piece := (yield partial(mode.next_input, inputs))) is not END:
             if not arrived:
-                data = _is_data(piece, call)
+                # Instead of data, a model may answer with a refusal.
+                data = _is_data(piece, call) and not options.edit_refusals
                 live = live or data
             arrived.append(piece)
             if prefetch is not None and not (data or prefetch.over):
@@ -670,8 +671,8 @@ def _read(
             reply_text=text,
             editing=run_manager.run_id,
         )
-        asked_for_data = bool(model_runs) and model_runs[-1].wants_data
-        if data or (asked_for_data and model_runs[-1].replied(text)):
+        # Where it may be of several models, all of them must have been asked for data.
+        if data or (model_runs and all(one.wants_data and one.replied(text) for one in model_runs)):
             edit.made = policy.left_alone(reply, asked, "data")
             return edit, in_state
         if options.apply and options.on_leak == "raise":

@@ -40,6 +40,9 @@ READ_BY_THE_POLICY = [
     ),
     ({"type": "document", "source": {"type": "content", "content": text("Part.")}}, "Part."),
     ({"document": {"name": "a", "format": "txt", "source": {"text": "Read me."}}}, "Read me."),
+    ({"type": "document", "document": {"id": "1", "data": "Read me."}}, "Read me."),
+    ({"type": "document", "document": {"data": {"title": "T", "text": "Read me."}}}, "T\nRead me."),
+    ({"type": "Document", "page_content": "Read me.", "metadata": {"page": 1}}, "Read me."),
     ({"type": "text-plain", "title": "T", "text": "Read me."}, "T\nRead me."),
     ({"type": "file", "source_type": "text", "text": "Read me."}, "Read me."),
     ({"type": "guard_content", "guard_content": {"text": {"text": "Check."}}}, "Check."),
@@ -56,6 +59,9 @@ NOT_READ = [
     ({"type": "text-plain", "base64": ENCODED, "mime_type": "text/plain"}, "[file]"),
     ({"type": "file", "file": {"filename": "a.pdf", "file_data": ENCODED}}, "[file]"),
     ({"type": "container_upload", "file_id": "f"}, "[file]"),
+    ({"type": "document_url", "document_url": f"data:application/pdf;base64,{ENCODED}"}, "[file]"),
+    ({"type": "video_url", "video_url": "https://a"}, "[video]"),
+    ({"type": "document", "document": {"data": "QUJD", "format": "pdf"}}, "[file]"),
     ({"inline_data": {"mime_type": "image/png", "data": ENCODED}}, "[file]"),
     ({"image": {"format": "png", "source": {"bytes": b"abc"}}}, "[image]"),
     ({"type": "cache_point"}, ""),
@@ -171,8 +177,28 @@ def test_a_refusal_in_the_history_is_what_the_assistant_said():
         AIMessage("", additional_kwargs={"refusal": "I can't."}),
         AIMessage(content=[{"type": "refusal", "refusal": "I can't."}]),
         AIMessage("I can't.", additional_kwargs={"refusal": "I can't."}),
+        AIMessage(
+            content=[],
+            response_metadata={
+                "stop_reason": "refusal",
+                "stop_details": {"explanation": "I can't."},
+            },
+        ),
+        AIMessage("", response_metadata={"finish_reason": "SAFETY", "finish_message": "I can't."}),
     ]
-    assert [turns(one) for one in refused] == [[("assistant", "I can't.")]] * 3
+    assert [turns(one) for one in refused] == [[("assistant", "I can't.")]] * 5
+
+
+@pytest.mark.parametrize(
+    "spoken",
+    [
+        AIMessage("", additional_kwargs={"audio": {"id": "a", "transcript": "It is hot."}}),
+        AIMessage(content=[{"type": "audio", "base64": ENCODED, "transcript": "It is hot."}]),
+        AIMessage("It is hot.", additional_kwargs={"audio": {"transcript": "It is hot."}}),
+    ],
+)
+def test_a_recording_in_the_history_is_what_the_assistant_said(spoken):
+    assert turns(spoken) == [("assistant", "It is hot.")]
 
 
 def test_what_a_tool_returned_to_a_human_turn_is_no_words_of_the_human():
@@ -182,6 +208,23 @@ def test_what_a_tool_returned_to_a_human_turn_is_no_words_of_the_human():
         ("assistant", "[tool] Hot."),
         ("human", "And now?"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("block", "read"),
+    [
+        ({"type": "custom_tool_call_output", "output": "Hot."}, "Hot."),
+        ({"type": "tool_result", "tool_use_id": "1", "content": "Hot."}, "Hot."),
+        ({"type": "Feature", "city": "Rome"}, '{"type":"Feature","city":"Rome"}'),
+    ],
+)
+def test_a_tools_message_is_read_under_the_tools_own_name(block, read):
+    call = {"name": "f", "args": "{", "id": "1", "error": None, "type": "invalid_tool_call"}
+    asked, returned = (
+        AIMessage("", invalid_tool_calls=[call]),
+        ToolMessage(content=[block], tool_call_id="1"),
+    )
+    assert turns(asked, returned) == [("assistant", f"[tool f] {read}")]
 
 
 def test_data_from_a_tool_is_json_without_what_nobody_reads():

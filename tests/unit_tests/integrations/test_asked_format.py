@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.structured_output import ProviderStrategy
-from langchain_core.messages import AIMessage
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
-from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.runnables import RunnableLambda
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableLambda, RunnableParallel
 from pydantic import BaseModel
 
 from langchain_metaaligner import (
@@ -37,6 +37,11 @@ SCHEMA = {"type": "json_schema", "schema": {"type": "object"}}
 
 class City(BaseModel):
     city: str
+
+
+class ToolPolicy(Policy):
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
+        return self.bind(tools=tools)
 
 
 def chat_gpt(**options: Any) -> Any:
@@ -83,6 +88,17 @@ def by_method(name: str) -> dict[str, Any]:
     return {"kwargs": {"method": name}, "schema": {"title": "city", "type": "object"}}
 
 
+class Refusing(Policy):
+    """Refuses, in two chunks where it streams."""
+
+    reply: Any = AIMessage("", additional_kwargs={"refusal": "I won't."})
+
+    def _stream(self, *_: Any, **__: Any) -> Any:
+        yield ChatGenerationChunk(message=AIMessageChunk(""))
+        beside = self.reply.additional_kwargs
+        yield ChatGenerationChunk(message=AIMessageChunk("", additional_kwargs=beside))
+
+
 ASKED_FOR_DATA = [
     (chat_gpt, {"model_kwargs": {"response_format": JSON}}, {}),
     (chat_gpt, {}, {"response_format": City}),
@@ -112,11 +128,15 @@ ASKED_FOR_PROSE = [
     (chat_gpt, {}, {"audio": {"voice": "alloy", "format": "wav"}, "modalities": ["text"]}),
     (chat_gpt, {}, {"tools": [{"function": {"name": "f", "parameters": {"format": "json"}}}]}),
     (chat_gpt, {}, {"ls_structured_output_format": by_method("function_calling")}),
+    (chat_gpt, {"default_query": {"format": "json"}}, {"extra_query": {"format": "json"}}),
     (claude, {"output_config": {"effort": "low"}}, {}),
     (claude, {}, {"output_config": {"effort": "low", "format": None}}),
     (gemini, {"response_mime_type": "text/plain"}, {}),
     (gemini, {"response_mime_type": "application/json"}, {"response_mime_type": "text/plain"}),
+    (gemini, {"labels": {"format": "json"}}, {"image_config": {"output_format": "json"}}),
+    (gemini, {"client_args": {"headers": {"format": "json"}}}, {}),
     (llama, {"format": ""}, {}),
+    (llama, {"sync_client_kwargs": {"headers": {"format": "json"}}}, {}),
     (llama, {"format": "json"}, {"format": ""}),
 ]
 CASES = [(*case, True) for case in ASKED_FOR_DATA] + [(*case, False) for case in ASKED_FOR_PROSE]
@@ -228,6 +248,15 @@ def test_prose_that_was_taken_out_of_data_is_edited(keeps_the_message):
     assert (made.text if keeps_the_message else made) == "Rome (edited)"
 
 
+@pytest.mark.parametrize("question", ["?", "another"])
+def test_a_text_that_a_model_asked_for_prose_made_too_is_edited(question):
+    prose = RunnableLambda(lambda _: question) | chat_gpt()
+    both = RunnableParallel(prose=prose, data=chat_gpt().bind(response_format=JSON))
+    aligner = MetaAlignerRunnable(engine=ScriptedEngine(), on_error="block")
+    made = (both | RunnableLambda(lambda made: made["prose"].text) | aligner).invoke("?")
+    assert made != DATA
+
+
 def test_a_call_takes_back_a_format_of_the_model() -> None:
     bound = ollama.ChatOllama(model="m", format="json").bind(format=None)
     model = ChatMetaAligner(bound, engine=ScriptedEngine("x"))
@@ -240,6 +269,19 @@ def test_an_effort_is_no_wish_for_data(monkeypatch):
     monkeypatch.setattr(anthropic.ChatAnthropic, "_generate", lambda *_, **__: made)
     policy = claude().bind(output_config={"effort": "low"})
     assert ChatMetaAligner(policy, engine=ScriptedEngine()).invoke("?").text == "prose (edited)"
+
+
+@pytest.mark.parametrize(
+    ("method", "way"),
+    [("json_schema", "invoke"), ("json_mode", "stream"), ("function_calling", "astream")],
+)
+def test_a_model_that_langchain_bound_to_a_schema_is_a_policy(method, way, told):
+    bound = chat_gpt(model="m").with_structured_output(City, method=method).first
+    made = run(ChatMetaAligner(bound, engine=ScriptedEngine(), on_edit=told.append), "?", way)
+    if method == "function_calling":  # this model writes instead of calling the tool
+        assert made.response_metadata["metaaligner"]["status"] == "edited"
+    else:
+        assert left_alone(made, told)
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -259,6 +301,46 @@ def test_a_structured_answer_keeps_its_text_and_says_why(told):
     state = agent.invoke({"messages": ["?"]})
     assert left_alone(state["messages"][-1], told)
     assert state["structured_response"] == City(city="Rome")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("face", [ChatMetaAligner, None])
+def test_a_refusal_instead_of_data_is_a_refusal(face, edited, way, told):
+    options = {"engine": ScriptedEngine(), "on_edit": told.append, "edit_refusals": edited}
+    policy = Refusing().bind(response_format=JSON)
+    chain = policy | MetaAlignerRunnable(**options) if face is None else face(policy, **options)
+    made = run(chain, "?", way)
+    assert (made.text, bool(made.additional_kwargs)) == (
+        ("I won't. (edited)", False) if edited else ("", True)
+    )
+    assert [one.reason for one in told] == [None if edited else "refusal"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_data_is_left_alone_where_refusals_are_edited(way, told):
+    options = {"engine": ScriptedEngine(), "on_edit": told.append, "edit_refusals": True}
+    policy = chat_gpt(model_kwargs={"response_format": JSON})
+    for chain in (policy | MetaAlignerRunnable(**options), ChatMetaAligner(policy, **options)):
+        told.clear()
+        assert left_alone(run(chain, "?", way), told)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_text_beside_a_call_that_brings_the_data_is_text_beside_tool_calls(edited, told):
+    call = {"name": "City", "args": {"city": "Rome"}, "id": "c"}
+    middleware = MetaAlignerMiddleware(
+        engine=ScriptedEngine(), on_edit=told.append, edit_tool_text=edited
+    )
+    agent = create_agent(
+        ToolPolicy(reply=AIMessage("Here it is.", tool_calls=[call])),
+        middleware=[middleware],
+        response_format=ToolStrategy(City),
+    )
+    state = agent.invoke({"messages": ["?"]})
+    assert state["structured_response"] == City(city="Rome")
+    assert state["messages"][1].text == ("Here it is. (edited)" if edited else "Here it is.")
+    assert [one.status for one in told] == ["edited" if edited else "skipped"]
 
 
 def test_a_reply_that_when_skips_is_not_told(told):

@@ -135,7 +135,7 @@ def test_the_nearest_run_goes_before_those_around_it(told):
     told.ask("outer", root, "same")
     assert told.found(inner, "same") == "inner"
     assert told.found(root, "same") == ["inner", "outer"]
-    assert told.found(inner, "rewritten") == "inner"
+    assert told.found(inner, "rewritten") == ["inner", "outer"]
 
 
 def test_a_run_with_no_model_looks_around_itself_and_never_into_other_roots(told):
@@ -345,6 +345,35 @@ def test_a_reply_that_may_be_of_several_models_has_no_context(first, second, the
     given = {"configurable": {"context": [HumanMessage("given")]}}
     (chain | MetaAlignerRunnable(engine=engine)).invoke("?", given)
     assert [question_of(one) for one in engine.requests] == ["given"]
+
+
+def test_a_model_that_ran_nearer_than_the_one_that_made_a_reply_is_not_taken_for_it():
+    """A function asks a judge before it lets the rewritten reply be edited."""
+    judge, engine = Policy(reply="I can say yes."), ScriptedEngine()
+
+    def judged(text):
+        judge.invoke("Is it good?")
+        return text
+
+    inner = RunnableLambda(judged) | MetaAlignerRunnable(engine=engine)
+    for change in (str.upper, lambda _: "yes"):
+        outer = Policy(reply="A reply.") | StrOutputParser() | change | RunnableLambda(inner.invoke)
+        with pytest.raises(MissingContextError, match="several models"):
+            outer.invoke("?")
+    assert engine.requests == []
+
+
+def test_a_reply_that_was_rewritten_in_a_pipe_is_of_the_model_in_the_pipe():
+    engine = ScriptedEngine()
+    pipe = Policy(reply="Two.") | StrOutputParser() | str.upper | MetaAlignerRunnable(engine=engine)
+
+    @chain
+    def node(_):
+        Policy(reply="One.").invoke("first")
+        return pipe.invoke("second")
+
+    node.invoke("?")
+    assert [question_of(one) for one in engine.requests] == ["second"]
 
 
 def test_a_reply_that_tells_its_model_has_that_models_context():
