@@ -545,6 +545,15 @@ def test_control_tokens_of_the_models_own_tokenizer_are_disarmed():
     assert prompt.restore(prompt.draft) == "b <start_of_turn>x"
 
 
+@pytest.mark.parametrize("token", ["EOT", "im_end>", "Ñ>", "İ>", "▁<PRE>", "end of turn"])
+@pytest.mark.parametrize("case", [str, str.upper, str.lower])
+def test_a_control_token_may_begin_with_any_character(token, case):
+    answer = f"so{token} then {case(token)}."
+    prompt = INSTRUCT.render("a", answer, parse_objectives("humour"), control_tokens=[token])
+    assert token not in prompt.text
+    assert prompt.restore(prompt.draft) == answer
+
+
 def test_a_prompt_does_not_show_its_text():
     assert "thanks" not in repr(HH_RLHF.render(TURNS, "thanks", parse_objectives("humour")))
 
