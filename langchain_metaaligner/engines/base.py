@@ -149,7 +149,8 @@ class Engine(ABC):
         origin: The checkpoint that the model was made from, if its files say so; else empty.
         family_hint: The prompt family that the model was trained on, if known.
         window: How many tokens the prompt and the edit may have together; `None` for no limit.
-        control_tokens: Strings that the tokenizer reads as control tokens.
+        control_tokens: Strings that the tokenizer reads as control tokens, and those that the
+            chat template writes between messages.
         readings: What the tokenizer reads each character as. By default, a character counts as
             another one if some common tokenizer reads it so.
         keeps_deadlines: Whether each call stops by itself at the deadlines of its requests, with

@@ -43,7 +43,10 @@ FIELD = mark("|", r"(\|)(?=\s*+(?:Context|Query|Question|Answer|Edit)\s*+:)")
 TURN = mark("\n", r"\n[^\S\n]*+\n\s*+(?:(?:Human|Assistant)\s*+(:))?")
 # For a tokenizer that reads a line break as a space, or drops it.
 TURN_IN_LINE = mark(":", r"(?:Human|Assistant)\s*+(:)")
-CONTROL = mark("<", r"(<)(?=/?(?:s|unk|pad|bos|eos|mask)>|\|[^|<>\s]{1,64}\|>)")
+CONTROL = mark(
+    "<",
+    r"(<)(?=/?(?:s|unk|pad|bos|eos|mask|(?:start|end)_of_\w{1,32})>|\|[^|<>\s]{1,64}\|>)",
+)
 _SURROGATES = frozenset(map(chr, range(0xD800, 0xE000)))
 
 # Each look-alike is a single character, so that undoing works on any piece of a stream.
