@@ -441,10 +441,11 @@ def as_engine(engine: Any) -> Engine:
     """
     if Engine in type(engine).__mro__:
         return cast("Engine", engine)
-    what = f"{engine.__name__} (a class)" if isinstance(engine, type) else f"{engine!r:.80}"
+    is_class = isinstance(engine, type)
+    what = f"{engine.__name__} (a class)" if is_class else f"an object of {type(engine).__name__}"
     if isinstance(engine, type) or not callable(getattr(engine, "edit", None)):
         message = (
-            f"engine={what} is not an engine: expected an object with a method"
+            f"engine= is {what}, which is not an engine: expected an object with a method"
             f" edit(requests) -> list[Edit], ideally a subclass of Engine. See {DOCS}."
         )
         raise CheckpointError(message)
