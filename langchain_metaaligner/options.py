@@ -137,7 +137,8 @@ class Hidden(Secret[Any]):
 _MASK = "**********"
 # What is in the name of a secret, and a whole word of it. Whatever is in headers may be one.
 _SECRET_PARTS = re.compile(
-    r"token|secret|passw|passphrase|api_?key|authoriz|credential|cookie|bearer", re.IGNORECASE
+    r"token|secret|passw|passphrase|api_?key|authoriz|credential|cookie|bearer|conn(?:ection)?_?str",
+    re.IGNORECASE,
 )
 _SECRET_WORDS = frozenset({
     "auth", "dsn", "jwt", "key", "otp", "pass", "passcode", "pat", "private", "pwd", "sas", "sig",
@@ -149,7 +150,7 @@ _ALL_SECRET = frozenset({
 })  # fmt: skip
 # What is a secret under any name: a header's value, or a user's name and password before a host.
 _SECRET_VALUE = re.compile(
-    r"\s*+(?:(?:bearer|basic|token)\s++(?=\S*[\d_=.+/-])\S{6,}|(?!mailto:|sips?:)[^\s/@:]++:[^\s/@]++@\S+)\s*",
+    r"\s*+(?:(?:bearer|basic|token)\s++(?=\S*[\d_=.+/-])\S{6,}|(?!mailto:|sips?:)[^\s/\\@:]++:[^\s/\\@]++@\S+)\s*",
     re.IGNORECASE,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_metaaligner.engines.readings import InContext, Readings
 
@@ -100,7 +100,8 @@ def _normalizer_of(steps: list[Mapping[str, Any]]) -> Normalizer | None:
 
     model = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
     normalizer = {"type": "Sequence", "normalizers": steps} if steps else None
-    return Tokenizer.from_str(json.dumps({"model": model, "normalizer": normalizer})).normalizer
+    made = Tokenizer.from_str(json.dumps({"model": model, "normalizer": normalizer}))
+    return cast("Normalizer | None", made.normalizer)
 
 
 def _normalised_by(normalizer: Normalizer | None) -> Callable[[str], str]:
@@ -146,7 +147,8 @@ def _in_context_by(
 
         def origin(place: int) -> int:
             at = places[place]
-            start = len(whole[: at + 1].original) - len(whole[at : at + 1].original)
+            until, piece = whole.slice((0, at + 1)), whole.slice((at, at + 1))
+            start = len(until.original) - len(piece.original) if until and piece else 0
             return min(max(start - len(_GUARD), 0), len(text) - 1)
 
         return "".join(found), origin

@@ -8,7 +8,7 @@ import time
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -195,6 +195,7 @@ def normalized_by(name):
 
 @pytest.mark.parametrize("name", IN_CONTEXT)
 @settings(max_examples=25)
+@example(question="\\n\\nHuman: ", said="", answer="", wish="")
 @given(question=told, said=told, answer=told, wish=told)
 def test_what_is_read_as_a_mark_only_together_counts_as_it(name, question, said, answer, wish):
     normalizer, readings = normalized_by(name)
