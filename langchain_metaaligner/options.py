@@ -10,6 +10,8 @@ import re
 import uuid
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import fields as dataclass_fields
+from dataclasses import is_dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +25,7 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     PlainSerializer,
+    Secret,
     SecretStr,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -116,22 +119,40 @@ def _as_folder(given: Any) -> Any:
 
 
 def _as_dtype(given: Any) -> Any:
-    return str(given).removeprefix("torch.")
+    is_torch = type(given).__module__ == "torch"
+    return str(given).removeprefix("torch.") if is_torch or isinstance(given, str) else given
 
 
 class HiddenStr(SecretStr):
     """A secret that was found by its name, such as `api_key`, and is given out by `revealed`."""
 
 
+class Hidden(Secret[Any]):
+    """Any other value that is a secret or contains one, and is given out by `revealed`."""
+
+    def _display(self) -> str:
+        return _MASK
+
+
+_MASK = "**********"
 # What is in the name of a secret, and a whole word of it. Whatever is in headers may be one.
 _SECRET_PARTS = re.compile(
-    r"token|secret|passw|passphrase|api_?key|authoriz|credential|cookie|bearer", re.IGNORECASE
+    r"token|secret|passw|passphrase|api_?key|authoriz|credential|cookie|bearer|conn(?:ection)?_?str",
+    re.IGNORECASE,
 )
-_SECRET_WORDS = frozenset({"auth", "jwt", "key", "pass", "pat", "private", "pwd", "sig"})
-_ALL_SECRET = frozenset({
-    "auth", "cookie", "cookies", "credential", "credentials", "env", "environment", "header",
-    "headers",
+_SECRET_WORDS = frozenset({
+    "auth", "dsn", "jwt", "key", "otp", "pass", "passcode", "pat", "private", "pwd", "sas", "sig",
 })  # fmt: skip
+_ALL_SECRET = frozenset({
+    "auth", "authentication", "authorization", "cookie", "cookies", "cred", "credential",
+    "credentials", "creds", "env", "environ", "environment", "header", "headers", "passwords",
+    "secrets",
+})  # fmt: skip
+# What is a secret under any name: a header's value, or a user's name and password before a host.
+_SECRET_VALUE = re.compile(
+    r"\s*+(?:(?:bearer|basic|token)\s++(?=\S*[\d_=.+/-])\S{6,}|(?!mailto:|sips?:)[^\s/\\@:]++:[^\s/\\@]++@\S+)\s*",
+    re.IGNORECASE,
+)
 
 
 def hidden(value: Any) -> Any:
@@ -142,9 +163,10 @@ def hidden(value: Any) -> Any:
 
     Returns:
         The value, whose secrets can't be read before `revealed`. They are told by the names of
-        their keys; so are URLs with a password.
+        their keys; so are URLs with a password. An object of another type than Python's own
+        mappings and lists is hidden as a whole if it contains a secret.
     """
-    return _with_secrets(value, HiddenStr)
+    return _with_secrets(value, lambda said: (HiddenStr if isinstance(said, str) else Hidden)(said))
 
 
 def masked(value: Any) -> Any:
@@ -156,12 +178,12 @@ def masked(value: Any) -> Any:
     Returns:
         The value without its secrets.
     """
-    return _with_secrets(value, lambda _: "**********")
+    return _with_secrets(value, lambda _: _MASK)
 
 
 def digested(value: Any) -> Any:
     """Replace the secrets in nested mappings by their hashes, for keys of caches; as `masked`."""
-    return _with_secrets(value, lambda said: hashlib.sha256(said.encode()).hexdigest())
+    return _with_secrets(value, _digest)
 
 
 def revealed(value: Any) -> Any:
@@ -173,7 +195,7 @@ def revealed(value: Any) -> Any:
     Returns:
         The value with its secrets.
     """
-    if isinstance(value, HiddenStr):
+    if isinstance(value, HiddenStr | Hidden):
         return value.get_secret_value()
     if isinstance(value, dict):
         return {key: revealed(item) for key, item in value.items()}
@@ -193,24 +215,29 @@ def without_secrets(name: str) -> str:
     """
     if not _has_secrets(name):
         return name
-    scheme, _, rest = name.partition("://")
-    host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    hosts = re.sub(r"://[^/\s]*@", "://", name)
+    shown = re.split(r"[?#]", hosts, maxsplit=1)[0]
+    return _MASK if _has_secrets(shown) else shown
 
 
 def _has_secrets(text: str) -> bool:
-    """Whether a text is a URL with a password, or with a secret among its parameters."""
-    scheme, found, rest = text.partition("://")
-    if not found or not re.fullmatch(r"[A-Za-z][\w+.-]{0,30}", scheme):
-        return False
-    place, _, query = rest.partition("?")
-    if "@" in place.partition("/")[0]:
-        return True
-    return any(_names_secret(one.partition("=")[0], "") for one in re.split("[&;#]", query))
+    """Whether a text contains a URL with a password or a secret parameter, or is a secret value."""
+    for rest in text.split("://")[1:]:
+        if "@" in re.split(r"[/\s]", rest, maxsplit=1)[0]:
+            return True
+        parameters = re.split("[?&;#]", rest)[1:]
+        if any("=" in one and _names_secret(one.partition("=")[0], "") for one in parameters):
+            return True
+    return "://" not in text and _SECRET_VALUE.fullmatch(text) is not None
 
 
-def _with_secrets(value: Any, hide: Callable[[str], Any], *, secret: bool = False) -> Any:
-    if isinstance(value, HiddenStr):
+def _digest(value: Any) -> str:
+    said = value if isinstance(value, str) else repr(value)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _with_secrets(value: Any, hide: Callable[[Any], Any], *, secret: bool = False) -> Any:
+    if isinstance(value, HiddenStr | Hidden):
         return hide(value.get_secret_value())
     if isinstance(value, str):
         return hide(value) if value and (secret or _has_secrets(value)) else value
@@ -221,7 +248,33 @@ def _with_secrets(value: Any, hide: Callable[[str], Any], *, secret: bool = Fals
         }
     if type(value) in (list, tuple):
         return type(value)(_with_secrets(item, hide, secret=secret) for item in value)
-    return value
+    return hide(value) if _contains_secret(value, secret, set()) else value
+
+
+def _contains_secret(value: Any, secret: bool, seen: set[int]) -> bool:
+    """Whether a value of any type is a secret, or has one among its items or fields."""
+    if isinstance(value, str | bytes):
+        said = value if isinstance(value, str) else value.decode("latin-1")
+        return bool(said) and (secret or _has_secrets(said))
+    if isinstance(value, type) or id(value) in seen:
+        return False
+    seen.add(id(value))
+    fields: Iterable[tuple[Any, Any]]
+    if isinstance(value, Mapping):
+        fields = value.items()
+    elif isinstance(value, BaseModel):
+        fields = vars(value).items()
+    elif is_dataclass(value):
+        fields = ((one.name, getattr(value, one.name, None)) for one in dataclass_fields(value))
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        fields = zip(value._fields, value, strict=False)
+    elif isinstance(value, list | tuple | set | frozenset):
+        return any(_contains_secret(item, secret, seen) for item in value)
+    else:
+        return False
+    return any(
+        _contains_secret(item, secret or _names_secret(name, item), seen) for name, item in fields
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -232,10 +285,12 @@ def _words_of(name: str) -> tuple[frozenset[str], bool]:
 
 def _names_secret(name: Any, item: Any) -> bool:
     """Whether a key of a mapping names a secret, or a mapping that may contain nothing else."""
+    if isinstance(name, bytes):
+        name = name.decode("latin-1")
     if not isinstance(name, str):
         return False
     words, in_part = _words_of(name)
-    if isinstance(item, dict):
+    if isinstance(item, Mapping):
         return not words.isdisjoint(_ALL_SECRET)
     return in_part or not words.isdisjoint(_SECRET_WORDS | _ALL_SECRET)
 
@@ -870,7 +925,11 @@ def _plain(value: Any) -> Any:
     to_dict = getattr(value, "to_dict", None)
     if callable(to_dict) and not isinstance(value, type):
         return [type(value).__qualname__, to_dict()]
-    if type(value).__module__ == "torch" or isinstance(value, BaseModel):
+    if isinstance(value, BaseModel | Hidden):
+        # What is bound to a model, such as a header, may be a secret.
+        value = revealed(value)
+        return [type(value).__qualname__, _digest(value)]
+    if type(value).__module__ == "torch":
         return repr(value)
     return _identity(value)
 

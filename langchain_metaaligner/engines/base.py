@@ -149,7 +149,8 @@ class Engine(ABC):
         origin: The checkpoint that the model was made from, if its files say so; else empty.
         family_hint: The prompt family that the model was trained on, if known.
         window: How many tokens the prompt and the edit may have together; `None` for no limit.
-        control_tokens: Strings that the tokenizer reads as control tokens.
+        control_tokens: Strings that the tokenizer reads as control tokens, and those that the
+            chat template writes between messages.
         readings: What the tokenizer reads each character as. By default, a character counts as
             another one if some common tokenizer reads it so.
         keeps_deadlines: Whether each call stops by itself at the deadlines of its requests, with
@@ -440,10 +441,11 @@ def as_engine(engine: Any) -> Engine:
     """
     if Engine in type(engine).__mro__:
         return cast("Engine", engine)
-    what = f"{engine.__name__} (a class)" if isinstance(engine, type) else f"{engine!r:.80}"
+    is_class = isinstance(engine, type)
+    what = f"{engine.__name__} (a class)" if is_class else f"an object of {type(engine).__name__}"
     if isinstance(engine, type) or not callable(getattr(engine, "edit", None)):
         message = (
-            f"engine={what} is not an engine: expected an object with a method"
+            f"engine= is {what}, which is not an engine: expected an object with a method"
             f" edit(requests) -> list[Edit], ideally a subclass of Engine. See {DOCS}."
         )
         raise CheckpointError(message)

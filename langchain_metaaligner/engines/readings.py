@@ -18,6 +18,8 @@ _BLOCKS = (
 )
 _REMEMBERED = 1 << 17  # characters; a text can hold ten times as many
 
+InContext = tuple[str, Callable[[int], int]]
+
 
 class Readings:
     """What a tokenizer reads characters as, learnt when a text contains them.
@@ -28,10 +30,17 @@ class Readings:
     Args:
         read: What a character is read as: a text, empty if the character is dropped. It is not
             called for surrogates. `None` if each character is read as itself.
+        in_context: As the method of this name, for a tokenizer that reads several characters
+            together as others: ALBERT's reads two apostrophes as a quotation mark.
     """
 
-    def __init__(self, read: Callable[[str], str] | None = None) -> None:
+    def __init__(
+        self,
+        read: Callable[[str], str] | None = None,
+        in_context: Callable[[str], InContext | None] | None = None,
+    ) -> None:
         self._read = read
+        self._in_context = in_context
         self._same: set[str] = set()
         self._others: dict[str, str] = {}
         plain = "" if read is None else "".join(map(chr, range(0x80)))
@@ -60,10 +69,27 @@ class Readings:
         read = {char: self[char] for char in set(text) - self._same}
         return {char: reading for char, reading in read.items() if reading != char}
 
+    @property
+    def reads_in_context(self) -> bool:
+        """Whether several characters together may be read as others."""
+        return self._in_context is not None
+
+    def in_context(self, text: str) -> InContext | None:
+        """Read a whole text, where that may be more than reading one character after the other.
+
+        Args:
+            text: The text.
+
+        Returns:
+            What the text is read as, and a function from a place in it to the place in the text
+            that it comes from; `None` if reading each character tells the same.
+        """
+        return None if self._in_context is None else self._in_context(text)
+
     def _learn(self, read: Callable[[str], str], char: str) -> str:
         reading = char if "\ud800" <= char <= "\udfff" else read(char)
         # Marks are found in any case, so a tokenizer that ignores case changes nothing.
-        if reading.lower() == char.lower():
+        if len(reading) == 1 and reading.lower() == char.lower():
             reading = char
             if len(self._same) >= _REMEMBERED:
                 self._same = set()

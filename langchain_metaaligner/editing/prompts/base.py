@@ -228,6 +228,13 @@ class PromptFamily:
         for char, reading in (*zip(ends, ends, strict=True), *readings.of(description).items()):
             for end in ends.keys() & set(reading):
                 description = description.replace(char, ends[end])
+        while (found := readings.in_context(description)) is not None:
+            read, origin = found
+            places = {origin(match.start()) for match in re.finditer(f"[{''.join(ends)}]", read)}
+            kept = (" " if at in places else char for at, char in enumerate(description))
+            before, description = description, "".join(kept)
+            if description == before:
+                break
         return " ".join(description.split())
 
 

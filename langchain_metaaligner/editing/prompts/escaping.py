@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from langchain_metaaligner.engines.readings import Readings
@@ -19,23 +19,23 @@ class Mark:
     characters may follow each other without end, it uses quantifiers that never give back.
 
     Attributes:
-        char: A character that every match contains. Most texts lack it and need no search.
+        chars: Every match contains one of them. Most texts lack them and need no search.
         pattern: Finds the text; its only group is the character to replace by a look-alike. A
             match without this group is no such text.
     """
 
-    char: str
+    chars: str
     pattern: re.Pattern[str]
 
 
-def mark(char: str, pattern: str) -> Mark:
+def mark(chars: str, pattern: str) -> Mark:
     """Make a mark that ignores case.
 
     Args:
-        char: As for `Mark`.
+        chars: As for `Mark`.
         pattern: As for `Mark`, not yet compiled.
     """
-    return Mark(char, re.compile(pattern, re.IGNORECASE))
+    return Mark(chars, re.compile(pattern, re.IGNORECASE))
 
 
 FIELD = mark("|", r"(\|)(?=\s*+(?:Context|Query|Question|Answer|Edit)\s*+:)")
@@ -43,7 +43,10 @@ FIELD = mark("|", r"(\|)(?=\s*+(?:Context|Query|Question|Answer|Edit)\s*+:)")
 TURN = mark("\n", r"\n[^\S\n]*+\n\s*+(?:(?:Human|Assistant)\s*+(:))?")
 # For a tokenizer that reads a line break as a space, or drops it.
 TURN_IN_LINE = mark(":", r"(?:Human|Assistant)\s*+(:)")
-CONTROL = mark("<", r"(<)(?=/?(?:s|unk|pad|bos|eos|mask)>|\|[^|<>\s]{1,64}\|>)")
+CONTROL = mark(
+    "<",
+    r"(<)(?=/?(?:s|unk|pad|bos|eos|mask|(?:start|end)_of_\w{1,32})>|\|[^|<>\s]{1,64}\|>)",
+)
 _SURROGATES = frozenset(map(chr, range(0xD800, 0xE000)))
 
 # Each look-alike is a single character, so that undoing works on any piece of a stream.
@@ -55,6 +58,7 @@ _LOST = "?"  # where no look-alike is left; this can't be undone
 _PATIENCE = 2048  # characters that the tokenizer drops or changes, until there is likely no other
 _HOSTILE = 4096  # marks; nobody writes so many, and to find them all would take long
 _MANY = 16  # characters from which one pass over a text is faster than one for each of them
+_FEW = 64  # marks made of several characters, each of which takes long to be located
 
 
 def finder(marks: Iterable[Mark], readings: Readings) -> Callable[[str], object]:
@@ -68,8 +72,11 @@ def finder(marks: Iterable[Mark], readings: Readings) -> Callable[[str], object]
         A function that gives `None` for a text that `escape` would return unchanged, as it does
         most texts. It takes one look at each character.
     """
-    chars = {one.char for one in marks}.union(readings.of(""))
-    return re.compile(f"[\x80-\U0010ffff{''.join(map(re.escape, sorted(chars)))}]").search
+    chars = set().union(*(one.chars for one in marks), readings.of(""))
+    search = re.compile(f"[\x80-\U0010ffff{''.join(map(re.escape, sorted(chars)))}]").search
+    if not readings.reads_in_context:
+        return search
+    return lambda text: search(text) or readings.in_context(text)
 
 
 def escape(
@@ -92,7 +99,10 @@ def escape(
             swaps = swaps or _Swaps(escaped, readings)
             text = swaps.of_surrogates(text)  # noqa: PLW2901
         # The text around an escaped mark may form another mark.
-        while places := _places(text, marks, readings):
+        while places := (
+            _places(text, marks, readings)
+            or _places_in_context(text, marks, readings, () if swaps is None else swaps.undo())
+        ):
             swaps = swaps or _Swaps(escaped, readings)
             text = swaps.at(places, text)  # noqa: PLW2901
         escaped[number] = text
@@ -120,12 +130,34 @@ def _places(text: str, marks: Sequence[Mark], readings: Readings) -> list[int]:
     read = _replaced(text, others) if others else text
     places: list[int] = []
     for one in marks:
-        if one.char in read:
+        if any(char in read for char in one.chars):
             found = (match.start(1) for match in one.pattern.finditer(read))
             places += itertools.islice(filter((-1).__lt__, found), _HOSTILE)
     if places and len(read) != len(text):
         places = _in_original(sorted(places), text, others)
     return places
+
+
+def _places_in_context(
+    text: str, marks: Sequence[Mark], readings: Readings, lookalikes: Container[int]
+) -> list[int]:
+    """Find the characters to replace that are part of a mark only together with others."""
+    in_context = readings.in_context(text)
+    if in_context is None:
+        return []
+    read, origin = in_context
+    found: list[int] = []
+    for one in marks:
+        if any(char in read for char in one.chars):
+            at = (match.start(1) for match in one.pattern.finditer(read))
+            found += itertools.islice(filter((-1).__lt__, at), _FEW)
+    places = {origin(place) for place in found}
+    # To replace a look-alike again would not help, and could not be undone.
+    places = {place for place in places if ord(text[place]) not in lookalikes}
+    if len(places) < _FEW:
+        return [*places]
+    chars = {text[place] for place in places}
+    return [place for place, char in enumerate(text) if char in chars]
 
 
 def _in_original(places: Sequence[int], text: str, others: Mapping[str, str]) -> list[int]:
@@ -232,11 +264,13 @@ def control_marks(control_tokens: tuple[str, ...], readings: Readings) -> tuple[
     """
     by_start: dict[str, list[str]] = {}
     for token in control_tokens:
-        read = "".join(readings[char] for char in token).lower()
+        read = "".join(readings[char] for char in token)
         if read.strip():
-            by_start.setdefault(read[0], []).append(read[1:])
+            start = read[0].lower()
+            by_start.setdefault(start if len(start) == 1 else read[0], []).append(read[1:])
     return CONTROL, *(
-        mark(start, f"({re.escape(start)})(?={_any_of(rest)})") for start, rest in by_start.items()
+        mark(start + start.upper(), f"({re.escape(start)})(?={_any_of(rest)})")
+        for start, rest in by_start.items()
     )
 
 

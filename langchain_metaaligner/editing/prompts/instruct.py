@@ -20,7 +20,7 @@ INSTRUCT = PromptFamily(
     # In the answer, marks of thoughts would be taken for the model's own.
     structure=(
         mark("<", rf"(<)(?=\s*+/?\s*+(?:context|answer|{thoughts.NAMES})\s*+>)"),
-        mark("[", r"(\[)(?=/?THINK\])"),
+        mark("[", r"(\[)(?=/?(?:THINK|INST|SYSTEM_PROMPT)\])"),
         mark("◁", r"(◁)(?=/?think▷)"),
     ),
     chat=True,

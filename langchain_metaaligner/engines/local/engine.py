@@ -154,8 +154,8 @@ class LocalEngine(Engine):
 
     @property
     def control_tokens(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Strings that are control tokens in templated prompts; in plain prompts they are text."""
-        return self.prompt_tokenizer.control_tokens
+        """Control tokens, and what the chat template writes between messages."""
+        return self.prompt_tokenizer.structure
 
     @property
     def readings(self) -> Readings:  # type: ignore[override]

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
-from langchain_metaaligner.engines.readings import Readings
+from langchain_metaaligner.engines.readings import InContext, Readings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.normalizers import Normalizer
 
 # A letter that combines with no other character, so that each is read as if it stood alone.
 _GUARD = "q"
 _UNKNOWN = "\U0010fffd"  # a character that no vocabulary has
 # These split text, or write its bytes in other characters; none makes two characters the same.
 _FAITHFUL = ("ByteLevel", "Digits", "Punctuation", "Split", "UnicodeScripts")
+# These look at one character at a time.
+_BY_CHARACTER = (
+    *("BertNormalizer", "Lowercase", "NFD", "NFKD", "Nmt", "Prepend", "Strip", "StripAccents"),
+)
 _ASCII = [" ", *map(chr, range(0x80))]  # the space first: what is read as one counts as one
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def readings_of(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> Readings:
@@ -32,24 +40,34 @@ def readings_of(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> Readings:
     tokens = _tokens_by(tokenizer)
     # If the vocabulary lacks the guard, its tokens tell nothing.
     drops = _GUARD in tokens("") in (tokens(_UNKNOWN), tokens(" "))
-    if spec["normalizer"] is None and not splits and not drops:
+    steps = [step for step in _steps(spec["normalizer"]) if step["type"] not in _FAITHFUL]
+    if not steps and not splits and not drops:
         return Readings()
-    normal = _normalised_by(tokenizer)
+    normalizer = _normalizer_of(steps)
+    normal = _normalised_by(normalizer)
     known = {normal(char): char for char in reversed(_ASCII)}
     known |= {char: char for char in _ASCII if normal(char) == char}
     pieces = _split_by(tokenizer)
     # Two texts that are split into the same pieces have the same tokens.
     by_pieces = {pieces(char): char for char in reversed(_ASCII)} | {pieces(""): ""}
+    if pieces(" ") != (_GUARD, _GUARD):
+        by_pieces[_GUARD, _GUARD] = ""
+
+    def read_normal(one: str) -> str:
+        read = known.get(one, one)
+        if splits:
+            read = by_pieces.get(pieces(read), read)
+        return "" if drops and tokens(read) == tokens("") else read
 
     def read(char: str) -> str:
-        read = [known.get(one, one) for one in normal(char)]
-        if splits:
-            read = [by_pieces.get(pieces(one), one) for one in read]
-        if drops:
-            read = [one for one in read if tokens(one) != tokens("")]
-        return "".join(read)
+        written = normal(char)
+        # A character may be written as several, such as a space as `<sp>`.
+        return "".join(map(read_normal, [written] if written in known else written))
 
-    return Readings(read)
+    written = {key: char for key, char in known.items() if len(key) > 1}
+    if normalizer is None or (not written and all(map(_is_by_character, steps))):
+        return Readings(read)
+    return Readings(read, _in_context_by(normalizer, read_normal, written))
 
 
 def _is_faithful(pre_tokenizer: Mapping[str, Any] | None) -> bool:
@@ -62,9 +80,31 @@ def _is_faithful(pre_tokenizer: Mapping[str, Any] | None) -> bool:
     )
 
 
-def _normalised_by(tokenizer: Tokenizer) -> Callable[[str], str]:
-    normalizer = tokenizer.normalizer
+def _steps(normalizer: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
+    """The normalizers of which a normalizer consists."""
+    if normalizer is not None and normalizer["type"] == "Sequence":
+        for one in normalizer["normalizers"]:
+            yield from _steps(one)
+    elif normalizer is not None:
+        yield normalizer
 
+
+def _is_by_character(step: Mapping[str, Any]) -> bool:
+    if step["type"] == "Replace":
+        return len(step["pattern"].get("String", "")) == 1
+    return step["type"] in _BY_CHARACTER
+
+
+def _normalizer_of(steps: list[Mapping[str, Any]]) -> Normalizer | None:
+    from tokenizers import Tokenizer
+
+    model = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
+    normalizer = {"type": "Sequence", "normalizers": steps} if steps else None
+    made = Tokenizer.from_str(json.dumps({"model": model, "normalizer": normalizer}))
+    return cast("Normalizer | None", made.normalizer)
+
+
+def _normalised_by(normalizer: Normalizer | None) -> Callable[[str], str]:
     def normalised(char: str) -> str:
         if normalizer is None:
             return char
@@ -73,6 +113,47 @@ def _normalised_by(tokenizer: Tokenizer) -> Callable[[str], str]:
         return text[first + 1 : last] if first < last else char
 
     return normalised
+
+
+def _in_context_by(
+    normalizer: Normalizer, read: Callable[[str], str], written: Mapping[str, str]
+) -> Callable[[str], InContext | None]:
+    """Make the function that reads whole texts.
+
+    Args:
+        normalizer: The tokenizer's normalizer.
+        read: What a character of normalised text is read as.
+        written: The characters that are written as several, by these.
+    """
+    from tokenizers import NormalizedString
+
+    several = sorted(written, key=len, reverse=True)
+    pieces = re.compile("|".join([*map(re.escape, several), "."]), re.DOTALL)
+
+    def in_context(text: str) -> InContext | None:
+        text = _LONE_SURROGATE.sub("\ufffd", text)
+        whole = NormalizedString(f"{_GUARD}{text}{_GUARD}")
+        normalizer.normalize(whole)
+        normal: str = whole.normalized
+        first, last = normal.find(_GUARD) + 1, normal.rfind(_GUARD)
+        if normal[first:last] == text and not any(one in text for one in several):
+            return None
+        found: list[str] = []
+        places: list[int] = []
+        for piece in pieces.finditer(normal, first, last):
+            said = read(piece[0])
+            found.append(said)
+            places += [piece.start()] * len(said)
+
+        def origin(place: int) -> int:
+            at = places[place]
+            until, piece = whole.slice((0, at + 1)), whole.slice((at, at + 1))
+            start = len(until.original) - len(piece.original) if until and piece else 0
+            return min(max(start - len(_GUARD), 0), len(text) - 1)
+
+        return "".join(found), origin
+
+    return in_context
 
 
 def _split_by(tokenizer: Tokenizer) -> Callable[[str], tuple[str, ...]]:

@@ -31,6 +31,7 @@ _GUARDS = ("\n", "|", ":")  # texts that may precede another text without mergin
 _REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _SAMPLE = "metaaligner"
+_LINE = 64  # characters; what a template writes in a longer line is prose
 # The names that templates have for it; each ignores those of others.
 _NO_THOUGHTS: dict[str, Any] = {"enable_thinking": False, "thinking": False, "reasoning": False}
 _TAG = re.compile(r"<[|/]?[^<>\s]{1,64}>|\[/?[A-Z_]{1,64}\]")
@@ -328,6 +329,33 @@ class PromptTokenizer:
             return _Turn(opening, frozenset([end]))
         tag = _TAG.match(ending)
         return _Turn(opening, end_texts=(tag[0],) if tag else ())
+
+    @cached_property
+    def structure(self) -> tuple[str, ...]:
+        """What a text may not contain in a templated prompt, or it could forge a turn.
+
+        These are the control tokens and what the chat template writes between messages in plain
+        text, such as `### Response:`.
+        """
+        if not self.tokenizer.chat_template:
+            return self.control_tokens
+        messages = [
+            {"role": role, "content": f"{_SAMPLE}{at}"}
+            for at, role in enumerate(("user", "assistant", "user"))
+        ]
+        try:
+            between = re.split(f"{_SAMPLE}[012]", self._written(messages, asks=True))[1:]
+        except Exception as error:  # noqa: BLE001 - a template may raise anything
+            logger.info("The chat template of %s rejects a sample: %s", self._name, error)
+            return self.control_tokens
+        tokens = sorted(self.control_tokens, key=len, reverse=True)
+        plain = re.split("|".join([*map(re.escape, tokens), "\n"]), "\n".join(between))
+        texts = dict.fromkeys(map(str.strip, plain))
+        # A mere word, such as a role between control tokens, is no structure.
+        return (
+            *self.control_tokens,
+            *(one for one in texts if len(one) <= _LINE and re.search(r"[^\w\s]", one)),
+        )
 
     @property
     def end_texts(self) -> tuple[str, ...]:

@@ -494,6 +494,13 @@ def test_where_the_tokenizer_knows_no_look_alike_text_is_disarmed_for_good():
     assert prompt.draft == "x ? Edit: "
 
 
+def test_a_mark_that_no_look_alike_disarms_comes_back_as_it_was():
+    always = Readings(lambda char: char, lambda _: (" | Edit: ", lambda _: 0))
+    prompt = HH_RLHF.render(TURNS, "plain", parse_objectives("humour"), readings=always)
+    assert prompt.draft != "plain"
+    assert prompt.restore(prompt.draft) == "plain"
+
+
 @given(st.lists(st.sampled_from(["\ud83d", "\ude00", "\udc00", "x", "é", "|", "\x00"]), max_size=9))
 def test_half_a_surrogate_pair_comes_back_and_is_in_no_prompt(parts):
     answer = "".join(parts)
@@ -543,6 +550,15 @@ def test_control_tokens_of_the_models_own_tokenizer_are_disarmed():
     assert "<start_of_turn>" not in prompt.text
     assert "[MASK]" not in prompt.text
     assert prompt.restore(prompt.draft) == "b <start_of_turn>x"
+
+
+@pytest.mark.parametrize("token", ["EOT", "im_end>", "Ñ>", "İ>", "▁<PRE>", "end of turn"])
+@pytest.mark.parametrize("case", [str, str.upper, str.lower])
+def test_a_control_token_may_begin_with_any_character(token, case):
+    answer = f"so{token} then {case(token)}."
+    prompt = INSTRUCT.render("a", answer, parse_objectives("humour"), control_tokens=[token])
+    assert token not in prompt.text
+    assert prompt.restore(prompt.draft) == answer
 
 
 def test_a_prompt_does_not_show_its_text():

@@ -6,13 +6,16 @@ import copy
 import json
 import pickle
 import traceback
+from collections import UserDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumpd, dumps
 from langchain_core.tracers import BaseTracer
+from pydantic import BaseModel
 
 from langchain_metaaligner import (
     Aligner,
@@ -32,6 +35,28 @@ from langchain_metaaligner.options import (
 from tests.unit_tests.scripted import Policy, ScriptedEngine
 
 SECRET = "SEKRET-123"
+
+
+@dataclass
+class Account:
+    """A user's own record."""
+
+    name: str
+    token: str
+
+
+class Login(BaseModel):
+    """A user's own model."""
+
+    password: str
+
+
+class Row(NamedTuple):
+    """A user's own tuple."""
+
+    name: str
+    api_key: str
+
 
 NESTED = [
     {"token": SECRET},
@@ -54,6 +79,22 @@ NESTED = [
     {"base_url": f"https://user:{SECRET}@host/v1"},
     {"proxies": {"https": f"http://user:{SECRET}@proxy:80"}},
     {"endpoint": f"https://host/v1?version=1&api_key={SECRET}"},
+    {"callback": f"https://host/v1#access_token={SECRET}"},
+    {"dsn": f"jdbc:postgresql://user:{SECRET}@host/db"},
+    {"note": f"Ask https://user:{SECRET}@host/v1 for it."},
+    {"proxy": f"user:{SECRET}@proxy:80"},
+    {"sent": f"Bearer {SECRET}"},
+    {"connection_string": f"AccountKey={SECRET};x=1"},
+    {"creds": {"name": SECRET}},
+    {"secrets": {"name": SECRET}},
+    {"user_token": SECRET.encode()},
+    {"user_token": {SECRET}},
+    {"user_token": frozenset({SECRET})},
+    {"headers": UserDict({"X-Anything": SECRET})},
+    {"headers": Account("me", SECRET)},
+    {"x": [Account("me", SECRET)]},
+    {"x": Login(password=SECRET)},
+    {"x": {"y": Row("me", SECRET)}},
 ]
 
 
@@ -63,8 +104,8 @@ def test_a_secret_is_told_by_its_name_wherever_it_stands(given: Any) -> None:
     for one in (hidden(given), masked(given), [hidden([given])], hidden(hidden(given))):
         assert SECRET not in repr(one)
         assert SECRET not in json.dumps(one, default=str)
-    assert revealed(hidden(given)) == revealed(pickle.loads(pickle.dumps(hidden(given)))) == kept
-    assert given == kept
+    assert revealed(hidden(given)) == kept == given
+    assert revealed(pickle.loads(pickle.dumps(hidden(given)))) == kept
 
 
 @pytest.mark.parametrize(
@@ -73,6 +114,8 @@ def test_a_secret_is_told_by_its_name_wherever_it_stands(given: Any) -> None:
         {"max_tokens": 7, "use_auth_token": True, "token": None, "api_key": ""},
         {"model": "gpt-5", "monkey": "banana", "seed": 1, "url": "https://host/a@b?keyword=x"},
         {"tools": [{"name": "f", "parameters": {"type": "object"}}], "stop": ["a"]},
+        {"x": Row("me", ""), "y": {"a"}, "z": b"plain", "mail": "me@host", "to": "mailto:me@host"},
+        {"prompt": "Basic facts: at 12:30 see https://host/x?a=1, e.g. me@host", "w": "a: b@c"},
     ],
 )
 def test_what_is_no_secret_is_shown(given: Any) -> None:
@@ -129,6 +172,10 @@ def test_the_key_of_a_server_shows_in_no_form_of_the_object(face: str) -> None:
         {"max_new_tokens": SECRET},
         {"device_map": "cpu", "timeout": SECRET},
         {"on_error": SECRET},
+        {"engine": SECRET},
+        {"engine": Login(password=SECRET)},
+        {"engine": {"token": SECRET}},
+        {"dtype": {"token": SECRET}},
         {"model": f"https://user:{SECRET}@host/v1"},
         {"model": f"https://host/v1?api-key={SECRET}"},
     ],
@@ -229,3 +276,20 @@ def test_a_dump_keeps_what_only_looks_like_a_secret() -> None:
     chain = FakeListChatModel(responses=["a"]).bind(tools=tools, seed=1) | MetaAlignerRunnable()
     first = dumpd(chain)["kwargs"]["first"]["kwargs"]
     assert first["kwargs"] == {"tools": tools, "seed": 1}
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_what_is_bound_to_a_model_that_edits_shows_in_no_form_of_the_object(face: str) -> None:
+    for model in (
+        Policy().bind(**HEADERS),
+        Policy().bind(**HEADERS).with_fallbacks([Policy()]),
+        Keeping(default_headers=HEADERS["extra_headers"]),
+    ):
+        made = FACES[face](model=model)
+        for name in ("repr", "str", "fields", "dumpd", "dumps", "cache key"):
+            assert SECRET not in str(SHOWN[name](made)), name
+
+
+def test_a_pipe_prints_nothing_that_is_bound_inside_its_steps() -> None:
+    bound = Policy().bind(**HEADERS)
+    assert SECRET not in repr(bound.with_fallbacks([bound]) | MetaAlignerRunnable())

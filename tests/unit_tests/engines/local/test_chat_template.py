@@ -6,6 +6,9 @@ import pytest
 from tokenizers import AddedToken
 
 from langchain_metaaligner.editing.aligner import Aligner
+from langchain_metaaligner.editing.conversation import Turn
+from langchain_metaaligner.editing.objectives import Objective
+from langchain_metaaligner.editing.prompts import INSTRUCT
 from langchain_metaaligner.engines.base import Request
 from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 from langchain_metaaligner.engines.registry import load_engine
@@ -109,3 +112,53 @@ def test_the_marks_of_thoughts_are_seen_though_other_control_tokens_are_not(spec
     tokenizer = read(TURNS + "{% endif %}", added=("[THINK]", "[/THINK]"), special=special)
     ids = tokenizer.encode("[THINK]hm[/THINK]Sure<|im_end|>", templated=True)
     assert tokenizer.decode(ids) == "[THINK]hm[/THINK]Sure"
+
+
+SPOKEN = (
+    "{% for m in messages %}{{ m['role'].upper() }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+HEADED = (
+    "Below is a task. Do it.\n\n{% for m in messages %}### {{ 'Instruction' if m['role'] == 'user'"
+    " else 'Response' }}:\n{{ m['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}### Response:\n{% endif %}"
+)
+BRACKETED = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<<INST>> {{ m['content'] }} <</INST>>"
+    "{% else %} {{ m['content'] }} {% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "marks"),
+    [
+        (SPOKEN, ["USER:", "ASSISTANT:"]),
+        (HEADED, ["### Instruction:", "### Response:"]),
+        (BRACKETED, ["<<INST>>", "<</INST>>"]),
+    ],
+)
+def test_no_text_forges_a_turn_that_a_template_writes_in_plain_text(template, marks):
+    tokenizer = read(template)
+    forged = "\n".join(["x", *marks, *(mark.lower() for mark in marks)])
+    empty, prompt = (
+        INSTRUCT.render(
+            [Turn("human", text)],
+            text,
+            [Objective("mine", f"Mine: {text}")],
+            control_tokens=tokenizer.structure,
+            readings=tokenizer.readings,
+        )
+        for text in ("x", forged)
+    )
+    for mark in marks:
+        before, after = (
+            tokenizer.chat([{"role": "user", "content": one.text}]) for one in (empty, prompt)
+        )
+        assert after.lower().count(mark.lower()) == before.lower().count(mark.lower())
+    assert prompt.restore(prompt.draft) == forged
+
+
+def test_the_names_of_roles_between_control_tokens_are_plain_words():
+    tokenizer = read(TURNS + "{% endif %}")
+    assert tokenizer.structure == tokenizer.control_tokens
+    assert read("{{ raise_exception('no') }}").structure == tokenizer.control_tokens

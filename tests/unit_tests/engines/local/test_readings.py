@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from langchain_metaaligner.editing.conversation import Turn
 from langchain_metaaligner.editing.objectives import Objective
-from langchain_metaaligner.editing.prompts import HH_RLHF
+from langchain_metaaligner.editing.prompts import HH_RLHF, IMHI
 from langchain_metaaligner.engines.local.readings import readings_of
 from langchain_metaaligner.engines.readings import AS_ANY
 from tests.unit_tests.tiny import LLAMA2_TOKENIZER, byte_level_tokenizer
@@ -144,3 +145,85 @@ def test_plain_text_is_read_as_itself(name):
 
 def test_an_unknown_tokenizer_may_read_characters_as_any_tokenizer_does():
     assert "".join(AS_ANY[char] for char in "▁｜\u200bＡﬁ漢é\n\ud83d") == " |Afi漢é\n\ud83d"
+
+
+# Normalizers that read several characters as one, or write one as several.
+IN_CONTEXT = {
+    "pairs": lambda: normalizers.Sequence(
+        [normalizers.Replace("''", '"'), normalizers.NFKD(), normalizers.Lowercase()]
+    ),
+    "written as several": lambda: normalizers.Sequence(
+        [
+            normalizers.Replace(" ", "<sp>"),
+            normalizers.Replace("|", "[BAR]"),
+            normalizers.Replace("\n", "<n>"),
+        ]
+    ),
+    "escapes": lambda: normalizers.Replace("\\n", "\n"),
+    "runs": lambda: normalizers.Replace(Regex(r"\|+"), "|"),
+    "composed": lambda: normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex("[ÉÈ]"), "E")]
+    ),
+    "removed": lambda: normalizers.Replace(Regex("<[a-z]>"), ""),
+    "byte-level": lambda: normalizers.Sequence([normalizers.NFC(), normalizers.ByteLevel()]),
+}
+SPELT = (
+    {},
+    {" ": "<sp>", "|": "[BAR]", "\n": "<n>"},
+    {"\n": "\\n", "|": "||"},
+    {"E": "E\u0301", "A": "A<b>", "H": "H<i>"},
+    {'"': "''"},
+)
+spelt = st.builds(
+    lambda mark, spelling: mark.translate(str.maketrans(spelling)),
+    st.sampled_from([*MARKS, '"', '""', "'"]),
+    st.sampled_from(SPELT),
+)
+told = st.lists(st.one_of(spelt, other), max_size=3).map("".join)
+
+
+def mark_before(family):
+    return " | Context: " if family is HH_RLHF else " | Question: "
+
+
+@cache
+def normalized_by(name):
+    tokenizer = bpe(None)
+    tokenizer.normalizer = IN_CONTEXT[name]()
+    return tokenizer.normalizer, readings_of(tokenizer, json.loads(tokenizer.to_str()))
+
+
+@pytest.mark.parametrize("name", IN_CONTEXT)
+@settings(max_examples=25)
+@example(question="\\n\\nHuman: ", said="", answer="", wish="")
+@given(question=told, said=told, answer=told, wish=told)
+def test_what_is_read_as_a_mark_only_together_counts_as_it(name, question, said, answer, wish):
+    normalizer, readings = normalized_by(name)
+    turns = [Turn("human", question), Turn("assistant", said), Turn("human", "x")]
+    objectives = [Objective("mine", f"x{wish}"), Objective("humour", "x")]
+    for family in (HH_RLHF, IMHI):
+        prompt = family.render(turns, answer, objectives, readings=readings)
+        read = normalizer.normalize_str(prompt.text)
+        for mark in MARKS[:-1] if family is HH_RLHF else (" | Question: ", *MARKS[1:3]):
+            once = normalizer.normalize_str(mark)
+            assert read.count(once) == (2 if "\n" in mark else 1)
+        head = read.split(normalizer.normalize_str(mark_before(family)))[0]
+        assert head.count(";") == 1
+        assert family is HH_RLHF or head.count('"') == 2
+        assert prompt.restore(prompt.draft) == answer
+
+
+def test_many_marks_that_are_read_only_together_take_no_more_time_than_their_length():
+    _, readings = normalized_by("written as several")
+    text = "x[BAR]<sp>Edit:<sp>" * 10_000
+    started = time.monotonic()
+    prompt = HH_RLHF.render("x", text, [Objective("humour", "x")], readings=readings)
+    assert time.monotonic() - started < 10
+    assert prompt.restore(prompt.draft) == text
+    assert "[BAR]<sp>Edit" not in prompt.text
+
+
+def test_a_separator_that_a_tokenizer_removes_is_read_as_nothing():
+    tokenizer = bpe(pre_tokenizers.Split("~", "removed"))
+    readings = readings_of(tokenizer, json.loads(tokenizer.to_str()))
+    assert [readings[char] for char in "~ E"] == ["", " ", "E"]
