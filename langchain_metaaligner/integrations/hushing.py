@@ -153,6 +153,12 @@ def _showing_edits(config: RunnableConfig) -> RunnableConfig:
 
 
 def _hushed_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    if isinstance(function, functools.partial):
+        # LangGraph's nodes and tasks name a partial differently, so it must stay one.
+        inner = _hushed_function(function.func)
+        part = functools.partial(inner, *function.args, **function.keywords)
+        vars(part).update(vars(function))
+        return part
     called = _called(function)
     configs = _configs_of(called)
     wrapper: Any
@@ -194,7 +200,7 @@ def _hushed_function(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _called(function: Callable[..., Any]) -> Any:
     """What is called when an object is called: an instance's method, or the function itself."""
-    if inspect.isroutine(function) or isinstance(function, type | functools.partial):
+    if inspect.isroutine(function) or isinstance(function, type):
         return function
     return cast("Any", function).__call__
 
