@@ -100,7 +100,7 @@ def test_each_engine_error_says_for_itself_whether_it_may_pass(passes):
             assert isinstance(one, EngineError)
             assert type(one) is type(error)
             assert one.__class__.__name__ == type(error).__name__
-            assert one.retryable is passes
+            assert one.retryable is one.is_retryable is passes
             assert isinstance(one, RuntimeError) is not passes
             assert is_repeated_by_langgraph(one) is passes
             assert is_repeated_by_langchain(one) is passes

@@ -125,7 +125,10 @@ class Adding:
         return number + 1
 
 
-@pytest.mark.parametrize("function", [functools.partial(operator.add, 1), Adding()])
+named = functools.update_wrapper(functools.partial(operator.add, 1), operator.mul)
+
+
+@pytest.mark.parametrize("function", [functools.partial(operator.add, 1), named, Adding()])
 def test_a_task_of_a_hushed_function_has_the_name_that_it_had_before(function: Any) -> None:
     def names_of(made: Any) -> Any:
         @entrypoint()
