@@ -321,13 +321,13 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-def _model_error() -> type[Exception] | None:
+def _model_error() -> Any:
     # Nobody can ask for the class before it is loaded, and errors need no langchain-core.
     return getattr(sys.modules.get("langchain_core.exceptions"), "ModelError", None)
 
 
 @functools.cache
-def _lasting(kind: type[Any], model_error: type[Exception] | None) -> type[Any]:
+def _lasting(kind: type[Any], model_error: Any) -> type[Any]:
     """The class as which an error that does not go away shows itself."""
     known = [one for one in (RuntimeError, model_error) if one and not issubclass(kind, one)]
     if not known:

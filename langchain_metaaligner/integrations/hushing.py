@@ -19,7 +19,6 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Coroutine,
-    Generator,
     Iterable,
     Iterator,
     Mapping,
@@ -235,7 +234,7 @@ async def _awaited(made: Coroutine[Any, Any, Any]) -> Any:
 _END = object()
 
 
-def _iterated(made: Generator[Any, None, None]) -> Iterator[Any]:
+def _iterated(made: Any) -> Iterator[Any]:
     with closing(made):
         while True:
             with hushed_inside(NOSTREAM, HUSH):
@@ -245,7 +244,7 @@ def _iterated(made: Generator[Any, None, None]) -> Iterator[Any]:
             yield item
 
 
-async def _aiterated(made: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+async def _aiterated(made: Any) -> AsyncGenerator[Any, None]:
     async with aclosing(made):
         while True:
             with hushed_inside(NOSTREAM, HUSH):
