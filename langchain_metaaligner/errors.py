@@ -6,6 +6,7 @@ import functools
 import inspect
 import itertools
 import re
+import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -18,8 +19,10 @@ class MetaAlignerError(Exception):
     because anything else would fail all the items of a LangChain batch at once. No kind is a
     `ValueError`, because pydantic would wrap it when a validator raises it.
 
-    To `isinstance`, an error is a `RuntimeError` exactly when it is not `retryable`: LangGraph's
-    `RetryPolicy` repeats a node after any error that it does not know as a mistake.
+    To `isinstance`, an error is a `RuntimeError` and a langchain-core `ModelError` exactly when it
+    is not `retryable`: LangGraph's `RetryPolicy` and LangChain's retry middleware repeat a call
+    after any error that they do not know as lasting, the former by the one class and the latter by
+    the other.
 
     Attributes:
         retryable: Whether the same call may succeed when it is repeated.
@@ -34,7 +37,12 @@ class MetaAlignerError(Exception):
     def __class__(self) -> type[Any]:
         # The type itself stays the same for both, for `except`, pickles, tracebacks and subclasses.
         kind: Any = type(self)
-        return kind if self.retryable else _lasting(kind)
+        return kind if self.retryable else _lasting(kind, _model_error())
+
+    @property
+    def is_retryable(self) -> bool:
+        """As `retryable`: the name under which langchain-core's errors have it."""
+        return self.retryable
 
 
 class MissingContextError(MetaAlignerError, RuntimeError):
@@ -313,13 +321,19 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
+def _model_error() -> Any:
+    # Nobody can ask for the class before it is loaded, and errors need no langchain-core.
+    return getattr(sys.modules.get("langchain_core.exceptions"), "ModelError", None)
+
+
 @functools.cache
-def _lasting(kind: type[Any]) -> type[Any]:
+def _lasting(kind: type[Any], model_error: Any) -> type[Any]:
     """The class as which an error that does not go away shows itself."""
-    if issubclass(kind, RuntimeError):
+    known = [one for one in (RuntimeError, model_error) if one and not issubclass(kind, one)]
+    if not known:
         return kind
     own = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    shown: type[Any] = type(kind.__name__, (kind, RuntimeError), own)
+    shown: type[Any] = type(kind.__name__, (kind, *known), own)
     return shown
 
 

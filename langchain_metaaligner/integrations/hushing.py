@@ -14,7 +14,16 @@ import inspect
 import os
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, closing, contextmanager, suppress
 from itertools import islice
 from types import (
@@ -143,6 +152,12 @@ def _showing_edits(config: RunnableConfig) -> RunnableConfig:
 
 
 def _hushed_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    if isinstance(function, functools.partial):
+        # LangGraph's nodes and tasks name a partial differently, so it must stay one.
+        inner = _hushed_function(function.func)
+        part = functools.partial(inner, *function.args, **function.keywords)
+        vars(part).update(vars(function))
+        return part
     called = _called(function)
     configs = _configs_of(called)
     wrapper: Any
@@ -150,8 +165,8 @@ def _hushed_function(function: Callable[..., Any]) -> Callable[..., Any]:
 
         async def asyncgen(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
             args, kwargs = _hushed_arguments(args, kwargs, configs)
-            async with aclosing(function(*args, **kwargs)) as items:
-                while (item := await _anext_hushed(items)) is not _END:
+            async with aclosing(_aiterated(function(*args, **kwargs))) as items:
+                async for item in items:
                     yield item
 
         wrapper = asyncgen
@@ -159,9 +174,7 @@ def _hushed_function(function: Callable[..., Any]) -> Callable[..., Any]:
 
         def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
             args, kwargs = _hushed_arguments(args, kwargs, configs)
-            with closing(function(*args, **kwargs)) as items:
-                while (item := _next_hushed(items)) is not _END:
-                    yield item
+            yield from _iterated(function(*args, **kwargs))
 
         wrapper = generator
     elif inspect.iscoroutinefunction(called):
@@ -169,7 +182,7 @@ def _hushed_function(function: Callable[..., Any]) -> Callable[..., Any]:
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
             args, kwargs = _hushed_arguments(args, kwargs, configs)
             with hushed_inside(NOSTREAM, HUSH):
-                return await function(*args, **kwargs)
+                return _hushed_later(await function(*args, **kwargs))
 
         wrapper = coroutine
     else:
@@ -177,7 +190,8 @@ def _hushed_function(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             args, kwargs = _hushed_arguments(args, kwargs, configs)
             with hushed_inside(NOSTREAM, HUSH):
-                return function(*args, **kwargs)
+                made = function(*args, **kwargs)
+            return _hushed_later(made)
 
         wrapper = call
     return _named_as(function, called, wrapper)
@@ -185,7 +199,7 @@ def _hushed_function(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _called(function: Callable[..., Any]) -> Any:
     """What is called when an object is called: an instance's method, or the function itself."""
-    if inspect.isroutine(function) or isinstance(function, type | functools.partial):
+    if inspect.isroutine(function) or isinstance(function, type):
         return function
     return cast("Any", function).__call__
 
@@ -198,17 +212,46 @@ def _named_as(function: Any, called: Any, wrapper: Any) -> Callable[..., Any]:
     return cast("Callable[..., Any]", wrapper)
 
 
+def _hushed_later(made: Any) -> Any:
+    """Hush what a function has returned, if it runs only when the caller uses it.
+
+    LangChain and LangGraph call a runnable that a function returns.
+    """
+    if isinstance(made, Runnable):
+        return hushed(made)
+    if inspect.iscoroutine(made):
+        return _awaited(made)
+    if inspect.isgenerator(made):
+        return _iterated(made)
+    return _aiterated(made) if inspect.isasyncgen(made) else made
+
+
+async def _awaited(made: Coroutine[Any, Any, Any]) -> Any:
+    with hushed_inside(NOSTREAM, HUSH):
+        return _hushed_later(await made)
+
+
 _END = object()
 
 
-def _next_hushed(items: Iterator[Any]) -> Any:
-    with hushed_inside(NOSTREAM, HUSH):
-        return next(items, _END)
+def _iterated(made: Any) -> Iterator[Any]:
+    with closing(made):
+        while True:
+            with hushed_inside(NOSTREAM, HUSH):
+                item = next(made, _END)
+            if item is _END:
+                return
+            yield item
 
 
-async def _anext_hushed(items: AsyncIterator[Any]) -> Any:
-    with hushed_inside(NOSTREAM, HUSH):
-        return await anext(items, _END)
+async def _aiterated(made: Any) -> AsyncGenerator[Any, None]:
+    async with aclosing(made):
+        while True:
+            with hushed_inside(NOSTREAM, HUSH):
+                item = await anext(made, _END)
+            if item is _END:
+                return
+            yield item
 
 
 @contextmanager

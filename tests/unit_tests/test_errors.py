@@ -65,6 +65,11 @@ def is_repeated_by_langgraph(error: BaseException) -> bool:
     return bool(known.default_retry_on(error))
 
 
+def is_repeated_by_langchain(error: BaseException) -> bool:
+    known = pytest.importorskip("langchain.agents.middleware._retry")
+    return bool(known.default_retry_on(error))
+
+
 class MineError(EngineError):
     """A kind of a user, with an `__init__` of its own."""
 
@@ -74,10 +79,11 @@ class MineError(EngineError):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_error_that_does_not_pass_is_a_runtime_error_and_not_repeated_by_langgraph(kind):
+def test_an_error_that_does_not_pass_is_a_runtime_error_and_repeated_by_no_default(kind):
     error = kind("what was wrong")
     assert isinstance(error, RuntimeError) is not error.retryable
     assert is_repeated_by_langgraph(error) is error.retryable
+    assert is_repeated_by_langchain(error) is error.retryable
 
 
 @pytest.mark.parametrize("passes", [True, False])
@@ -94,9 +100,10 @@ def test_each_engine_error_says_for_itself_whether_it_may_pass(passes):
             assert isinstance(one, EngineError)
             assert type(one) is type(error)
             assert one.__class__.__name__ == type(error).__name__
-            assert one.retryable is passes
+            assert one.retryable is one.is_retryable is passes
             assert isinstance(one, RuntimeError) is not passes
             assert is_repeated_by_langgraph(one) is passes
+            assert is_repeated_by_langchain(one) is passes
             assert repr(one) == f"{type(error).__name__}('what was wrong')"
     assert mine.code == 5
     try:
@@ -113,6 +120,7 @@ def test_an_error_after_a_part_was_read_is_final_whatever_it_is():
     late = errors.EditTimeout("late")
     errors.mark_begun(late)
     assert not is_repeated_by_langgraph(late)
+    assert not is_repeated_by_langchain(late)
     assert not is_repeated_by_langgraph(pickle.loads(pickle.dumps(late)))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRetryMiddleware
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
@@ -179,6 +180,36 @@ def test_a_mistake_of_the_caller_is_paid_for_once(wrong: Any, kind: Any) -> None
     with pytest.raises(kind):
         graph_of(chain, retry_policy=again).invoke(ASKED)
     assert len(policy.asked) == 1
+
+
+AROUND: dict[str, Any] = {
+    "the aligner": lambda policy, engine, retry: create_agent(
+        policy, [], middleware=[retry, MetaAlignerMiddleware(engine=engine)]
+    ),
+    "the chat model": lambda policy, engine, retry: create_agent(
+        ChatMetaAligner(policy, engine=engine), [], middleware=[retry]
+    ),
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize(
+    ("error", "after", "attempts"),
+    [
+        (EngineError("busy", retryable=True), 0, 3),
+        (EngineError("NaN"), 0, 1),
+        (EngineError("busy", retryable=True), 2, 1),
+    ],
+)
+def test_retry_middleware_repeats_only_what_may_pass_and_nothing_that_was_read(
+    around: str, error: Exception, after: int, attempts: int
+) -> None:
+    policy = Policy(asked=[])
+    retry = ModelRetryMiddleware(initial_delay=0, backoff_factor=0, on_failure="error")
+    agent = AROUND[around](policy, Breaks(error, after=after, times=9), retry)
+    with pytest.raises(EngineError):
+        list(agent.stream(ASKED, stream_mode="messages"))
+    assert len(policy.asked) == attempts
 
 
 @pytest.mark.parametrize("wrap", OWN)

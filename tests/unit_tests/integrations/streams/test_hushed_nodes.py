@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
@@ -117,6 +118,26 @@ def test_a_hushed_task_is_called_by_its_name() -> None:
 
     (tags,) = [part["look_up"] for part in look.stream("a") if "look_up" in part]
     assert set(QUIET) <= set(tags)
+
+
+class Adding:
+    def __call__(self, number: int) -> int:
+        return number + 1
+
+
+named = functools.update_wrapper(functools.partial(operator.add, 1), operator.mul)
+
+
+@pytest.mark.parametrize("function", [functools.partial(operator.add, 1), named, Adding()])
+def test_a_task_of_a_hushed_function_has_the_name_that_it_had_before(function: Any) -> None:
+    def names_of(made: Any) -> Any:
+        @entrypoint()
+        def add(number: int) -> Any:
+            return made(number).result()
+
+        return list(add.stream(1))
+
+    assert names_of(task(hushed(function))) == names_of(task(function))
 
 
 def test_a_hushed_model_stays_hushed_with_another_config() -> None:

@@ -437,6 +437,9 @@ Nodes: dict[str, Any] = {
     "that is a partial": lambda llm, a: functools.partial(answer_with, llm, a),
     "that is an object": lambda llm, a: Answering(llm, a),
     "that is a method": lambda llm, a: Answering(llm, a).__call__,
+    "that returns a runnable": lambda llm, a: (
+        lambda state: RunnableLambda(functools.partial(answer_with, llm, a))
+    ),
 }
 
 
@@ -498,6 +501,32 @@ async def test_hushed_async_generators_too() -> None:
         yield ensure_config()["tags"]
 
     assert [piece async for piece in hushed(pieces)()] == [["nostream", "metaaligner:hush"]]
+    assert ensure_config()["tags"] == []
+
+
+async def test_what_a_hushed_function_returns_and_the_caller_runs_is_hushed_too() -> None:
+    from langchain_core.runnables import ensure_config
+
+    def pieces() -> Iterator[Any]:
+        yield ensure_config()["tags"]
+
+    async def piece() -> Any:
+        return ensure_config()["tags"]
+
+    async def apieces() -> Any:
+        yield ensure_config()["tags"]
+
+    async def runnable() -> Any:
+        return RunnableLambda(lambda _: ensure_config()["tags"])
+
+    made = [
+        await hushed(lambda: piece())(),
+        *hushed(lambda: pieces())(),
+        *[tags async for tags in hushed(lambda: apieces())()],
+        (await hushed(runnable)()).invoke(1),
+        (await hushed(lambda: runnable())()).invoke(1),
+    ]
+    assert all({"nostream", "metaaligner:hush"} <= set(tags) for tags in made)
     assert ensure_config()["tags"] == []
 
 
