@@ -61,12 +61,14 @@ class ModelRun:
         heard_by: In a graph, the handlers of the run that the model was called in.
         reply_id: The id of the reply; `None` before there is one.
         reply_text: The text of the reply; `None` before there is one.
-        may_be_seen: Whether a consumer may rightly see a message with the reply's id: one that had
-            the id before, or an edit.
+        may_be_seen: Whether a consumer may rightly see a message with the reply's id, because one
+            had the id before.
+        edited_in: The checkpoint namespaces in which the reply was edited before it was seen.
     """
 
     __slots__ = (
         "__weakref__",
+        "edited_in",
         "graph_namespace",
         "heard_by",
         "may_be_seen",
@@ -98,6 +100,7 @@ class ModelRun:
         self.reply_id: str | None = None
         self.reply_text: str | None = None
         self.may_be_seen = False
+        self.edited_in: tuple[str, ...] = ()
 
     def is_just_before(self, run_manager: Any) -> bool:
         """Whether a step gets what this model returns, with no other step between.

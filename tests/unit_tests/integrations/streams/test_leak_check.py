@@ -221,12 +221,17 @@ def test_a_reply_that_its_own_node_has_pushed_is_refused(in_pipe: bool) -> None:
         list(graph_of(hushed(answer)).stream(ASKED, stream_mode="messages"))
 
 
-def test_two_edits_of_one_reply_are_no_leak() -> None:
+@pytest.mark.parametrize("of_inner_graph", [False, True])
+def test_two_edits_of_one_reply_are_no_leak(of_inner_graph: bool) -> None:
     policy, a = Policy(), aligner()
+    inner = inner_graph(policy)
 
     @hushed
     def answer(state: Any) -> Any:
-        reply = policy.invoke(state["messages"])
+        if of_inner_graph:
+            reply = inner.invoke(state)["messages"][-1]
+        else:
+            reply = policy.invoke(state["messages"])
         return {"messages": [a.invoke(reply), a.invoke(reply)]}
 
     assert not seen_raw(list(graph_of(answer).stream(ASKED, stream_mode="messages")))
