@@ -63,6 +63,13 @@ REPLIES = {
         [{"type": "reasoning", "reasoning": "hm"}, {"type": "text", "text": RAW}, IMAGE],
         output_version="v1",
     ),
+    "blocks of one index": reply(
+        [
+            {"type": "text", "text": RAW, "index": 0},
+            {"type": "reasoning", "reasoning": " and more", "index": 0},
+        ],
+        output_version="v1",
+    ),
     "tool calls": reply(
         [
             {"type": "text", "text": RAW},
@@ -207,7 +214,7 @@ async def test_v3_messages_have_the_usage_the_metadata_the_calls_and_the_thought
     parts = {"reasoning": "'hm'", "text": RAW[:20], "image": "'image'", "tool_call": "'call-1'"}
     kinds = [one["type"] for one in made.content]
     assert set(kinds) == {name for name, said in parts.items() if said in told}
-    assert kinds[0] == ("reasoning" if thoughts else "text")
+    assert kinds[0] == ("reasoning" if "hm" in thoughts else "text")
 
 
 @pytest.mark.parametrize("texts", [1, 2])
