@@ -61,8 +61,9 @@ class ModelRun:
         wants_data: Whether the model was asked for structured data, which is not edited.
         graph_namespace: The run's checkpoint namespace in a LangGraph graph; empty outside of
             graphs.
-        heard_by: In a graph, the handlers of the run that the model was called in; none where it was
-            called with callbacks of its own.
+        heard_by: In a graph, the handlers of the run that the model was called in; none where it
+            was called with callbacks of its own.
+        tree: Refers to the tree that the run belongs to.
         reply_id: The id of the reply; `None` before there is one.
         reply_text: The text of the reply; `None` before there is one.
         may_be_seen: Whether a consumer may rightly see a message with the reply's id, because one

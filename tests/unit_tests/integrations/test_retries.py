@@ -100,8 +100,10 @@ OWN = {
         [RunnableLambda(reply)]
     ),
     "hushed": lambda a: (
-        hushed(a) if isinstance(a, MetaAlignerRunnable) else a  # a hushed model streams nothing
-    ).with_fallbacks([RunnableLambda(reply)]),
+        (
+            hushed(a) if isinstance(a, MetaAlignerRunnable) else a  # a hushed model streams nothing
+        ).with_fallbacks([RunnableLambda(reply)])
+    ),
     "typed": lambda a: a.with_types(output_type=AIMessage).with_fallbacks([RunnableLambda(reply)]),
     "configurable": lambda a: a.configurable_fields(keep_original=KEEP).with_retry(**QUICK),
     "configurable fallback": lambda a: a.configurable_fields(keep_original=KEEP).with_fallbacks(
