@@ -426,7 +426,7 @@ class Capture:
         while True:
             tree = next((one for one in handlers if type(one) is RunTree), None)
             if tree is None or tree is model.tree():
-                return handlers if tree is not None else ()
+                return handlers
             handlers = tree.around
 
     def find_unattached(self, *, reply_id: str | None, reply_text: str) -> ModelRun | None:

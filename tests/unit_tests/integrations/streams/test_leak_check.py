@@ -117,16 +117,17 @@ def test_a_leak_is_refused_in_a_thread_when_the_chain_with_the_model_has_ended()
         list(graph_of(answer).stream(ASKED, stream_mode="messages"))
 
 
+@pytest.mark.parametrize("edit", [lambda a, reply: a.invoke(reply), Configured["a thread"]])
 @pytest.mark.parametrize("with_chain", [False, True])
 def test_a_model_with_callbacks_of_its_own_has_not_leaked_and_its_context_is_known(
-    with_chain: bool,
+    with_chain: bool, edit: Any
 ) -> None:
     policy: Any = Policy() | RunnablePassthrough() if with_chain else Policy()
     a = aligner()
 
     def answer(state: Any) -> Any:
         reply = policy.invoke(state["messages"], {"callbacks": [Handler()]})
-        return {"messages": [a.invoke(reply)]}
+        return {"messages": [edit(a, reply)]}
 
     parts = list(graph_of(answer).stream(ASKED, stream_mode="messages"))
     assert list(streamed_texts(parts).values()) == [EDITED]
