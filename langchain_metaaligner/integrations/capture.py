@@ -61,8 +61,7 @@ class ModelRun:
         wants_data: Whether the model was asked for structured data, which is not edited.
         graph_namespace: The run's checkpoint namespace in a LangGraph graph; empty outside of
             graphs.
-        heard_by: In a graph, the handlers of the run that the model was called in; none where it
-            was called with callbacks of its own.
+        heard_by: In a graph, the handlers of the run that the model was called in.
         tree: Refers to the tree that the run belongs to.
         reply_id: The id of the reply; `None` before there is one.
         reply_text: The text of the reply; `None` before there is one.
@@ -104,8 +103,7 @@ class ModelRun:
         self.tags = tags or ()
         self.wants_data = wants_data
         self.graph_namespace = str((metadata or {}).get("langgraph_checkpoint_ns") or "")
-        around = handlers_around() if self.graph_namespace else ()
-        self.heard_by = around if tree in around else ()
+        self.heard_by = handlers_around() if self.graph_namespace else ()
         self.reply_id: str | None = None
         self.reply_text: str | None = None
         self.may_be_seen = False
