@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables.utils import Input, Output
 from pydantic import field_serializer
 
 from langchain_metaaligner.options import masked
-
-Input = TypeVar("Input")
-Output = TypeVar("Output")
 
 # They describe arguments and fields, some of which may be called as secrets are.
 _SCHEMAS = frozenset({"tools", "functions", "tool_choice", "response_format"})

@@ -4,7 +4,9 @@ A LangChain step sees what the step before it returned, but not what that step w
 handler therefore receives the events of every run in the process. It is registered with LangChain
 when the first `MetaAlignerRunnable` is made.
 
-Each outermost run gets a handler of its own, a `RunTree`, which the runs inside it inherit. Nothing
+Each outermost run gets a handler of its own, a `RunTree`, which the runs inside it inherit. A call
+with callbacks of its own inside a run is an outermost one to LangChain, so it gets a tree, too; its
+record is linked to that of the run around it. Nothing
 else refers to it, so it lives as long as one of these runs, or a task that goes on after them, can
 still be continued. It goes with them too where they never end: a stream that nobody reads on, or a
 loop that was closed.
@@ -15,16 +17,17 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.messages import LC_ID_PREFIX, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_metaaligner.engines.processes import Lock
 from langchain_metaaligner.integrations._langchain import (
+    child_config,
     handlers_around,
     has_streamed,
     register_handlers,
@@ -54,21 +57,24 @@ class ModelRun:
 
     Attributes:
         run_id: The run's id.
-        parent_run_id: The id of the run around it.
+        parent_run_id: The id of the run around it; `None` if it was called with its own callbacks.
         messages: The messages that the model was sent.
         tags: The run's tags.
         wants_data: Whether the model was asked for structured data, which is not edited.
         graph_namespace: The run's checkpoint namespace in a LangGraph graph; empty outside of
             graphs.
         heard_by: In a graph, the handlers of the run that the model was called in.
+        tree: Refers to the tree that the run belongs to.
         reply_id: The id of the reply; `None` before there is one.
         reply_text: The text of the reply; `None` before there is one.
-        may_be_seen: Whether a consumer may rightly see a message with the reply's id: one that had
-            the id before, or an edit.
+        may_be_seen: Whether a consumer may rightly see a message with the reply's id, because one
+            had the id before.
+        edited_in: The checkpoint namespaces in which the reply was edited before it was seen.
     """
 
     __slots__ = (
         "__weakref__",
+        "edited_in",
         "graph_namespace",
         "heard_by",
         "may_be_seen",
@@ -78,19 +84,22 @@ class ModelRun:
         "reply_text",
         "run_id",
         "tags",
+        "tree",
         "wants_data",
     )
 
     def __init__(
         self,
+        tree: RunTree,
         run_id: UUID,
-        parent_run_id: UUID,
+        parent_run_id: UUID | None,
         messages: Sequence[BaseMessage],
         tags: Sequence[str] | None,
         metadata: Mapping[str, Any] | None,
         *,
         wants_data: bool,
     ) -> None:
+        self.tree = ref(tree)
         self.run_id, self.parent_run_id = run_id, parent_run_id
         self.messages = messages
         self.tags = tags or ()
@@ -100,6 +109,7 @@ class ModelRun:
         self.reply_id: str | None = None
         self.reply_text: str | None = None
         self.may_be_seen = False
+        self.edited_in: tuple[str, ...] = ()
 
     def is_just_before(self, run_manager: Any) -> bool:
         """Whether a step gets what this model returns, with no other step between.
@@ -126,10 +136,12 @@ class ModelRun:
 class _Run:
     """A run that may contain model runs."""
 
-    __slots__ = ("editing", "models", "parent", "step")
+    __slots__ = ("editing", "models", "namespace", "parent", "step")
 
-    def __init__(self, parent: _Run | None) -> None:
+    def __init__(self, parent: _Run | None, namespace: str | None = None) -> None:
         self.parent = parent
+        # The checkpoint namespace of the graph's node that the run belongs to.
+        self.namespace = namespace
         self.models: deque[ModelRun] | None = None
         # The last model run that is itself a step of this run, if this run is a pipe.
         self.step: ModelRun | None = None
@@ -153,6 +165,9 @@ class RunTree(BaseCallbackHandler):
     ignore_retriever = True
     ignore_retry = True
     ignore_custom_event = True
+
+    # The handlers of the run around the outermost one, if that was called with its own callbacks.
+    around: Sequence[Any] = ()
 
     # LangChain makes many trees and uses few, so a tree starts as a bare object.
 
@@ -197,7 +212,9 @@ class RunTree(BaseCallbackHandler):
                 made = model.reply_text == reply_text or (
                     reply_id is not None and model.made_id(reply_id)
                 )
-                if made and model.heard_by and model.parent_run_id in self._runs:
+                # The run that the model was called in may have ended, but not the node's.
+                here = run.namespace == model.graph_namespace
+                if made and model.heard_by and (here or model.parent_run_id in self._runs):
                     return model
         return None
 
@@ -213,10 +230,23 @@ class RunTree(BaseCallbackHandler):
         """Keep the run and its parent."""
         if not self._runs:
             capture.watch(self)
-        parent = None if parent_run_id is None else self.known(parent_run_id)
-        self._runs[run_id] = _Run(parent)
+        parent = self._run_around() if parent_run_id is None else self.known(parent_run_id)
+        metadata = kwargs.get("metadata")
+        namespace = metadata.get("langgraph_checkpoint_ns") if metadata else None
+        self._runs[run_id] = _Run(parent, namespace)
         if len(self._runs) > _UNFINISHED_RUNS_KEPT:
             _drop_first(self._runs)
+
+    def _run_around(self) -> _Run | None:
+        """The run in which an outermost run is called with callbacks of its own."""
+        callbacks = (child_config.get() or {}).get("callbacks")
+        if not isinstance(callbacks, BaseCallbackManager) or callbacks.parent_run_id is None:
+            return None
+        outer = next((one for one in callbacks.handlers if type(one) is RunTree), None)
+        if outer is None or outer is self:
+            return None
+        self.around = callbacks.handlers
+        return outer.known(callbacks.parent_run_id)
 
     def on_tool_start(
         self,
@@ -244,12 +274,14 @@ class RunTree(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Record what the model is asked, for every run around it."""
-        if parent_run_id is None or (tags and EDIT in tags):
+        parent = self._run_around() if parent_run_id is None else self.known(parent_run_id)
+        if (parent_run_id is None and parent is None) or (tags and EDIT in tags):
             # The messages of an edit's own run are not a conversation.
             return
         asked = messages[0] if messages else []
         data = wants_data(serialized or {}, invocation_params or {}, options or {})
-        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, wants_data=data))
+        model = ModelRun(self, run_id, parent_run_id, asked, tags, metadata, wants_data=data)
+        self._ask(model, parent)
 
     def on_llm_start(
         self,
@@ -265,11 +297,13 @@ class RunTree(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Record what a completion model is asked, as one human turn."""
-        if parent_run_id is None:
+        parent = self._run_around() if parent_run_id is None else self.known(parent_run_id)
+        if parent_run_id is None and parent is None:
             return
         asked = [HumanMessage(prompts[0] if prompts else "")]
         data = wants_data(serialized or {}, invocation_params or {}, options or {})
-        self._ask(ModelRun(run_id, parent_run_id, asked, tags, metadata, wants_data=data))
+        model = ModelRun(self, run_id, parent_run_id, asked, tags, metadata, wants_data=data)
+        self._ask(model, parent)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record the model's reply."""
@@ -322,12 +356,11 @@ class RunTree(BaseCallbackHandler):
         if len(self._ended) > _ENDED_RUNS_KEPT:
             _drop_first(self._ended)
 
-    def _ask(self, model: ModelRun) -> None:
-        parent = self.known(model.parent_run_id)
+    def _ask(self, model: ModelRun, parent: _Run | None) -> None:
         if parent is None:
             # A run that ended long ago, or one that this tree was never told of.
             parent = _Run(None)
-            self._has_ended(model.parent_run_id, parent)
+            self._has_ended(cast("UUID", model.parent_run_id), parent)
         if parent.editing:
             return
         if _step_of(model.tags):
@@ -338,7 +371,8 @@ class RunTree(BaseCallbackHandler):
         run: _Run | None = parent
         while run is not None:
             if run.models is None:
-                ended = run is parent and model.parent_run_id not in self._runs
+                inside = model.parent_run_id is None or model.parent_run_id in self._runs
+                ended = run is parent and not inside
                 run.models = deque(maxlen=_MODEL_RUNS_KEPT_OF_ENDED if ended else _MODEL_RUNS_KEPT)
             run.models.append(model)
             run = run.parent
@@ -377,6 +411,23 @@ class Capture:
     def kept(self) -> int:
         """The number of unfinished runs that are kept."""
         return sum(tree.kept() for tree in list(self._trees))
+
+    def listening(self, handlers: Sequence[Any], model: ModelRun) -> Sequence[Any]:
+        """The handlers that a model's run may have been told to, as seen from another run.
+
+        Args:
+            handlers: The handlers of the other run.
+            model: The model's run.
+
+        Returns:
+            The handlers of the run itself or, where it was called with callbacks of its own, those
+            of the run around it; none if the model's run was told to others only.
+        """
+        while True:
+            tree = next((one for one in handlers if type(one) is RunTree), None)
+            if tree is None or tree is model.tree():
+                return handlers
+            handlers = tree.around
 
     def find_unattached(self, *, reply_id: str | None, reply_text: str) -> ModelRun | None:
         """Find the model run of a reply that is edited outside of the run that made it.

@@ -63,7 +63,7 @@ from langchain_metaaligner.integrations._langchain import (
 )
 from langchain_metaaligner.integrations.bindings import SecretiveBinding
 from langchain_metaaligner.integrations.capture import CAPTURING, EDIT
-from langchain_metaaligner.integrations.retries import Binding
+from langchain_metaaligner.integrations.retries import Binding, Repeatable
 
 NOSTREAM = "nostream"
 STEP = "metaaligner:step"
@@ -116,7 +116,7 @@ class _Quiet(SecretiveBinding[Any, Any]):
         return _showing_edits(merge_configs(self.config, *configs))
 
 
-class _Hushed(_Quiet):
+class _Hushed(Repeatable[Any, Any], _Quiet):
     """A binding that stays hushed when its methods return a new model."""
 
     def bind_tools(self, *args: Any, **kwargs: Any) -> Any:

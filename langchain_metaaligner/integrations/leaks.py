@@ -37,12 +37,15 @@ def check_leak(
     hushed = NOSTREAM in model_run.tags
     if not hushed and streams_messages(handlers):
         raise LeakError(_LEAKED_STATE if elsewhere else _LEAKED)
-    # The message that a node returns is seen even where its tokens were hushed.
-    if here != there and has_streamed(handlers, (reply_id, model_run.reply_id)):
+    # The message that a node returns is seen even where its tokens were hushed. Where another
+    # aligner has edited the same reply here, what was seen under its id is that edit.
+    edited_in = model_run.edited_in
+    if here not in (there, *edited_in) and has_streamed(handlers, (reply_id, model_run.reply_id)):
         raise LeakError(_LEAKED_STATE)
-    if not model_run.may_be_seen and has_streamed(handlers, (model_run.reply_id,)):
+    rightly = model_run.may_be_seen or edited_in
+    if not rightly and has_streamed(handlers, (model_run.reply_id,)):
         raise LeakError(_LEAKED_MESSAGE)
-    model_run.may_be_seen = True
+    model_run.edited_in = (*edited_in, here)
     if (elsewhere or not hushed) and "langgraph_node" in metadata:
         _warn_once(_WOULD_LEAK)
 

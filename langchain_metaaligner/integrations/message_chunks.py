@@ -83,6 +83,8 @@ class MessageWriter:
                 kept: dict[str, Any] = {
                     key: block[key] for key in ("type", "index") if key in block
                 }
+                if _is_index_of_several(kept.get("index"), reply.content):
+                    del kept["index"]
                 self._block = {"index": _TEXT_INDEX, **kept}
 
     @staticmethod
@@ -136,6 +138,12 @@ class MessageWriter:
 def _is_flat(block: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a block has its text at the top, not in a block inside it."""
     return isinstance(block, dict) and isinstance(block.get("text"), str)
+
+
+def _is_index_of_several(index: Any, blocks: list[Any]) -> bool:
+    """Whether several blocks have an index, as where LangChain has joined a provider's chunks."""
+    given = [block["index"] for block in blocks if isinstance(block, dict) and "index" in block]
+    return given.count(index) > 1
 
 
 def as_chunk(message: AIMessage, content: Any) -> AIMessageChunk:

@@ -700,8 +700,8 @@ def _check_leak(run: Any, model_runs: Sequence[ModelRun], reply_id: str | None, 
         model_runs = () if unattached is None else (unattached,)
         handlers = () if unattached is None else unattached.heard_by
     for model_run in model_runs:
-        if model_run.graph_namespace:
-            check_leak(handlers, run.metadata, model_run, reply_id)
+        if model_run.graph_namespace and (heard := capture.listening(handlers, model_run)):
+            check_leak(heard, run.metadata, model_run, reply_id)
 
 
 def _show(edit: ReplyEdit, call: Call) -> None:

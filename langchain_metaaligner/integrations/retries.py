@@ -6,17 +6,19 @@ import copyreg
 import functools
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables import RunnableWithFallbacks as _Fallbacks
+from langchain_core.runnables.configurable import RunnableConfigurableAlternatives as _Alternatives
+from langchain_core.runnables.configurable import RunnableConfigurableFields as _Fields
+
+# Not variables of this module: pydantic would take a parametrised class for another one.
+from langchain_core.runnables.utils import Input, Output
 
 from langchain_metaaligner.errors import mark_begun, may_repeat, steers_graph
 from langchain_metaaligner.integrations._langchain import RunnableRetry
 from langchain_metaaligner.integrations.bindings import SecretiveBinding
-
-Input = TypeVar("Input")
-Output = TypeVar("Output")
 
 
 class Repeatable(Runnable[Input, Output]):
@@ -84,6 +86,26 @@ class Repeatable(Runnable[Input, Output]):
             """Bind a config, as for any runnable."""
             return _of_ours(super().with_config(config, **kwargs))
 
+        def with_listeners(self, **kwargs: Any) -> Runnable[Input, Output]:
+            """Bind listeners, as for any runnable."""
+            return _of_ours(super().with_listeners(**kwargs))
+
+        def with_alisteners(self, **kwargs: Any) -> Runnable[Input, Output]:
+            """Bind asynchronous listeners, as for any runnable."""
+            return _of_ours(super().with_alisteners(**kwargs))
+
+        def with_types(self, **kwargs: Any) -> Runnable[Input, Output]:
+            """Bind types, as for any runnable."""
+            return _of_ours(super().with_types(**kwargs))
+
+        def configurable_fields(self, **kwargs: Any) -> Any:
+            """Make fields configurable, as for any runnable."""
+            return _of_ours(super().configurable_fields(**kwargs))
+
+        def configurable_alternatives(self, *args: Any, **kwargs: Any) -> Any:
+            """Add alternatives, as for any runnable."""
+            return _of_ours(super().configurable_alternatives(*args, **kwargs))
+
 
 class Binding(Repeatable[Input, Output], SecretiveBinding[Input, Output]):
     """A binding of a face; it is serialised as LangChain's own class."""
@@ -118,10 +140,36 @@ class RunnableWithFallbacks(Repeatable[Input, Output], _Fallbacks[Input, Output]
         return _Fallbacks.lc_id()
 
 
+class RunnableConfigurableFields(Repeatable[Input, Output], _Fields[Input, Output]):
+    """A face with configurable fields; it is serialised and traced as LangChain's own class."""
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """The id of LangChain's own class."""
+        return _Fields.lc_id()
+
+
+class RunnableConfigurableAlternatives(Repeatable[Input, Output], _Alternatives[Input, Output]):
+    """A face with alternatives; it is serialised and traced as LangChain's own class."""
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """The id of LangChain's own class."""
+        return _Alternatives.lc_id()
+
+
+_OURS: dict[type[Any], type[Any]] = {
+    RunnableBinding: Binding,
+    RunnableRetry: _Retry,
+    _Fields: RunnableConfigurableFields,
+    _Alternatives: RunnableConfigurableAlternatives,
+}
+
+
 def _of_ours(made: Any) -> Any:
     if isinstance(made, Repeatable):
         return made
-    kind = Binding if isinstance(made, RunnableBinding) else _Retry
+    kind = next(ours for known, ours in _OURS.items() if isinstance(made, known))
     return kind(**made.__dict__)
 
 

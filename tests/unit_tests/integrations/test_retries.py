@@ -12,7 +12,7 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import ModelRetryMiddleware
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, HumanMessage
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, RetryPolicy, interrupt
@@ -28,6 +28,7 @@ from langchain_metaaligner import (
     MetaAlignerMiddleware,
     MetaAlignerRunnable,
     UnknownObjectiveError,
+    hushed,
 )
 from tests.unit_tests.integrations.ways import by_turns
 from tests.unit_tests.scripted import Policy, ScriptedEngine
@@ -85,6 +86,8 @@ def reply(_: Any) -> Any:
     return AIMessage("a fallback")
 
 
+KEEP = ConfigurableField("keep")
+
 OWN = {
     "retry": lambda a: a.with_retry(**QUICK),
     "a function chooses": lambda a: a.with_retry(retry_if_exception_type=(EngineError,), **QUICK),
@@ -94,6 +97,22 @@ OWN = {
         [RunnableLambda(reply)]
     ),
     "retry and fallback": lambda a: a.with_retry(**QUICK).with_fallbacks([RunnableLambda(reply)]),
+    "listened to": lambda a: a.with_listeners(on_end=lambda _: None).with_fallbacks(
+        [RunnableLambda(reply)]
+    ),
+    "hushed": lambda a: (
+        (
+            hushed(a) if isinstance(a, MetaAlignerRunnable) else a  # a hushed model streams nothing
+        ).with_fallbacks([RunnableLambda(reply)])
+    ),
+    "typed": lambda a: a.with_types(output_type=AIMessage).with_fallbacks([RunnableLambda(reply)]),
+    "configurable": lambda a: a.configurable_fields(keep_original=KEEP).with_retry(**QUICK),
+    "configurable fallback": lambda a: a.configurable_fields(keep_original=KEEP).with_fallbacks(
+        [RunnableLambda(reply)]
+    ),
+    "alternatives": lambda a: a.configurable_alternatives(
+        ConfigurableField("which"), other=RunnableLambda(reply)
+    ).with_retry(**QUICK),
     "fallback and retry": lambda a: a.with_fallbacks([RunnableLambda(reply)]).with_retry(**QUICK),
 }
 FACES = {
@@ -216,12 +235,12 @@ def test_retry_middleware_repeats_only_what_may_pass_and_nothing_that_was_read(
 def test_what_wraps_an_aligner_is_copied_pickled_and_serialised_like_langchains(wrap: str) -> None:
     aligner = MetaAlignerRunnable(engine=ScriptedEngine("an edit"))
     made = OWN[wrap](aligner)
-    assert made.get_name() in ("RunnableWithFallbacks", "MetaAlignerRunnable")
+    assert not made.get_name().startswith("_")
     assert dumpd(made)["id"][0] == "langchain"
     one = made.with_config(configurable={"context": [HumanMessage("q")]})
     for again in (one, copy.deepcopy(one)):
         assert again.invoke("x") == "an edit"
-    if "fallback" not in wrap:
+    if "fallback" not in wrap and wrap != "listened to":
         assert pickle.loads(pickle.dumps(one)).invoke("x") == "an edit"
 
 

@@ -225,6 +225,23 @@ async def test_in_v3_messages_one_text_keeps_what_its_block_has_beside_it(texts:
     assert block.get("id") == ("id of rawword00" if texts == 1 else None)
 
 
+async def test_a_thought_arrives_whose_block_has_the_index_of_the_text() -> None:
+    # LangChain joins the chunks of some models to such a message.
+    text, thought = {"type": "text", "text": RAW}, {"type": "reasoning", "reasoning": "hm"}
+    joined = reply([{**text, "index": 0}, {**thought, "index": 0}], output_version="v1")
+    asked = {"messages": [*QUESTION, joined]}
+    aligner = MetaAlignerRunnable(engine=Engine())
+    graph = graph_of(lambda _: aligner.invoke(asked))
+
+    chunks, final = await read(graph)
+    assert others(functools.reduce(operator.add, chunks).content) == others(final.content)
+    stream = await graph.astream_events(ASKED, version="v3")
+    ((text_of_it, thought_of_it),) = [
+        (await one.text, await one.reasoning) async for one in stream.messages
+    ]
+    assert (text_of_it, thought_of_it) == (EDITED, "hm")
+
+
 def test_synchronous_v3_messages_have_the_usage_too() -> None:
     stream = graph_with(in_pipe, "thoughts in blocks").stream_events(ASKED, version="v3")
     ((text, reasoning, usage),) = [

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import RunnableLambda, RunnablePassthrough, ensure_config
+from langchain_core.runnables import (
+    RunnableLambda,
+    RunnableParallel,
+    RunnablePassthrough,
+    ensure_config,
+)
 from langgraph.func import entrypoint, task
 from langgraph.graph.message import push_message
 
@@ -61,6 +66,12 @@ Configured: dict[str, Callable[[Any, AIMessage], Any]] = {
     "a chain": lambda a, reply: (
         (RunnablePassthrough() | a).with_config(metadata={"x": 1}).invoke(reply)
     ),
+    "callbacks of a chain": lambda a, reply: (
+        (RunnablePassthrough() | a).with_config(callbacks=[Handler()]).invoke(reply)
+    ),
+    "callbacks of a parallel, and a context": lambda a, reply: RunnableParallel(x=a).invoke(
+        reply, {"callbacks": [], **CONTEXT}
+    )["x"],
     "a batch": lambda a, reply: a.batch([reply], [{"callbacks": [Handler()], "metadata": {}}])[0],
     "a stream": lambda a, reply: [*a.with_config(metadata={"x": 1}).stream(reply)][-1],
     "a thread": lambda a, reply: in_a_thread(lambda: a.invoke(reply, CONTEXT)),
@@ -94,6 +105,32 @@ async def test_a_leak_is_refused_asynchronously_whatever_the_call_is_given(given
 
     with pytest.raises(LeakError):
         await collect(graph_of(answer).astream(ASKED, stream_mode="messages"))
+
+
+def test_a_leak_is_refused_in_a_thread_when_the_chain_with_the_model_has_ended() -> None:
+    policy, a = Policy() | RunnablePassthrough(), aligner()
+
+    def answer(state: Any) -> Any:
+        return {"messages": [Configured["a thread"](a, policy.invoke(state["messages"]))]}
+
+    with pytest.raises(LeakError):
+        list(graph_of(answer).stream(ASKED, stream_mode="messages"))
+
+
+@pytest.mark.parametrize("edit", [lambda a, reply: a.invoke(reply), Configured["a thread"]])
+@pytest.mark.parametrize("with_chain", [False, True])
+def test_a_model_with_callbacks_of_its_own_has_not_leaked_and_its_context_is_known(
+    with_chain: bool, edit: Any
+) -> None:
+    policy: Any = Policy() | RunnablePassthrough() if with_chain else Policy()
+    a = aligner()
+
+    def answer(state: Any) -> Any:
+        reply = policy.invoke(state["messages"], {"callbacks": [Handler()]})
+        return {"messages": [edit(a, reply)]}
+
+    parts = list(graph_of(answer).stream(ASKED, stream_mode="messages"))
+    assert list(streamed_texts(parts).values()) == [EDITED]
 
 
 @pytest.mark.parametrize("call", [Configured["callbacks"], Configured["no callbacks"]])
@@ -221,12 +258,17 @@ def test_a_reply_that_its_own_node_has_pushed_is_refused(in_pipe: bool) -> None:
         list(graph_of(hushed(answer)).stream(ASKED, stream_mode="messages"))
 
 
-def test_two_edits_of_one_reply_are_no_leak() -> None:
+@pytest.mark.parametrize("of_inner_graph", [False, True])
+def test_two_edits_of_one_reply_are_no_leak(of_inner_graph: bool) -> None:
     policy, a = Policy(), aligner()
+    inner = inner_graph(policy)
 
     @hushed
     def answer(state: Any) -> Any:
-        reply = policy.invoke(state["messages"])
+        if of_inner_graph:
+            reply = inner.invoke(state)["messages"][-1]
+        else:
+            reply = policy.invoke(state["messages"])
         return {"messages": [a.invoke(reply), a.invoke(reply)]}
 
     assert not seen_raw(list(graph_of(answer).stream(ASKED, stream_mode="messages")))
