@@ -137,7 +137,7 @@ class Hidden(Secret[Any]):
 _MASK = "**********"
 # What is in the name of a secret, and a whole word of it. Whatever is in headers may be one.
 _SECRET_PARTS = re.compile(
-    r"token|secret|passw|passphrase|api_?key|authoriz|credential|cookie|bearer|conn(?:ection)?_?str",
+    r"token(?!iz)|secret|passw|passphrase|api_?key|authoriz|credential|cookie|bearer|conn(?:ection)?_?str",
     re.IGNORECASE,
 )
 _SECRET_WORDS = frozenset({
@@ -292,7 +292,9 @@ def _names_secret(name: Any, item: Any) -> bool:
     words, in_part = _words_of(name)
     if isinstance(item, Mapping):
         return not words.isdisjoint(_ALL_SECRET)
-    return in_part or not words.isdisjoint(_SECRET_WORDS | _ALL_SECRET)
+    # The name of a secret, such as that of a profile with credentials, is none.
+    is_secret = in_part or not words.isdisjoint(_SECRET_WORDS | _ALL_SECRET)
+    return is_secret and not name.lower().endswith("name")
 
 
 def _as_model(given: Any, as_name: ValidatorFunctionWrapHandler) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Path = tuple[str | int, ...]
@@ -67,17 +67,22 @@ def is_tool(block: Any) -> bool:
     return kind in _TOOLS or "tool" in kind or kind.endswith(_TOOL_ENDS)
 
 
-def is_data(block: Any) -> bool:
-    """Whether a block of a tool's kind is data that a person may read, as part of a reply.
+def is_for_model(block: Any) -> bool:
+    """Whether a block is for the model alone, such as a thought or a tool call.
 
     Args:
         block: A block of any provider.
     """
+    return is_thought(block) or (is_tool(block) and not _is_shown(block))
+
+
+def _is_shown(block: Any) -> bool:
+    """Whether a block of a tool's kind is data that a person may read, as part of a reply."""
     kind = kind_of(block)
-    return is_data(block.get("value")) if kind == "non_standard" else kind in _DATA
+    return _is_shown(block.get("value")) if kind == "non_standard" else kind in _SHOWN
 
 
-_DATA = ("json", "search_result")
+_SHOWN = ("json", "search_result")
 _TOOL_ENDS = ("_call", "_call_chunk", "_call_output", "_result")
 
 
@@ -187,25 +192,26 @@ def text_at(block: Any, path: Path) -> str:
     return str(block)
 
 
-def with_text_at(block: Any, path: Path, text: str) -> Any:
-    """Replace the text at a path.
+def with_texts_at(block: Any, texts: Sequence[tuple[Path, str]]) -> Any:
+    """Replace the texts at some paths, in one pass.
 
     Args:
         block: The block, which is not modified.
-        path: A path that `text_paths` returned for it.
-        text: The new text.
+        texts: Paths that `text_paths` returned for it, with the new texts.
 
     Returns:
-        A copy of the block.
+        A copy of the block; the block itself if there is nothing to replace.
     """
-    if not path:
-        return text
-    first, *rest = path
-    inner = with_text_at(block[first], tuple(rest), text)
+    if not texts:
+        return block
+    if not texts[0][0]:
+        return texts[0][1]
+    by_head: dict[str | int, list[tuple[Path, str]]] = {}
+    for (head, *rest), text in texts:
+        by_head.setdefault(head, []).append((tuple(rest), text))
     if isinstance(block, list):
-        index = int(first)
-        return [*block[:index], inner, *block[index + 1 :]]
-    return {**block, first: inner}
+        return [with_texts_at(one, by_head.get(index, ())) for index, one in enumerate(block)]
+    return {key: with_texts_at(one, by_head.get(key, ())) for key, one in block.items()}
 
 
 def block_text(block: Any) -> str | None:

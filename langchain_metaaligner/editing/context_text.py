@@ -17,7 +17,7 @@ from langchain_metaaligner.editing.content_blocks import (
     kind_of,
     refusal_text,
 )
-from langchain_metaaligner.editing.reply_message import refusal_beside
+from langchain_metaaligner.editing.refusals import refusal_beside
 
 _DEPTH = 8
 
@@ -83,8 +83,8 @@ def read_content(message: Any) -> list[Said]:
         for one in blocks
         if isinstance(one, Mapping) and isinstance(one.get("name"), str)
     }
-    is_data = message.type in ("tool", "function")
-    said.extend(one for block in blocks for one in _read_block(block, names, is_data=is_data))
+    is_result = message.type in ("tool", "function")
+    said.extend(one for block in blocks for one in _read_block(block, names, is_result=is_result))
     returned = [
         one
         for key in _RESULTS_BESIDE
@@ -117,7 +117,7 @@ def joined(said: list[Said], *, between: str) -> str:
     return text
 
 
-def _read_block(block: Any, names: Mapping[Any, Any], *, is_data: bool) -> Iterator[Said]:
+def _read_block(block: Any, names: Mapping[Any, Any], *, is_result: bool) -> Iterator[Said]:
     if isinstance(block, Mapping) and kind_of(block) == "non_standard":
         block = block.get("value")
     if is_thought(block):
@@ -136,13 +136,13 @@ def _read_block(block: Any, names: Mapping[Any, Any], *, is_data: bool) -> Itera
         yield Said(_as_json(body.get("json", body)))
     elif kind and (is_tool(block) or "tool" in kind or kind.startswith("function_")):
         # The message of a tool has the tool's name already.
-        yield from _of_a_tool(kind, body, None if is_data else names)
+        yield from _of_a_tool(kind, body, None if is_result else names)
     elif any(word in kind for word in _MEDIA):
         spoken = _spoken(body)
         yield Said(spoken) if spoken else Said(_shown(kind), "shown")
-    elif read := _texts(body, _DEPTH, results=is_data):
+    elif read := _texts(body, _DEPTH, results=is_result):
         yield Said("\n".join(read))
-    elif is_data and block:
+    elif is_result and block:
         yield Said(_as_json(block))
     else:
         yield Said(f"[{kind}]" if re.fullmatch(r"\w{1,40}", kind) else "[data]", "shown")

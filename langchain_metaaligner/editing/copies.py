@@ -10,11 +10,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from enum import Enum, auto
 from functools import cached_property, lru_cache
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
 from langchain_metaaligner.editing.citations import LISTS, Moves, moved_citations
+from langchain_metaaligner.editing.word_diff import share_out
 
 GONE: Final = object()
 """Stands for a value that is or holds a copy."""
@@ -27,13 +29,17 @@ _DENSE_WORD = re.compile(f"[{_DENSE}]")
 _SPAN, _DENSE_SPAN = 2, 4
 # A text of one word is found where it stands alone, if it is no shorter than this.
 _SHORTEST = 4
-# Nesting deeper than this is left out, because it is not searched.
-_DEPTH = 60
+
+DEEPEST: Final = 60
+"""Nesting deeper than this is not searched, and so counts as text."""
+
+WORDS_OF_A_NAME: Final = 6
+"""How many words a plain value may have, such as a date and a time."""
 
 _GOES_WITH_THE_TEXT = re.compile(r"(?i)(?:.*log_?probs?(?:_?results?)?|parsed)")
-_LISTS_OF_TOKENS = re.compile(
-    r"(?i)(?:tokens|context|(?:\w+_)?(?:token|output)_?ids|text_?offsets?)"
-)
+_LISTS_OF_TOKENS = re.compile(r"(?i)(?:tokens|(?:\w+_)?(?:token|output)_?ids|text_?offsets?)")
+# Where a list of numbers is the text as its tokens; a list of texts may be what the model has read.
+_IDS = re.compile(r"(?i)(?:tokens|context|(?:\w+_)?(?:token|output)_?ids)")
 _PLAIN = re.compile(
     r"(?i:(?:.*[_-])?(?:ids?|index|type|role|kind|object|(?:file)?name|model|version|provider"
     r"|reasons?|status"
@@ -52,10 +58,28 @@ _TOOLS = frozenset(
 
 
 @lru_cache(maxsize=1024)
-def _goes_with_the_text(key: str, *, listed: bool) -> bool:
-    if listed and _LISTS_OF_TOKENS.fullmatch(key) is not None:
+def _names_tokens(key: str) -> tuple[bool, bool, bool]:
+    """Whether a key names what says each token, and a list and a list of numbers that do."""
+    odds, tokens, ids = (
+        one.fullmatch(key) is not None for one in (_GOES_WITH_THE_TEXT, _LISTS_OF_TOKENS, _IDS)
+    )
+    return odds, tokens, ids
+
+
+def _goes_with_the_text(key: str, value: Any, *, recorded: bool) -> bool:
+    odds, tokens, ids = _names_tokens(key)
+    if not recorded and (odds or (tokens and isinstance(value, list))):
         return True
-    return _GOES_WITH_THE_TEXT.fullmatch(key) is not None
+    return ids and _holds_numbers(value)
+
+
+def _holds_numbers(value: Any, *, nested: bool = True) -> bool:
+    """Whether a value is a list of whole numbers, or of such lists."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(type(one) is int or (nested and _holds_numbers(one, nested=False)) for one in value)
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -108,6 +132,16 @@ def is_stored_reply(key: str, value: Any) -> bool:
     return _STORED.fullmatch(key) is not None or _STORED_ID.fullmatch(value) is not None
 
 
+class _Within(Enum):
+    """In what a value stands, which decides what its name says."""
+
+    METADATA = auto()
+    RECORD = auto()
+    """JSON in a text: nobody reads its names, and a copy in it takes all of it away."""
+    CITATION = auto()
+    """Where a title is that of the source."""
+
+
 class Copies:
     """Finds copies of a text that was changed: all of it, a span that was edited, or its tokens.
 
@@ -118,33 +152,40 @@ class Copies:
             into them.
     """
 
-    def __init__(self, original: str, edited: str, parts: Sequence[Moves] = ()) -> None:
+    def __init__(self, original: str, edited: str, parts: Sequence[str] = ()) -> None:
         self._original, self._edited = original, edited
-        self._parts = parts if len(parts) > 1 else ()
+        self._parts = parts
         self._whole = original.strip()
         self._known: dict[int, tuple[Any, Any]] = {}
 
     @cached_property
+    def shares(self) -> Sequence[str]:
+        """The part of the edited text for each of the texts that the original is made of."""
+        return share_out(self._parts, self._edited)
+
+    @cached_property
     def texts(self) -> Sequence[Moves]:
         """The texts that citations may point into."""
-        return (Moves(self._original, self._edited), *self._parts)
+        whole = Moves(self._original, self._edited)
+        several = len(self._parts) > 1
+        return (whole, *map(Moves, self._parts, self.shares)) if several else (whole,)
 
     @cached_property
     def _gone(self) -> tuple[frozenset[tuple[str, ...]], frozenset[tuple[str, ...]]]:
         """The spans that only the original has, as they are written and in lower case."""
-        before, after = [self._original], [self._edited]
-        if self._parts:
+        before = [self._original]
+        if len(self._parts) > 1:
             # Two texts without a space between them share a word, but only in the whole text.
-            before.append("\n".join([part.before for part in self._parts]))
-            after.append("\n".join([part.after for part in self._parts]))
-        exact = _spans_of_all(before) - _spans_of_all(after)
-        lower = _spans_of_all(map(str.casefold, before)) - _spans_of_all(map(str.casefold, after))
+            before.append("\n".join(self._parts))
+        after = self._edited
+        exact = _spans_of_all(before) - _spans_of_all([after])
+        lower = _spans_of_all(map(str.casefold, before)) - _spans_of_all([after.casefold()])
         return exact, lower
 
     @cached_property
     def _one_word(self) -> bool:
-        texts = [self._original, *[part.before for part in self._parts]]
-        return not any(next(iter(_spans_of(text)), None) for text in texts)
+        texts = {self._original, *self._parts}
+        return not any(next(iter(_spans_of(one)), None) for one in texts)
 
     def in_text(self, text: str) -> bool:
         """Whether a text holds a copy.
@@ -168,6 +209,12 @@ class Copies:
         exact, lower = self._gone
         return not (exact.isdisjoint(spans) and lower.isdisjoint(_spans_of(text.casefold())))
 
+    def _is_whole(self, value: str) -> bool:
+        """Whether a value holds all of the text."""
+        if self._one_word:
+            return self._in(value)
+        return self._whole in value and self._whole not in self._edited
+
     def left_of(self, given: Mapping[str, Any], *, inner: bool = False) -> dict[str, Any]:
         """What is left of a mapping without the copies in it.
 
@@ -183,7 +230,7 @@ class Copies:
         for key, value in given.items():
             if not inner and (names_tools(key) or names_thoughts(key)):
                 left[key] = value
-            elif (kept := self._left(value, key, 0)) is not GONE:
+            elif (kept := self._left(value, key)) is not GONE:
                 left[key] = kept
         return left
 
@@ -196,24 +243,55 @@ class Copies:
         Returns:
             The value itself if it holds no copy; else a copy without them, or `GONE`.
         """
-        return self._left(value, "", 0)
+        return self._left(value)
 
-    def _left(self, value: Any, key: Any, depth: int) -> Any:
+    def left_of_citation(self, entry: Any) -> Any:
+        """What is left of a citation, whose offsets fit the edited text.
+
+        Args:
+            entry: The citation, which is not modified.
+
+        Returns:
+            The citation itself if it holds no copy; else a copy without them. `GONE` if it quotes
+            a copy, because without its quote a provider would refuse it.
+        """
+        return GONE if self._is_quoted(entry) else self._left(entry, within=_Within.CITATION)
+
+    def _is_quoted(self, value: Any, name: Any = "", depth: int = 0) -> bool:
+        if isinstance(value, str):
+            return name in _QUOTES and self.in_text(value)
+        if depth > DEEPEST:
+            return False
+        if isinstance(value, Mapping):
+            return any(self._is_quoted(one, key, depth + 1) for key, one in value.items())
+        if isinstance(value, list):
+            return any(self._is_quoted(one, name, depth + 1) for one in value)
+        return False
+
+    def _left(
+        self, value: Any, key: Any = "", depth: int = 0, within: _Within = _Within.METADATA
+    ) -> Any:
         if value is None or isinstance(value, bool | int | float | complex):
             return value
         name = key if isinstance(key, str) else ""
-        if name and _goes_with_the_text(name, listed=isinstance(value, list)):
+        recorded = within is _Within.RECORD
+        if name and _goes_with_the_text(name, value, recorded=recorded):
             return GONE
         if isinstance(value, str):
-            return GONE if is_stored_reply(name, value) or self._is_copy(value, name) else value
-        if depth > _DEPTH:
+            if not recorded and is_stored_reply(name, value):
+                return GONE
+            if within is _Within.CITATION and _TITLE.fullmatch(name) is not None:
+                # The words of a title are the source's; but no title is a whole text.
+                return GONE if self._is_whole(value) else value
+            return GONE if self._is_copy(value, name) else value
+        if depth > DEEPEST:
             return GONE
         if isinstance(value, bytes | bytearray):
             return GONE if self.in_text(value.decode(errors="ignore")) else value
         if isinstance(value, Mapping):
-            return self._left_of_mapping(value, depth)
+            return self._left_of_mapping(value, depth, within)
         if isinstance(value, list | tuple | set | frozenset):
-            return self._left_of_list(value, name, depth)
+            return self._left_of_list(value, name, depth, within)
         return self._left_of_object(value, depth)
 
     def _is_copy(self, value: str, name: str) -> bool:
@@ -226,10 +304,10 @@ class Copies:
         if self.in_text(value):
             return True
         recorded = _recorded(value)
-        return bool(recorded) and self.left(recorded) is not recorded
+        return bool(recorded) and self._left(recorded, within=_Within.RECORD) is not recorded
 
-    def _left_of_mapping(self, value: Mapping[Any, Any], depth: int) -> Any:
-        if _gives_numbers(value) and not any("_" in str(key) for key in value):
+    def _left_of_mapping(self, value: Mapping[Any, Any], depth: int, within: _Within) -> Any:
+        if _may_be_odds(value):
             if any(map(self.in_text, _spelled(list(value)))) and self._are_tokens(value):
                 return GONE
         elif _is_numbered(value) and any(map(self.in_text, _spelled(list(value.values())))):
@@ -238,7 +316,7 @@ class Copies:
         for key, inner in value.items():
             if isinstance(key, str) and not _is_name(key) and self.in_text(key):
                 continue
-            if (kept := self._left(inner, key, depth + 1)) is not GONE:
+            if (kept := self._left(inner, key, depth + 1, within)) is not GONE:
                 left[key] = kept
         if len(left) == len(value) and all(left[key] is value[key] for key in left):
             return value
@@ -247,18 +325,22 @@ class Copies:
     def _are_tokens(self, keys: Iterable[Any]) -> bool:
         """Whether the keys of numbers are tokens, and not names that also occur in the text."""
         names = list(keys)
-        if not all(isinstance(key, str) and _is_name(key) for key in names):
+        if not _are_names(names):
             return True
         exact, lower = self._gone
-        return set(_spans_of(" ".join(names))) <= exact | lower
+        said = (frozenset(_spans_of(one)) for one in _of_tokens(names))
+        return any(spans and spans <= exact | lower for spans in said)
 
-    def _left_of_list(self, value: Any, name: str, depth: int) -> Any:
+    def _left_of_list(self, value: Any, name: str, depth: int, within: _Within) -> Any:
         items = list(value)
-        if isinstance(value, list) and LISTS.fullmatch(name):
+        if isinstance(value, list) and within is not _Within.RECORD and LISTS.fullmatch(name):
             items = moved_citations(items, self.texts, of_text=False)
+            within = _Within.CITATION
         elif any(self.in_text(said) for said in _spelled(items)):
             return GONE
-        left = [kept for one in items if (kept := self._left(one, name, depth + 1)) is not GONE]
+        left = [
+            kept for one in items if (kept := self._left(one, name, depth + 1, within)) is not GONE
+        ]
         if len(left) == len(value) and all(a is b for a, b in zip(left, value, strict=True)):
             return value
         return type(value)(left) if left and type(value) in _LISTS else GONE
@@ -279,10 +361,29 @@ class Copies:
 
 
 _LISTS = (list, tuple, set, frozenset)
+_TITLE = re.compile(r"(?:\w+_)?title")
+_QUOTES = ("cited_text", "text")
 
 
 def _is_name(key: str) -> bool:
     return key.isascii() and key.isidentifier()
+
+
+def _are_names(keys: Iterable[Any]) -> bool:
+    return all(isinstance(key, str) and _is_name(key) for key in keys)
+
+
+def _may_be_odds(value: Mapping[Any, Any]) -> bool:
+    """Whether a mapping may tell how likely tokens are, and does not count things by their names.
+
+    Two names may well be two words of the text in a row; but no count is negative, as the
+    logarithm of a probability is.
+    """
+    if not _gives_numbers(value):
+        return False
+    if not _are_names(value) or any(one < 0 for one in value.values()):
+        return True
+    return len(value) > _SPAN and not all("_" in key.strip("_") for key in value)
 
 
 def _fields_of(value: Any) -> dict[str, Any]:
@@ -416,14 +517,42 @@ _SAID = {'"': '"', "'": "'", "\\": "\\", "/": "/"}
 
 
 def _recorded(text: str) -> list[Any]:
-    """The values in JSON, or in a record of a stream, which has one in each line."""
-    with suppress(ValueError, RecursionError):
-        return [json.loads(text)] if text.startswith(_JSON) else []
+    """The values in JSON, or in a record of a stream: what is JSON or `data:` in each line."""
+    if _RECORD.search(text) is None:
+        return []
+    values, end = _values_at_start(text)
+    if values and end == len(text):
+        return values
     values = []
-    for line in text.splitlines():
-        with suppress(ValueError, RecursionError):
-            values.append(json.loads(line.removeprefix("data:")))
+    for line in _LINES.split(text):
+        field = _FIELD.match(line)
+        said = line[field.end() :] if field is not None else line.lstrip()
+        found, end = _values_at_start(said)
+        values += found
+        if end < len(said) and field is not None and field[1] == "data" and not _RECORD.match(said):
+            values.append(said)
     return values
 
 
-_JSON = ("{", "[", "data:")
+def _values_at_start(text: str) -> tuple[list[Any], int]:
+    """The JSON values with which a text begins, and where they end."""
+    values, end = [], _end_of_space(text, 0)
+    with suppress(ValueError, RecursionError):
+        while end < len(text):
+            value, end = _JSON.raw_decode(text, end)
+            values.append(value)
+            end = _end_of_space(text, end)
+    return values, end
+
+
+def _end_of_space(text: str, start: int) -> int:
+    found = _SPACE.match(text, start)
+    return start if found is None else found.end()
+
+
+_JSON = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\r\n\x1e]*")
+_LINES = re.compile(r"[\r\n\x1e]+")
+_RECORD = re.compile(r"(?:^|[\r\n\x1e])[ \t]*+(?:data:|(?:\w{1,16}: ?)?[\"{\[])")
+# The prefix of a line, as of server-sent events; one space after it is no part of the value.
+_FIELD = re.compile(r"[ \t]*(\w{1,16}): ?")

@@ -10,6 +10,7 @@ from itertools import accumulate, chain, islice
 from typing import Any
 
 from langchain_metaaligner.editing.alignment import Alignment
+from langchain_metaaligner.editing.beside_text import reason_without_text
 from langchain_metaaligner.editing.context_window import Room
 from langchain_metaaligner.editing.conversation import Turn, check_form, read_context
 from langchain_metaaligner.editing.guards.passages import Passages
@@ -21,7 +22,7 @@ from langchain_metaaligner.editing.objectives import (
     parse_objectives,
 )
 from langchain_metaaligner.editing.prompts import Prompt, PromptFamily
-from langchain_metaaligner.editing.reply_message import answer_text, reason_without_text
+from langchain_metaaligner.editing.reply_message import answer_text
 from langchain_metaaligner.engines import deadlines, thoughts
 from langchain_metaaligner.engines.base import (
     Edit,
@@ -754,12 +755,11 @@ class _RequestWriter:
 
     def _prompt(self, asked: str | Sequence[Turn], text: str) -> Prompt:
         engine, family = self._engine, self._family
+        control = engine.control_tokens
+        if family.chat and engine.template_marks:
+            control = (*control, *engine.template_marks)
         prompt = family.render(
-            asked,
-            text,
-            self._wanted,
-            control_tokens=engine.control_tokens,
-            readings=engine.readings,
+            asked, text, self._wanted, control_tokens=control, readings=engine.readings
         )
         return _templated(engine, prompt) if family.chat else prompt
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from langchain_core.messages import AIMessage, AIMessageChunk
@@ -13,24 +11,18 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_metaaligner.editing.citations import LISTS, Moves, moved_citations
 from langchain_metaaligner.editing.content_blocks import (
     Path,
-    is_data,
+    is_for_model,
     is_thought,
-    is_tool,
     kind_of,
     refusal_text,
     text_at,
     text_paths,
-    with_text_at,
+    with_texts_at,
 )
-from langchain_metaaligner.editing.copies import (
-    GONE,
-    Copies,
-    count_words,
-    is_plain_name,
-    names_thoughts,
-    names_tools,
-)
-from langchain_metaaligner.editing.word_diff import compare_words, split_words
+from langchain_metaaligner.editing.copies import GONE, Copies, names_thoughts, names_tools
+from langchain_metaaligner.editing.plain_metadata import plain_metadata
+from langchain_metaaligner.editing.refusals import refusal_beside, without_refusal
+from langchain_metaaligner.editing.word_diff import share_out
 from langchain_metaaligner.errors import InputTypeError
 
 if TYPE_CHECKING:
@@ -38,25 +30,13 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="BaseMessage")
 
-REFUSAL = "refusal"
-"""Why a reply is skipped that is nothing but a refusal."""
-
 _CALLS = frozenset(
     "tool_call tool_call_chunk invalid_tool_call tool_use function_call custom_tool_call"
     " computer_call input_json_delta".split()
 )
 _SIGNATURES = ("signature", "thought_signature", "encrypted_content", "data", "redactedContent")
+_SIGNED_WITHIN = 4  # levels of a thought
 _SAID = ("audio", "refusal")
-# A longer value is no plain metadata; a date and a time can have six words.
-_LONGEST, _WORDS_OF_A_NAME = 256, 6
-# Other keys may be texts themselves.
-_KEY = re.compile(r"[\w.:/-]{1,64}", re.ASCII)
-_SEARCHED = 4
-# A block with more than this inside of each other is taken for text without a look.
-_DEEPEST = 60
-# LangChain's keys for what providers tell of a block, and for what a tool is called with.
-_UNREAD = ("extras", "args")
-_ADDRESS = re.compile(r"(?:data:|[a-z]+://)\S+$")
 
 
 class _Place(NamedTuple):
@@ -89,75 +69,6 @@ def answer_text(answer: Any, *, refusals: bool = False) -> str:
         return "".join(_texts_of(answer, refusals=refusals))
     msg = f"An answer must be text or an AIMessage, not {type(answer).__name__}."
     raise InputTypeError(msg)
-
-
-def reason_without_text(message: Any) -> str | None:
-    """Why a reply without text is not edited, although a person would read or hear something.
-
-    Args:
-        message: A message whose `answer_text` is blank.
-
-    Returns:
-        The reason in a word or two; `None` if there is nothing to read or hear.
-    """
-    if getattr(message, "tool_calls", None):
-        return None
-    if (reason := reason_beside_text(message)) is not None:
-        return reason
-    audio = getattr(message, "additional_kwargs", {}).get("audio")
-    return "audio" if isinstance(audio, Mapping) and audio.get("transcript") else None
-
-
-def reason_beside_text(message: Any, *, refusals: bool = False) -> str | None:
-    """Why something that a person would read is not part of the text that an edit may change.
-
-    Args:
-        message: A message.
-        refusals: As for `answer_text`.
-
-    Returns:
-        The reason in a word or two; `None` if there is nothing else to read.
-    """
-    content = getattr(message, "content", "")
-    if not refusals:
-        if refusal_beside(message):
-            return REFUSAL
-        if isinstance(content, list) and any(map(refusal_text, content)):
-            return REFUSAL
-    for block in content if isinstance(content, list) else ():
-        if isinstance(block, str) or refusal_text(block):
-            continue
-        sound = "audio" in kind_of(block)
-        if _is_to_read(block) or (sound and _has_transcript(block)):
-            return "audio" if sound else f"block of type {kind_of(block) or 'unknown'}"
-    return None
-
-
-def _has_transcript(block: Mapping[str, Any]) -> bool:
-    return "transcript" in block or "transcript" in (block.get("extras") or ())
-
-
-def _is_to_read(block: Mapping[str, Any]) -> bool:
-    """Whether a block holds something that a person would read, beside its text."""
-    if _is_of_model(block):
-        return False
-    paths = text_paths(block)
-    if not paths and _is_written(block):
-        return True
-    for path in paths:
-        block = with_text_at(block, path, "")
-    return any(_holds_prose(value, key) for key, value in block.items())
-
-
-def _is_written(block: Mapping[str, Any]) -> bool:
-    """Whether a block is a file with text."""
-    kinds = [block.get(key) for key in ("mime_type", "media_type", "mimeType")]
-    return any(isinstance(kind, str) and kind.startswith("text/") for kind in kinds)
-
-
-def _is_of_model(block: Any) -> bool:
-    """Whether a block is for the model alone, such as a thought or a tool call."""
-    return is_thought(block) or (is_tool(block) and not is_data(block))
 
 
 def text_blocks(message: Any) -> list[int]:
@@ -211,7 +122,7 @@ def never_repeats(block: Any) -> bool:
     """
     if isinstance(block, str):
         return not block
-    if _is_of_model(block):
+    if is_for_model(block):
         return True
     return isinstance(block, Mapping) and block.keys() <= _HARMLESS and not block.get("text")
 
@@ -253,16 +164,14 @@ def with_text(
         # There is nothing that could repeat the text.
         plain = {"content": text, "response_metadata": dict(metadata or {})}
         return message.model_copy(update=plain)
+    copies = _copies_of(given, text, refusals=refusals)
     if isinstance(content, str):
-        copies = _copies_of(given, text, refusals=refusals)
         changes["content"] = text
     else:
         places = _places(content, refusals=False)
-        shares = _shares_of(places, text)
-        moves = [Moves(place.text, share) for place, share in zip(places, shares, strict=True)]
-        same = given is message
-        copies = Copies(old, text, moves) if same else _copies_of(given, text, refusals=refusals)
-        changes["content"] = _with_shares(content, places, shares, copies)
+        filled = [place.text for place in places if place.text]
+        shares = copies.shares if given is message else share_out(filled, text)
+        changes["content"] = _with_shares(content, places, shares, text, copies)
         if not places:
             changes["content"].append({"type": "text", "text": text})
     if beside:
@@ -272,7 +181,7 @@ def with_text(
     left = copies.left_of(message.response_metadata)
     changes["response_metadata"] = {**left, **metadata} if metadata else left
     if extra:
-        changes.update(_changed(message, extra, copies.left_of(extra)))
+        changes = _with_fields(message, changes, extra, copies.left_of(extra))
     return message.model_copy(update=changes)
 
 
@@ -301,7 +210,7 @@ def blocked(message: M, text: str, *, metadata: Mapping[str, Any] | None = None)
             after = [block for block in message.content if kind_of(block) in _CALLS]
             content = [*before, *content, *after]
     quiet = {key: one for key, one in message.additional_kwargs.items() if key not in _SAID}
-    beside = _plain_metadata(quiet, copies)
+    beside = plain_metadata(quiet, copies)
     if calls:
         for key, value in quiet.items():
             if names_tools(key) and key != "tool_outputs":
@@ -312,12 +221,12 @@ def blocked(message: M, text: str, *, metadata: Mapping[str, Any] | None = None)
         "content": content,
         "additional_kwargs": beside,
         "response_metadata": {
-            **_plain_metadata(message.response_metadata, copies),
+            **plain_metadata(message.response_metadata, copies),
             **(metadata or {}),
         },
     }
     if extra := _fields_beside(message):
-        changes.update(_changed(message, extra, {}))
+        changes = _with_fields(message, changes, extra, {})
     return message.model_copy(update=changes)
 
 
@@ -327,84 +236,68 @@ def _fields_beside(message: BaseMessage) -> dict[str, Any]:
     kind = type(message)
     if kind in _OWN_CLASSES:
         return extra
-    own = kind.model_fields.keys() - AIMessageChunk.model_fields.keys()
+    own = [name for name in kind.model_fields if name not in AIMessageChunk.model_fields]
     return {**{name: getattr(message, name) for name in own}, **extra}
 
 
 _OWN_CLASSES = (AIMessage, AIMessageChunk)
 
 
-def _changed(
-    message: BaseMessage, fields: Mapping[str, Any], left: Mapping[str, Any]
+def _with_fields(
+    message: BaseMessage,
+    changes: dict[str, Any],
+    fields: Mapping[str, Any],
+    left: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What becomes of fields: what is left of them, else their default."""
-    changed = {}
-    for name, value in fields.items():
+    """All changes of a message: a field is what is left of it, else its default.
+
+    Args:
+        message: The message before.
+        changes: What becomes of LangChain's own fields.
+        fields: The other fields before.
+        left: What is left of them.
+    """
+    # What a default is made from must not hold the text before.
+    known = {name: one for name, one in vars(message).items() if name not in fields} | changes
+    for name in fields:
         field = type(message).model_fields.get(name)
         if name in left:
-            changed.update({} if left[name] is value else {name: left[name]})
+            known[name] = left[name]
         elif field is None or field.is_required():
-            changed[name] = None
+            known[name] = None
         else:
-            changed[name] = field.get_default(call_default_factory=True)
-    return changed
+            known[name] = field.get_default(call_default_factory=True, validated_data={**known})
+    return {**changes, **{name: known[name] for name in fields}}
 
 
 def left_beside(
-    given: Mapping[str, Any], message: BaseMessage, text: str, *, refusals: bool, plain: bool
-) -> dict[str, Any]:
-    """What is left of metadata that came beside a message whose text was changed.
+    message: BaseMessage, text: str, *, refusals: bool, plain: bool
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Make the function that tells what may be told beside a message whose text was changed.
 
     Args:
-        given: The metadata.
         message: The message as the model made it.
         text: The text that takes the place of its own.
-        refusals: As for `answer_text`.
+        refusals: As for `answer_text`; if so, nothing tells that the model refused.
         plain: Whether only plain metadata may stay, as for a blocked message.
 
     Returns:
-        A copy.
+        A function that takes metadata and returns a copy of what is left of it.
     """
+    if plain:
+        return partial(plain_metadata, copies=_copies_of(message, text, refusals=True))
+    if answer_text(message, refusals=refusals) == text:
+        return without_refusal if refusals else dict
     copies = _copies_of(message, text, refusals=refusals)
-    return _plain_metadata(given, copies) if plain else copies.left_of(given)
-
-
-def _plain_metadata(given: Mapping[str, Any], copies: Copies) -> dict[str, Any]:
-    """Numbers, names and other short values: how a reply was made, but not what it says."""
-    return _plain(copies.left_of(given, inner=True), 0) or {}
-
-
-def _plain(value: Any, depth: int, name: str = "") -> Any:
-    """The plain part of a value; `None` if there is none."""
-    if isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, str):
-        most = _WORDS_OF_A_NAME if is_plain_name(name) else 1
-        return value if len(value) <= _LONGEST and count_words(value) <= most else None
-    if depth > _SEARCHED:
-        return None
-    if isinstance(value, Mapping):
-        kept = {}
-        for key, inner in value.items():
-            if not isinstance(key, str) or LISTS.fullmatch(key) or _KEY.fullmatch(key) is None:
-                continue
-            if names_thoughts(key) or names_tools(key):
-                continue
-            if inner is None or (one := _plain(inner, depth + 1, key)) is not None:
-                kept[key] = None if inner is None else one
-        return kept
-    if isinstance(value, list):
-        if sum(count_words(one) for one in value if isinstance(one, str)) > _WORDS_OF_A_NAME:
-            value = [one for one in value if not isinstance(one, str)]
-        return [one for inner in value if (one := _plain(inner, depth + 1, name)) is not None]
-    return None
+    if refusals:
+        return lambda given: copies.left_of(without_refusal(given))
+    return copies.left_of
 
 
 def _copies_of(message: BaseMessage, text: str, *, refusals: bool) -> Copies:
     """Finds copies of a message's text, which another text replaces."""
     texts = [one for one in _texts_of(message, refusals=refusals) if one]
-    shares = _share_out(texts, text) if texts else ()
-    return Copies("".join(texts), text, list(map(Moves, texts, shares)))
+    return Copies("".join(texts), text, texts)
 
 
 def _texts_of(message: Any, *, refusals: bool) -> list[str]:
@@ -451,7 +344,7 @@ def _without_marks(message: M) -> M:
     beside = message.additional_kwargs
     if beside.get("refusal"):
         changes["additional_kwargs"] = {key: beside[key] for key in beside if key != "refusal"}
-    metadata = _without_refusal(dict(message.response_metadata))
+    metadata = without_refusal(message.response_metadata)
     if len(metadata) < len(message.response_metadata):
         changes["response_metadata"] = metadata
     return message.model_copy(update=changes) if changes else message
@@ -463,7 +356,7 @@ def _longer(content: Sequence[Any], more: str) -> list[Any]:
     if not filled:
         return [*content, {"type": "text", "text": more}]
     last = filled[-1]
-    block = with_text_at(content[last.block], last.path, last.text + more)
+    block = with_texts_at(content[last.block], [(last.path, last.text + more)])
     return [*content[: last.block], block, *content[last.block + 1 :]]
 
 
@@ -472,64 +365,33 @@ def _as_text(refusal: Mapping[str, Any], said: str) -> dict[str, Any]:
     return {"type": "text", "text": said, **kept}
 
 
-def refusal_beside(message: Any, *, explained: bool = True) -> str:
-    """A refusal that the provider reports outside of the content, or explains there.
+def _with_shares(
+    content: Sequence[Any],
+    places: Sequence[_Place],
+    shares: Sequence[str],
+    text: str,
+    copies: Copies,
+) -> list[Any]:
+    """The content with the new text.
 
     Args:
-        message: A message.
-        explained: Whether an explanation counts. In a context it does so only without a text.
-
-    Returns:
-        The refusal; empty if there is none.
+        content: The content before.
+        places: Its texts.
+        shares: The part of the new text for each of them that is not empty.
+        text: The new text, which the first one gets if all are empty.
+        copies: Finds copies of the text before.
     """
-    said = getattr(message, "additional_kwargs", {}).get("refusal")
-    if isinstance(said, str) and said:
-        return said
-    if not explained:
-        return ""
-    for where, key, marks in _REFUSALS:
-        metadata = getattr(message, "response_metadata", {})
-        if str(metadata.get(where)) in marks:
-            for name in key:
-                metadata = metadata.get(name) if isinstance(metadata, Mapping) else None
-            if isinstance(metadata, str):
-                return metadata
-    return ""
-
-
-EXPLANATIONS = ("stop_details", "finish_message")
-"""Metadata in which providers explain a refusal."""
-
-# Where providers mark a refusal, under which key they explain it, and by which marks.
-_REFUSALS: tuple[tuple[str, tuple[str, ...], frozenset[str]], ...] = (
-    ("stop_reason", ("stop_details", "explanation"), frozenset({"refusal"})),
-    (
-        "finish_reason",
-        ("finish_message",),
-        frozenset({"SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST"}),
-    ),
-)
-
-
-def _without_refusal(metadata: dict[str, Any]) -> dict[str, Any]:
-    for where, key, marks in _REFUSALS:
-        if str(metadata.get(where)) in marks:
-            metadata.pop(where)
-            metadata.pop(key[0], None)
-    return metadata
-
-
-def _with_shares(
-    content: Sequence[Any], places: Sequence[_Place], shares: Sequence[str], copies: Copies
-) -> list[Any]:
+    left = iter(shares or [text])
     of_block: dict[int, list[tuple[_Place, str]]] = {}
-    for place, share in zip(places, shares, strict=True):
+    for place in places:
+        # Empty places stay empty where others are not.
+        share = next(left, "") if place.text or not shares else ""
         of_block.setdefault(place.block, []).append((place, share))
     blocks: list[Any] = []
     for index, block in enumerate(content):
         own = of_block.get(index)
         if own is None:
-            if _is_of_model(block):
+            if is_for_model(block):
                 blocks.append(block)
             elif (left := _left_of(block, copies)) is not None:
                 blocks.append(left)
@@ -554,39 +416,33 @@ def _with_share(block: Any, own: Sequence[tuple[_Place, str]], copies: Copies) -
     had = any(place.text for place, _ in own)
     if had and not any(share for _, share in own) and not _holds_signature(block):
         return None
-    new = block
-    for place, share in own:
-        new = with_text_at(new, place.path, share)
-    return _cleaned(new, own, copies)
+    return _shared(block, own, copies)
 
 
-def _cleaned(value: Any, own: Sequence[tuple[_Place, str]], copies: Copies) -> Any:
-    """A text block, or a part of it, without copies beside its own texts."""
+def _shared(value: Any, own: Sequence[tuple[_Place, str]], copies: Copies) -> Any:
+    """A text block, or a part of it, with its shares and without copies beside them."""
     if not own[0][0].path:
-        return value
-    heads = {place.path[0] for place, _ in own}
+        return own[0][1]
+    below: dict[str | int, list[tuple[_Place, str]]] = {}
+    for place, share in own:
+        head, *rest = place.path
+        below.setdefault(head, []).append((place._replace(path=tuple(rest)), share))
     if isinstance(value, list):
         items = []
         for index, one in enumerate(value):
-            if index in heads:
-                items.append(_cleaned(one, _below(own, index), copies))
-            elif _is_of_model(one):
+            if index in below:
+                items.append(_shared(one, below[index], copies))
+            elif is_for_model(one):
                 items.append(one)
             elif (left := copies.left(one)) is not GONE:
                 items.append(left)
         return items
-    rest = _rest_of({key: one for key, one in value.items() if key not in heads}, own, copies)
+    rest_of = _rest_of({key: one for key, one in value.items() if key not in below}, own, copies)
     return {
-        key: _cleaned(one, _below(own, key), copies) if key in heads else rest[key]
+        key: _shared(one, below[key], copies) if key in below else rest_of[key]
         for key, one in value.items()
-        if key in heads or key in rest
+        if key in below or key in rest_of
     }
-
-
-def _below(own: Sequence[tuple[_Place, str]], key: str | int) -> list[tuple[_Place, str]]:
-    return [
-        (place._replace(path=place.path[1:]), share) for place, share in own if place.path[0] == key
-    ]
 
 
 def _rest_of(
@@ -600,8 +456,7 @@ def _rest_of(
             moves = moves or [Moves(place.text, share) for place, share in own if place.text]
             # An empty block holds what a stream tells of the text before it.
             cited = moved_citations(value, moves or copies.texts, of_text=key == "citations")
-            # Without its quote, a provider would refuse a citation.
-            cited = [one for one in cited if copies.left(one) is one]
+            cited = [kept for one in cited if (kept := copies.left_of_citation(one)) is not GONE]
             left[key] = value if cited == value else cited
         else:
             left.update(copies.left_of({key: value}, inner=True))
@@ -624,71 +479,9 @@ def _signed(thought: Any) -> Any:
 _READABLE = frozenset("reasoning content text".split())
 
 
-def _holds_signature(value: Any, depth: int = _SEARCHED) -> bool:
+def _holds_signature(value: Any, depth: int = _SIGNED_WITHIN) -> bool:
     if not isinstance(value, Mapping) or not depth:
         return False
     if any(value.get(key) for key in _SIGNATURES) or str(value.get("id", "")).startswith("rs_"):
         return True
     return any(_holds_signature(inner, depth - 1) for inner in value.values())
-
-
-def _holds_prose(value: Any, name: Any, depth: int = _DEEPEST) -> bool:
-    """Whether a part of a block that is not its text can be read.
-
-    Args:
-        value: The part.
-        name: Its key.
-        depth: How deep it is searched; what is deeper counts as text.
-    """
-    name = name if isinstance(name, str) else ""
-    if name in _UNREAD or LISTS.fullmatch(name) or names_thoughts(name) or names_tools(name):
-        return False
-    if isinstance(value, str):
-        if _ADDRESS.match(value) is not None:
-            return value.startswith("data:text/")
-        return count_words(value) > (_WORDS_OF_A_NAME if is_plain_name(name) else 1)
-    if isinstance(value, Mapping):
-        if _is_of_model(value):
-            return False
-        if _is_written(value):
-            return True
-        items = list(value.items())
-    else:
-        items = [(name, one) for one in value] if isinstance(value, list) else []
-    return bool(items) and (
-        not depth or any(_holds_prose(one, key, depth - 1) for key, one in items)
-    )
-
-
-def _shares_of(places: Sequence[_Place], text: str) -> list[str]:
-    """The part of a new text for each place; empty places stay empty where others are not."""
-    filled = [place.text for place in places if place.text]
-    if not filled:
-        return [text if index == 0 else "" for index in range(len(places))]
-    shares = iter(_share_out(filled, text))
-    return [next(shares) if place.text else "" for place in places]
-
-
-def _share_out(old: Sequence[str], text: str) -> list[str]:
-    """Split a text at the positions that match the borders between the old texts."""
-    if len(old) == 1:
-        return [text]
-    before, after = split_words("".join(old)), split_words(text)
-    starts = _offsets(after)
-    moves = compare_words(before, after)
-    cuts, border = [0], 0
-    word_ends, move_ends = _offsets(before), [i2 for _, _, i2, _, _ in moves]
-    for piece in old[:-1]:
-        border += len(piece)
-        # A border inside a word moves to the end of the word.
-        index = bisect_left(word_ends, border)
-        cut = 0
-        if moves:
-            tag, i1, _, j1, j2 = moves[bisect_left(move_ends, index)]
-            cut = j1 + min(index - i1, j2 - j1) if tag == "equal" else j2
-        cuts.append(max(starts[cut], cuts[-1]))
-    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
-
-
-def _offsets(words: Sequence[str]) -> list[int]:
-    return list(accumulate(map(len, words), initial=0))

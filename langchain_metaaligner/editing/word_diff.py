@@ -7,6 +7,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 
 Move = tuple[str, int, int, int, int]
 
@@ -129,3 +130,36 @@ def _anchors(one: Sequence[str], other: Sequence[str]) -> list[tuple[int, int]]:
         found.append(pairs[number])
         number = before[number]
     return found[::-1]
+
+
+def share_out(old: Sequence[str], text: str) -> list[str]:
+    """Split a text at the positions that match the borders between the texts that it replaces.
+
+    Args:
+        old: These texts.
+        text: The new text.
+
+    Returns:
+        A part of it for each of them; joined, they give the text again.
+    """
+    if len(old) <= 1:
+        return [text] * len(old)
+    before, after = split_words("".join(old)), split_words(text)
+    starts = _offsets(after)
+    moves = compare_words(before, after)
+    cuts, border = [0], 0
+    word_ends, move_ends = _offsets(before), [i2 for _, _, i2, _, _ in moves]
+    for piece in old[:-1]:
+        border += len(piece)
+        # A border inside a word moves to the end of the word.
+        index = bisect_left(word_ends, border)
+        cut = 0
+        if moves:
+            tag, i1, _, j1, j2 = moves[bisect_left(move_ends, index)]
+            cut = j1 + min(index - i1, j2 - j1) if tag == "equal" else j2
+        cuts.append(max(starts[cut], cuts[-1]))
+    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+def _offsets(words: Sequence[str]) -> list[int]:
+    return list(accumulate(map(len, words), initial=0))

@@ -149,8 +149,9 @@ class Engine(ABC):
         origin: The checkpoint that the model was made from, if its files say so; else empty.
         family_hint: The prompt family that the model was trained on, if known.
         window: How many tokens the prompt and the edit may have together; `None` for no limit.
-        control_tokens: Strings that the tokenizer reads as control tokens, and those that the
-            chat template writes between messages.
+        control_tokens: Strings that the tokenizer reads as control tokens.
+        template_marks: What the chat template writes between messages in plain text, such as
+            `### Response:`; a text that holds it could forge a turn of a templated prompt.
         readings: What the tokenizer reads each character as. By default, a character counts as
             another one if some common tokenizer reads it so.
         keeps_deadlines: Whether each call stops by itself at the deadlines of its requests, with
@@ -168,6 +169,7 @@ class Engine(ABC):
     family_hint: str | None = None
     window: int | None = None
     control_tokens: Iterable[str] = ()
+    template_marks: Sequence[str] = ()
     readings: Readings = AS_ANY
     keeps_deadlines: bool = False
     prefills: bool = False
@@ -507,7 +509,7 @@ _CONTRACT = {
 
 # Not read when an object is wrapped: reading them may load a model or fail.
 _TOLD_BY_MODEL = {
-    *("window", "family_hint", "control_tokens", "readings", "origin"),
+    *("window", "family_hint", "control_tokens", "template_marks", "readings", "origin"),
     *("reports_agreement", "keeps_caution", "scores_templated"),
 }
 

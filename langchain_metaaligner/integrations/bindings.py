@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableBinding
 from langchain_core.runnables.utils import Input, Output
-from pydantic import field_serializer
+from pydantic import BaseModel, field_serializer
 
 from langchain_metaaligner.options import masked
 
@@ -41,7 +41,34 @@ class SecretiveBinding(RunnableBinding[Input, Output]):
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, masked(value)
+            yield name, _printed(name, value)
+
+
+class _Printed:
+    """A runnable that is printed without secrets, but with what else it tells of itself.
+
+    Args:
+        model: The runnable.
+    """
+
+    def __init__(self, model: BaseModel) -> None:
+        self._model = model
+
+    def __repr__(self) -> str:
+        model = self._model
+        if masked(model) is model:
+            return repr(model)
+        if type(model).__repr__ is not BaseModel.__repr__:
+            return str(masked(model))
+        told = [(name, _printed(name, value)) for name, value in model.__repr_args__()]
+        fields = [repr(one) if name is None else f"{name}={one!r}" for name, one in told]
+        return f"{model.__repr_name__()}({', '.join(fields)})"
+
+
+def _printed(name: str | None, value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _Printed(value)
+    return masked(value) if name is None else masked({name: value})[name]
 
 
 def _shown(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -579,7 +579,7 @@ class _Call:
             edit = self._edit_of(one.message)
             yield from edit.flow(mode)
             message = cast("AIMessage", edit.settled())
-            beside = partial(self._policy.left_beside, message, cast("AIMessage", edit.reply))
+            beside = self._policy.left_beside(message, cast("AIMessage", edit.reply))
             info, output = beside(one.generation_info), beside(output)
             generations.append(ChatGeneration(message=message, generation_info=info))
         return ChatResult(generations=generations, llm_output=output)

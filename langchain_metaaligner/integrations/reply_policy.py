@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from langchain_metaaligner.editing import telemetry
 from langchain_metaaligner.editing.aligner import Aligner
 from langchain_metaaligner.editing.alignment import METADATA_KEY, Alignment
+from langchain_metaaligner.editing.beside_text import reason_beside_text, reason_without_text
 from langchain_metaaligner.editing.objectives import (
     Objective,
     Objectives,
@@ -25,13 +26,11 @@ from langchain_metaaligner.editing.objectives import (
     objective_key,
     parse_objectives,
 )
+from langchain_metaaligner.editing.refusals import EXPLANATIONS
 from langchain_metaaligner.editing.reply_message import (
-    EXPLANATIONS,
     answer_text,
     blocked,
     left_beside,
-    reason_beside_text,
-    reason_without_text,
     with_text,
 )
 from langchain_metaaligner.editing.sparing_log import SparingLog
@@ -476,25 +475,28 @@ class ReplyPolicy(NamedTuple):
         return with_text(reply, record.text, refusals=refusals, metadata=told)
 
     def left_beside(
-        self, settled: AIMessage, reply: AIMessage, given: Mapping[str, Any] | None
-    ) -> dict[str, Any] | None:
-        """What may be told beside a final reply, as metadata of the model's whole answer.
+        self, settled: AIMessage, reply: AIMessage
+    ) -> Callable[[Mapping[str, Any] | None], dict[str, Any] | None]:
+        """Make the function that tells what of the model's metadata may stay beside a final reply.
+
+        LangChain puts such metadata into the message again.
 
         Args:
             settled: The final reply.
             reply: The reply as the model made it.
-            given: The metadata of the model's answer.
 
         Returns:
-            The metadata without copies of a text that was changed; plain metadata beside a blocked
-            reply.
+            A function that takes metadata of the model's answer and returns it without copies of a
+            text that was changed, and without the mark of a refusal that has become text; of a
+            blocked reply, plain metadata.
         """
-        before, after = self.text_of(reply), answer_text(settled)
-        if given is None or before == after:
-            return None if given is None else dict(given)
         status = settled.response_metadata.get(METADATA_KEY, {}).get("status")
-        refusals = self.options.edit_refusals
-        return left_beside(given, reply, after, refusals=refusals, plain=status == "blocked")
+        if status not in ("edited", "unchanged", "blocked"):
+            left: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+        else:
+            refusals, plain = self.options.edit_refusals, status == "blocked"
+            left = left_beside(reply, answer_text(settled), refusals=refusals, plain=plain)
+        return lambda given: None if given is None else left(given)
 
     def _left_beside_text(self, reply: Reply) -> str | None:
         """Why a part of a reply whose text was edited is left alone."""

@@ -83,11 +83,12 @@ class EngineConformance:
         )
         hint = one.family_hint
         expect(hint is None or isinstance(hint, str), f"family_hint is {hint!r}; expected a text")
-        control = list(one.control_tokens)
-        expect(
-            all(isinstance(token, str) and token for token in control),
-            f"control_tokens are {control!r:.80}; expected texts, none of them empty",
-        )
+        for name in ("control_tokens", "template_marks"):
+            said = list(getattr(one, name))
+            expect(
+                all(isinstance(text, str) and text for text in said),
+                f"{name} are {said!r:.80}; expected texts, none of them empty",
+            )
 
     def test_it_counts_tokens(self, engine: Any) -> None:
         """`count_tokens` gives plausible numbers: a text has about as many as its half, or more."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from langchain_metaaligner.editing.guards.change import Change
 
 _SENTENCE = re.compile(r"[.!?][\"'\u201d\u2019)*_\]]*\s+|[\u3002\uff01\uff1f]|\n")
-_LINE = 400  # characters before a passage in which its sentence's beginning is looked for
+_LOOKED_BACK = 400  # characters before a passage in which its sentence's beginning is looked for
 _WORD = re.compile(r"[^\W\d_]+|[\d][\w]*")
 _IN_URL = r"[^\s<>\"'`|\u3000-\u9fff\uff00-\uffef]"
 _URL = re.compile(
@@ -81,7 +81,7 @@ class ItemGuard:
         """
         if not (self._may_have(change.before) or self._may_have(change.after)):
             return change.after
-        head = _sentences(change.answer[max(0, change.start - _LINE) : change.start])[-1]
+        head = _sentences(change.answer[max(0, change.start - _LOOKED_BACK) : change.start])[-1]
         olds, news = _sentences(change.before), _sentences(change.after)
         tail = "" if olds[-1] == "" else _sentences(change.kept)[0]
         if not change.after.strip() and _is_whole(change):
@@ -170,7 +170,7 @@ def _paired(olds: int, news: int, headed: bool) -> list[tuple[int, int]]:
 def _is_whole(change: Change) -> bool:
     """Whether an edit leaves out whole sentences or lines, and nothing else."""
     answer, start, end = change.answer, change.start, change.end
-    for _ in range(_LINE):
+    for _ in range(_LOOKED_BACK):
         if _at_sentence(answer, start) and (_at_sentence(answer, end) or end == len(answer)):
             return True
         # What is left out could as well be a little before, with the same result.
@@ -181,7 +181,7 @@ def _is_whole(change: Change) -> bool:
 
 
 def _at_sentence(text: str, place: int) -> bool:
-    begin = max(0, place - _LINE)
+    begin = max(0, place - _LOOKED_BACK)
     return not _sentences(text[begin:place])[-1].strip(" \t*_#>-")
 
 

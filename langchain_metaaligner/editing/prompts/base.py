@@ -12,6 +12,7 @@ from langchain_metaaligner.editing.prompts.escaping import (
     FIELD,
     TURN,
     TURN_IN_LINE,
+    Found,
     Mark,
     control_marks,
     escape,
@@ -185,8 +186,9 @@ class PromptFamily:
             texts = [(turn.text, of_turns) for turn in context]
         texts += [(answer, of_turns), (aspects, of_turns)]
         undo: Mapping[int, str] = {}
-        if any(find(text) for text, _ in texts):
-            escaped, undo = escape(texts, readings)
+        found = [find(text) for text, _ in texts]
+        if any(found):
+            escaped, undo = escape(texts, readings, found)
             *said, answer, aspects = escaped
         else:
             said = [text for text, _ in texts[:-2]]
@@ -284,7 +286,7 @@ def _joined(family: PromptFamily, objectives: tuple[Objective, ...], readings: R
 @functools.lru_cache(maxsize=32)
 def _structure(
     family: PromptFamily, control_tokens: tuple[str, ...], readings: Readings
-) -> tuple[tuple[Mark, ...], tuple[Mark, ...], Callable[[str], object]]:
+) -> tuple[tuple[Mark, ...], tuple[Mark, ...], Callable[[str], Found | None]]:
     """The marks to escape in a context given as text and in all other texts, and their finder."""
     marks = (*family.structure, *control_marks(control_tokens, readings))
     of_turns = (*marks, TURN if readings["\n"] == "\n" else TURN_IN_LINE)

@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from langchain_metaaligner.engines.readings import Readings
+from langchain_metaaligner.engines.readings import InContext, Readings
+
+Found = re.Match[str] | InContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,11 @@ _LOST = "?"  # where no look-alike is left; this can't be undone
 _PATIENCE = 2048  # characters that the tokenizer drops or changes, until there is likely no other
 _HOSTILE = 4096  # marks; nobody writes so many, and to find them all would take long
 _MANY = 16  # characters from which one pass over a text is faster than one for each of them
-_FEW = 64  # marks made of several characters, each of which takes long to be located
+_MOST_LOCATED = 64  # marks made of several characters, each of which takes long to be located
 
 
-def finder(marks: Iterable[Mark], readings: Readings) -> Callable[[str], object]:
-    """Make the function that finds a character because of which a text may need escaping.
+def finder(marks: Iterable[Mark], readings: Readings) -> Callable[[str], Found | None]:
+    """Make the function that finds why a text may need escaping: a character, or all as it is read.
 
     Args:
         marks: The marks to escape.
@@ -80,13 +82,16 @@ def finder(marks: Iterable[Mark], readings: Readings) -> Callable[[str], object]
 
 
 def escape(
-    texts: Sequence[tuple[str, Sequence[Mark]]], readings: Readings
+    texts: Sequence[tuple[str, Sequence[Mark]]],
+    readings: Readings,
+    found: Sequence[Found | None] | None = None,
 ) -> tuple[list[str], dict[int, str]]:
     """Replace characters that would read as structure by look-alikes that occur in no text.
 
     Args:
         texts: Each text with the marks to escape in it.
         readings: What the tokenizer reads each character as.
+        found: What the finder gave for each text, if it was asked.
 
     Returns:
         The texts, and a mapping that undoes the escaping: from each look-alike (as a code point)
@@ -95,16 +100,24 @@ def escape(
     escaped = [text for text, _ in texts]
     swaps = None
     for number, (text, marks) in enumerate(texts):
+        if found is not None and found[number] is None:
+            continue
         if not text.isascii() and _has_surrogates(text):
             swaps = swaps or _Swaps(escaped, readings)
             text = swaps.of_surrogates(text)  # noqa: PLW2901
+        known = None if found is None else found[number]
         # The text around an escaped mark may form another mark.
         while places := (
             _places(text, marks, readings)
-            or _places_in_context(text, marks, readings, () if swaps is None else swaps.undo())
+            or _places_in_context(
+                text,
+                marks,
+                known if isinstance(known, tuple) else readings.in_context(text),
+                () if swaps is None else swaps.undo(),
+            )
         ):
             swaps = swaps or _Swaps(escaped, readings)
-            text = swaps.at(places, text)  # noqa: PLW2901
+            text, known = swaps.at(places, text), None  # noqa: PLW2901
         escaped[number] = text
     return escaped, {} if swaps is None else swaps.undo()
 
@@ -139,10 +152,9 @@ def _places(text: str, marks: Sequence[Mark], readings: Readings) -> list[int]:
 
 
 def _places_in_context(
-    text: str, marks: Sequence[Mark], readings: Readings, lookalikes: Container[int]
+    text: str, marks: Sequence[Mark], in_context: InContext | None, lookalikes: Container[int]
 ) -> list[int]:
     """Find the characters to replace that are part of a mark only together with others."""
-    in_context = readings.in_context(text)
     if in_context is None:
         return []
     read, origin = in_context
@@ -150,11 +162,11 @@ def _places_in_context(
     for one in marks:
         if any(char in read for char in one.chars):
             at = (match.start(1) for match in one.pattern.finditer(read))
-            found += itertools.islice(filter((-1).__lt__, at), _FEW)
+            found += itertools.islice(filter((-1).__lt__, at), _MOST_LOCATED)
     places = {origin(place) for place in found}
     # To replace a look-alike again would not help, and could not be undone.
     places = {place for place in places if ord(text[place]) not in lookalikes}
-    if len(places) < _FEW:
+    if len(places) < _MOST_LOCATED:
         return [*places]
     chars = {text[place] for place in places}
     return [place for place, char in enumerate(text) if char in chars]
@@ -263,13 +275,18 @@ def control_marks(control_tokens: tuple[str, ...], readings: Readings) -> tuple[
         The marks.
     """
     by_start: dict[str, list[str]] = {}
+    chars: dict[str, set[str]] = {}
     for token in control_tokens:
         read = "".join(readings[char] for char in token)
         if read.strip():
             start = read[0].lower()
-            by_start.setdefault(start if len(start) == 1 else read[0], []).append(read[1:])
+            start = start if len(start) == 1 else read[0]
+            by_start.setdefault(start, []).append(read[1:])
+            # A sign is rarer than a letter, such as the colon of `USER:`.
+            signs = (one for one in read if one.lower() == one.upper() and not one.isspace())
+            chars.setdefault(start, set()).update(next(signs, start + start.upper()))
     return CONTROL, *(
-        mark(start + start.upper(), f"({re.escape(start)})(?={_any_of(rest)})")
+        mark("".join(sorted(chars[start])), f"({re.escape(start)})(?={_any_of(rest)})")
         for start, rest in by_start.items()
     )
 

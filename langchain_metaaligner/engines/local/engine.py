@@ -154,8 +154,13 @@ class LocalEngine(Engine):
 
     @property
     def control_tokens(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Control tokens, and what the chat template writes between messages."""
-        return self.prompt_tokenizer.structure
+        """Strings that the tokenizer reads as control tokens."""
+        return self.prompt_tokenizer.control_tokens
+
+    @property
+    def template_marks(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the chat template writes between messages in plain text."""
+        return self.prompt_tokenizer.template_marks
 
     @property
     def readings(self) -> Readings:  # type: ignore[override]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_metaaligner.engines.readings import InContext, Readings
@@ -47,6 +48,7 @@ def readings_of(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> Readings:
     normal = _normalised_by(normalizer)
     known = {normal(char): char for char in reversed(_ASCII)}
     known |= {char: char for char in _ASCII if normal(char) == char}
+    known.pop("", None)  # what is dropped is read as nothing, and not as some dropped character
     pieces = _split_by(tokenizer)
     # Two texts that are split into the same pieces have the same tokens.
     by_pieces = {pieces(char): char for char in reversed(_ASCII)} | {pieces(""): ""}
@@ -128,7 +130,6 @@ def _in_context_by(
     from tokenizers import NormalizedString
 
     several = sorted(written, key=len, reverse=True)
-    pieces = re.compile("|".join([*map(re.escape, several), "."]), re.DOTALL)
 
     def in_context(text: str) -> InContext | None:
         text = _LONE_SURROGATE.sub("\ufffd", text)
@@ -138,22 +139,58 @@ def _in_context_by(
         first, last = normal.find(_GUARD) + 1, normal.rfind(_GUARD)
         if normal[first:last] == text and not any(one in text for one in several):
             return None
-        found: list[str] = []
-        places: list[int] = []
-        for piece in pieces.finditer(normal, first, last):
-            said = read(piece[0])
-            found.append(said)
-            places += [piece.start()] * len(said)
+        said, place_of = _read_pieces(normal[first:last], read, several)
 
         def origin(place: int) -> int:
-            at = places[place]
+            at = first + place_of(place)
             until, piece = whole.slice((0, at + 1)), whole.slice((at, at + 1))
             start = len(until.original) - len(piece.original) if until and piece else 0
             return min(max(start - len(_GUARD), 0), len(text) - 1)
 
-        return "".join(found), origin
+        return said, origin
 
     return in_context
+
+
+def _read_pieces(text: str, read: Callable[[str], str], several: Iterable[str]) -> InContext:
+    """Read each character of a text.
+
+    Only where a reading is of another length, a place is kept; so a long text takes no number for
+    each of its characters.
+
+    Args:
+        text: The text.
+        read: What a character is read as.
+        several: Texts that are read as one character, the longest first.
+
+    Returns:
+        What it is read as, and a function from a place in it to the place in the text.
+    """
+    readings = {char: read(char) for char in set(text)}
+    uneven = [char for char, reading in readings.items() if len(reading) != 1]
+    even = {ord(char): one for char, one in readings.items() if len(one) == 1 and one != char}
+    pieces = [*several, *uneven]
+    found: list[str] = []
+    starts, places = [0], [0]  # in what is read, and in the text
+    length = end = 0
+    for piece in re.finditer("|".join(map(re.escape, pieces)), text) if pieces else ():
+        plain, said = text[end : piece.start()].translate(even), read(piece[0])
+        found += plain, said
+        length += len(plain)
+        end = piece.end()
+        for _ in said:
+            starts.append(length)
+            places.append(piece.start())
+            length += 1
+        starts.append(length)
+        places.append(end)
+    found.append(text[end:].translate(even))
+
+    def place_of(place: int) -> int:
+        at = bisect.bisect_right(starts, place) - 1
+        return places[at] + place - starts[at]
+
+    return "".join(found), place_of
 
 
 def _split_by(tokenizer: Tokenizer) -> Callable[[str], tuple[str, ...]]:

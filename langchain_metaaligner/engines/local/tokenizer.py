@@ -31,7 +31,7 @@ _GUARDS = ("\n", "|", ":")  # texts that may precede another text without mergin
 _REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _SAMPLE = "metaaligner"
-_LINE = 64  # characters; what a template writes in a longer line is prose
+_LONGEST_MARK = 64  # characters; what a template writes in a longer line is prose
 # The names that templates have for it; each ignores those of others.
 _NO_THOUGHTS: dict[str, Any] = {"enable_thinking": False, "thinking": False, "reasoning": False}
 _TAG = re.compile(r"<[|/]?[^<>\s]{1,64}>|\[/?[A-Z_]{1,64}\]")
@@ -331,14 +331,13 @@ class PromptTokenizer:
         return _Turn(opening, end_texts=(tag[0],) if tag else ())
 
     @cached_property
-    def structure(self) -> tuple[str, ...]:
-        """What a text may not contain in a templated prompt, or it could forge a turn.
+    def template_marks(self) -> tuple[str, ...]:
+        """What the chat template writes between messages in plain text, such as `### Response:`.
 
-        These are the control tokens and what the chat template writes between messages in plain
-        text, such as `### Response:`.
+        A text that holds it could forge a turn of a templated prompt.
         """
         if not self.tokenizer.chat_template:
-            return self.control_tokens
+            return ()
         messages = [
             {"role": role, "content": f"{_SAMPLE}{at}"}
             for at, role in enumerate(("user", "assistant", "user"))
@@ -347,14 +346,11 @@ class PromptTokenizer:
             between = re.split(f"{_SAMPLE}[012]", self._written(messages, asks=True))[1:]
         except Exception as error:  # noqa: BLE001 - a template may raise anything
             logger.info("The chat template of %s rejects a sample: %s", self._name, error)
-            return self.control_tokens
+            return ()
         tokens = sorted(self.control_tokens, key=len, reverse=True)
         plain = re.split("|".join([*map(re.escape, tokens), "\n"]), "\n".join(between))
-        texts = dict.fromkeys(map(str.strip, plain))
-        # A mere word, such as a role between control tokens, is no structure.
-        return (
-            *self.control_tokens,
-            *(one for one in texts if len(one) <= _LINE and re.search(r"[^\w\s]", one)),
+        return tuple(
+            one for one in dict.fromkeys(map(str.strip, plain)) if _is_mark_of_template(one)
         )
 
     @property
@@ -384,6 +380,18 @@ class PromptTokenizer:
                 " weights, or weights whose embeddings were resized to it."
             )
             raise CheckpointError(message)
+
+
+def _is_mark_of_template(text: str) -> bool:
+    """Whether what a template writes is structure: more than a mere word, or mere punctuation.
+
+    Between control tokens, a word is a role; and a text may hold any of them.
+    """
+    return (
+        len(text) <= _LONGEST_MARK
+        and re.search(r"[^\W_]", text) is not None
+        and re.search(r"[^\w\s]", text) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,21 @@ FORMS: dict[str, Any] = {
     "by place": lambda text: {str(place): one for place, one in enumerate(text.split())},
     "as tokens in JSON": lambda text: json.dumps([{"t": one} for one in in_pieces(text)]),
     "in a record": lambda text: "".join(f'data: {{"t": "{one}"}}\n' for one in in_pieces(text)),
+    "in a record of events": lambda text: "".join(
+        f'event: delta\ndata: {{"t": "{one}"}}\n\n' for one in in_pieces(text)
+    ),
+    "in an indented record": lambda text: "\n".join(
+        f' \n  {{"t": "{one}"}}' for one in in_pieces(text)
+    ),
+    "in values without a line": lambda text: "".join(
+        json.dumps({"t": f"{one}\u2028"}, ensure_ascii=False) for one in text.split()
+    ),
+    "in events without JSON": lambda text: "".join(
+        f"data: {one}\n\n" for one in [*in_pieces(text), "[DONE]"]
+    ),
+    "in a record with kinds": lambda text: "".join(
+        f"0:{json.dumps(one)}\n" for one in in_pieces(text)
+    ),
     "in one string of tokens": lambda text: "\u0120".join(["", *text.split()]),
     "as a slug": lambda text: text.replace(" ", "_"),
     "in Markdown": lambda text: " ".join(f"_{one}_" for one in text.split()),
@@ -139,6 +154,50 @@ def test_numbers_with_names_that_stand_in_the_text_too_stay() -> None:
     counts = {"input": 1, "output": 2, "total": 3}
     for numbers in (counts, [counts, {**counts, "output": 5}]):
         assert Copies("Zorp: input output", "New").left_of({"a": numbers}) == {"a": numbers}
+
+
+def test_a_token_that_looks_like_a_name_does_not_spare_the_others() -> None:
+    code = Copies("def my_func here", "New")
+    assert code.left({" de": -0.1, "f my": -0.1, "_func": -0.1}) is GONE
+    assert code.left({"de": -0.1, "f": -0.2, "_my_func": -0.1, "here": -0.1}) is not GONE
+    assert code.left({"def": -0.1, "my_func": -0.2}) is GONE
+    assert code.left({"def": 5, "my": 9, "func": 7}) is GONE
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"prompt": 3, "completion": 5},
+        {"queue": 0.1, "total": 0.5},
+        {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8},
+    ],
+)
+def test_counts_stay_though_the_text_names_them_in_a_row(counts: dict[str, Any]) -> None:
+    found = Copies(f"The keys are {' '.join(counts)}.", "New")
+    assert found.left_of({"usage": counts}) == {"usage": counts}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"context": ["faq.md"], "conversation_id": "c"},
+        {"logprobs": {"top": 5}, "parsed": True, "id": "resp_1"},
+        {"annotations": [{"start_index": 0, "end_index": 4}]},
+        {"tokens": ["faq"], "text_offset": [0, 3]},
+    ],
+)
+def test_of_a_record_only_a_copy_counts(record: Any) -> None:
+    for written in (json.dumps(record), f"event: done\ndata: {json.dumps(record)}\n\n"):
+        assert copies().left_of({"raw": written}) == {"raw": written}
+        held = {"raw": written.replace("{", '{"said": "Zorp quib", ', 1)}
+        assert copies().left_of(held) == {}
+
+
+def test_the_text_as_the_numbers_of_its_tokens_goes_from_a_record_too() -> None:
+    ids = {"output_token_ids": [5, 9000]}
+    assert copies().left_of({"raw": json.dumps(ids), "n": 1}) == {"n": 1}
+    read = {"context": ["faq.md", "rules.md"]}
+    assert copies().left_of(read) == read
 
 
 def test_what_the_edit_holds_too_is_no_copy() -> None:
@@ -249,3 +308,10 @@ def test_the_search_is_linear() -> None:
         "c": "x " * 300_000
     }
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("line", ["data: x\n", "data: ", '{"a": 1}', " ", '"a"\n', "x: [", "\n"])
+def test_a_record_is_read_in_time_with_its_length(line: str) -> None:
+    started = time.process_time()
+    assert copies().left({"a": line * 20_000, "b": line}) == {"a": line * 20_000, "b": line}
+    assert time.process_time() - started < 2
