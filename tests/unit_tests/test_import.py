@@ -29,6 +29,17 @@ def test_importing_the_package_loads_nothing_heavy():
     )
 
 
+def test_what_a_prompt_is_made_of_needs_no_langchain():
+    assert (
+        run(
+            "import sys\n"
+            "from langchain_metaaligner.editing import conversation, prompts\n"
+            "print('langchain_core' in sys.modules)"
+        )
+        == "False\n"
+    )
+
+
 def test_using_a_runnable_with_an_engine_of_ones_own_loads_no_torch():
     assert (
         run(

@@ -507,6 +507,29 @@ def test_a_refusal_that_is_only_a_stop_reason_is_a_reply_too() -> None:
     assert [one["type"] for one in edited.content_blocks] == ["text"]
 
 
+def refused_by_anthropic() -> Any:
+    details = {"type": "refusal", "category": "cyber", "explanation": "I refuse."}
+    return anthropic([], stop_reason="refusal", stop_details=details)
+
+
+def refused_by_gemini() -> Any:
+    return gemini([], finish_reason="SAFETY", finish_message="I refuse.")
+
+
+@pytest.mark.parametrize("refused", [refused_by_anthropic, refused_by_gemini])
+@pytest.mark.parametrize("edit", ["I agree.", "I refuse."])
+def test_the_mark_of_a_refusal_that_is_edited_does_not_come_back(refused: Any, edit: str) -> None:
+    options = {"engine": ScriptedEngine(edit), "edit_refusals": True}
+    for face in (ChatMetaAligner, lambda llm, **given: llm | MetaAlignerRunnable(**given)):
+        made = face(refused(), **options).invoke(ASKED)
+        assert made.text == edit
+        assert [one["type"] for one in made.content_blocks] == ["text"]
+        for key in ("stop_reason", "stop_details", "finish_reason", "finish_message"):
+            assert key not in made.response_metadata
+    left = ChatMetaAligner(refused(), **{**options, "edit_refusals": False}).invoke(ASKED)
+    assert "I refuse." in repr(left.response_metadata)
+
+
 def test_an_explanation_beside_a_text_is_a_part_of_the_reply() -> None:
     details = {"type": "refusal", "category": "cyber", "explanation": "I refuse."}
     fields = {"stop_reason": "refusal", "stop_details": details}

@@ -112,6 +112,7 @@ def test_a_secret_is_told_by_its_name_wherever_it_stands(given: Any) -> None:
     "given",
     [
         {"max_tokens": 7, "use_auth_token": True, "token": None, "api_key": ""},
+        {"tiktoken_model_name": "gpt-4", "credentials_profile_name": "me", "tokenizer": "spm"},
         {"model": "gpt-5", "monkey": "banana", "seed": 1, "url": "https://host/a@b?keyword=x"},
         {"tools": [{"name": "f", "parameters": {"type": "object"}}], "stop": ["a"]},
         {"x": Row("me", ""), "y": {"a"}, "z": b"plain", "mail": "me@host", "to": "mailto:me@host"},
@@ -233,6 +234,21 @@ BOUND: dict[str, Callable[[Any], Any]] = {
         policy_options=HEADERS,
     ),
 }
+
+
+class Named(Keeping):
+    """Has fields whose names hold the names of secrets."""
+
+    tiktoken_model_name: str = "a"
+    tokenizer: str = "b"
+    session_token: str = "c"
+
+
+def test_a_bound_model_prints_all_but_its_secrets() -> None:
+    model = Named(tiktoken_model_name="gpt-4", tokenizer="spm", session_token=SECRET)
+    for one in (hushed(model), hushed(model.bind(seed=1)), hushed(model.bind(**HEADERS).bind(a=1))):
+        assert "tiktoken_model_name='gpt-4', tokenizer='spm'" in repr(one)
+        assert SECRET not in repr(one)
 
 
 @pytest.mark.parametrize("bound", BOUND)

@@ -13,6 +13,7 @@ from langchain_metaaligner.engines.base import Request
 from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 from langchain_metaaligner.engines.registry import load_engine
 from langchain_metaaligner.errors import CheckpointError
+from langchain_metaaligner.testing import ScriptedEngine
 from tests.unit_tests.tiny import byte_level_tokenizer, save
 
 ASK = [{"role": "user", "content": "hi"}]
@@ -145,7 +146,7 @@ def test_no_text_forges_a_turn_that_a_template_writes_in_plain_text(template, ma
             [Turn("human", text)],
             text,
             [Objective("mine", f"Mine: {text}")],
-            control_tokens=tokenizer.structure,
+            control_tokens=(*tokenizer.control_tokens, *tokenizer.template_marks),
             readings=tokenizer.readings,
         )
         for text in ("x", forged)
@@ -158,7 +159,21 @@ def test_no_text_forges_a_turn_that_a_template_writes_in_plain_text(template, ma
     assert prompt.restore(prompt.draft) == forged
 
 
-def test_the_names_of_roles_between_control_tokens_are_plain_words():
-    tokenizer = read(TURNS + "{% endif %}")
-    assert tokenizer.structure == tokenizer.control_tokens
-    assert read("{{ raise_exception('no') }}").structure == tokenizer.control_tokens
+PUNCTUATED = (
+    "{% for m in messages %}<|im_start|>: {{ m['content'] }}<|im_end|> --- {% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>: {% endif %}"
+)
+
+
+def test_mere_words_and_mere_punctuation_between_control_tokens_are_no_marks():
+    for template in (TURNS + "{% endif %}", PUNCTUATED, "{{ raise_exception('no') }}", None):
+        assert read(template).template_marks == ()
+
+
+@pytest.mark.parametrize(("family", "escapes"), [("instruct", True), ("HH-RLHF", False)])
+def test_the_marks_of_a_template_are_escaped_where_it_is_used(family, escapes):
+    engine = ScriptedEngine("x")
+    engine.template_marks = read(SPOKEN).template_marks
+    assert set(engine.template_marks) == {"USER:", "ASSISTANT:"}
+    Aligner(engine=engine, family=family).align("x", "a\nUser: b", ["harmlessness"])
+    assert ("User: b" not in engine.requests[0].prompt) is escapes
