@@ -62,7 +62,7 @@ class _Printed:
             return str(masked(model))
         told = [(name, _printed(name, value)) for name, value in model.__repr_args__()]
         fields = [repr(one) if name is None else f"{name}={one!r}" for name, one in told]
-        return f"{model.__repr_name__()}({', '.join(fields)})"
+        return f"{type(model).__name__}({', '.join(fields)})"
 
 
 def _printed(name: str | None, value: Any) -> Any:

@@ -424,9 +424,9 @@ def test_a_default_that_is_made_from_other_fields_is_made_from_the_new_ones():
 
 
 def test_many_texts_in_one_block_take_no_more_time_than_their_number():
-    texts = [{"type": "text", "text": f"zorp{number} quib. ", "n": 1} for number in range(4_000)]
+    texts = [{"type": "text", "text": f"zorp{number} quib. ", "n": 1} for number in range(16_000)]
     message = AIMessage([{"type": "message", "content": texts}])
     started = time.process_time()
     edited = with_text(message, answer_text(message).replace("zorp", "zarp"))
-    assert time.process_time() - started < 3
+    assert time.process_time() - started < 5
     assert "zorp" not in repr(edited)
