@@ -167,8 +167,8 @@ class _Prepacked:
             or rows.dim() < 2
             or rows.shape[-1] != weight.shape[1]
             or not rows.numel()
-            or torch.jit.is_tracing()  # which sees no kernels of ours, nor does a compiler
-            or torch.compiler.is_compiling()
+            or torch.compiler.is_compiling()  # which sees no kernels of ours, nor does a trace
+            or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
         ):
             return linear(rows, weight, bias)
         return packed(rows)
@@ -264,8 +264,14 @@ def _state(layer: nn.Linear) -> Hashable:
     weight: Any = layer._parameters["weight"]  # noqa: SLF001 - much faster than the attribute
     bias: Any = layer._parameters["bias"]  # noqa: SLF001
     if bias is None:
-        return weight.data_ptr(), weight._version  # noqa: SLF001 - nothing public shows it
-    return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version  # noqa: SLF001
+        return weight.data_ptr(), _version(weight)
+    return weight.data_ptr(), _version(weight), bias.data_ptr(), _version(bias)
+
+
+def _version(tensor: Any) -> int:
+    """Return how often a tensor was changed; nobody counts that in inference mode."""
+    version: int = 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - not public
+    return version
 
 
 def _fits(layer: nn.Module) -> bool:

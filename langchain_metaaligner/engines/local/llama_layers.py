@@ -186,7 +186,7 @@ class LlamaLayers:
         if self._kernels is None:
             return None
         norms = [norm.weights["weight"] for norm in self._all_norms()]
-        known = [*(one.packed for one in self._products)]
+        known: list[Any] = [one.packed for one in self._products]
         known += [(norm.data_ptr(), norm.dtype) for norm in norms]
         if known != self._known:
             self._compiled = self._for_kernels(self._kernels)

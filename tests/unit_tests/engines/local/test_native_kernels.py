@@ -154,12 +154,9 @@ def test_parts_in_another_format_are_left_to_torch(part) -> None:
     prepack(model)
     forward = PackedForward(model)
     model.model.get_submodule(part).to(torch.bfloat16)
-    if part == "embed_tokens":  # torch's layers refuse that
-        with pytest.raises(RuntimeError, match="dtype"):
-            forward.run([ForwardInput(forward.new_cache(0), [5, 6, 7], 3)])
-    else:
-        made = forward.run([ForwardInput(forward.new_cache(0), [5, 6, 7], 3)])
-        assert made.isfinite().all()
+    made = forward.run([ForwardInput(forward.new_cache(0), [5, 6, 7], 3)])
+    wanted = PackedForward(llama()).run([ForwardInput(forward.new_cache(0), [5, 6, 7], 3)])
+    assert (made - wanted).abs().max() < 0.1 * wanted.std()
 
 
 @with_kernels
@@ -174,7 +171,7 @@ def test_what_torch_refuses_is_refused() -> None:
         with pytest.raises(RuntimeError, match="dtype"):
             layer(torch.ones(3, 32, dtype=torch.bfloat16))
         layer.bias = nn.Parameter(torch.ones(8, dtype=torch.float64))
-        with pytest.raises(RuntimeError, match="dtype"):
+        with pytest.raises(RuntimeError, match="Double"):
             layer(torch.ones(3, 32))
 
 
