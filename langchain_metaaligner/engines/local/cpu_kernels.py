@@ -168,7 +168,7 @@ class _Prepacked:
             or rows.shape[-1] != weight.shape[1]
             or not rows.numel()
             or torch.compiler.is_compiling()  # which sees no kernels of ours, nor does a trace
-            or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+            or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         ):
             return linear(rows, weight, bias)
         return packed(rows)
