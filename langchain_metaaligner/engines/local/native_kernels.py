@@ -255,14 +255,14 @@ class NativeLlama:
 def native_kernels(dtype: torch.dtype, wanted: bool | None = None) -> NativeKernels | None:
     """Compile the kernels for a format, once for this machine, and load them.
 
-    They need Linux on x86-64, AVX-512 (for bfloat16 with its own instructions, as from AMD's
-    Zen 4 and Intel's Cooper Lake on), and a compiler of C++: `$CXX`, `g++` or `c++`. What it made
+    They need Linux on x86-64, AVX-512 (for bfloat16 with its own instructions, as in AMD's Zen 4
+    and Intel's Cooper Lake), and a compiler of C++: `$CXX`, `g++` or `c++`. What it made
     is kept in `$XDG_CACHE_HOME/langchain-metaaligner`, by default under `~/.cache`.
 
     Args:
         dtype: The format.
-        wanted: Whether they must be there; `None` returns `None` where they can't be had, and the
-            log says why. `False` compiles nothing.
+        wanted: Whether they must be there; `None` returns `None` where they can't be had or torch's
+            are faster, and the log says why. `False` compiles nothing.
 
     Returns:
         The kernels, if they can be had.
@@ -272,7 +272,7 @@ def native_kernels(dtype: torch.dtype, wanted: bool | None = None) -> NativeKern
     """
     if wanted is False:
         return None
-    made = _load(dtype)
+    made = _load(dtype) if wanted else (_better(dtype) or _load(dtype))
     if isinstance(made, NativeKernels):
         return made
     if wanted:
@@ -286,7 +286,7 @@ def native_kernels(dtype: torch.dtype, wanted: bool | None = None) -> NativeKern
 
 
 def why_not(dtype: torch.dtype) -> str | None:
-    """Say why the kernels for a format can't be had; `None` if they can.
+    """Say why the kernels for a format are not used by default; `None` if they are.
 
     Args:
         dtype: The format.
@@ -294,8 +294,21 @@ def why_not(dtype: torch.dtype) -> str | None:
     Returns:
         The reason, without a full stop.
     """
-    made = _load(dtype)
+    made = _better(dtype) or _load(dtype)
     return made if isinstance(made, str) else None
+
+
+def _better(dtype: torch.dtype) -> str | None:
+    """Say why torch's kernels are better; `None` if they aren't."""
+    if dtype is torch.bfloat16 and _capabilities().get("amx_bf16"):
+        return "this processor has AMX, with which torch's kernels read prompts faster"
+    return None
+
+
+def _capabilities() -> Mapping[str, Any]:
+    # Older versions of torch can't tell.
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return known
 
 
 @cache
@@ -307,8 +320,7 @@ def _load(dtype: torch.dtype) -> NativeKernels | str:
         return "this processor has no AVX-512, or torch does not use it"
     flags = list(_FLAGS)
     if dtype is torch.bfloat16:
-        has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        if not has.get("avx512_bf16"):
+        if not _capabilities().get("avx512_bf16"):
             return (
                 "this processor has no instructions for bfloat16 (AVX512_BF16), or torch is too old"
                 " to tell"

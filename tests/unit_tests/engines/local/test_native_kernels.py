@@ -348,6 +348,17 @@ def test_where_they_can_not_be_had_the_reason_is_said(
 
 
 @with_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+def test_where_torch_has_better_kernels_they_are_used_only_if_wanted(monkeypatch, dtype) -> None:
+    known = dict(torch.cpu.get_capabilities())
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known | {"amx_bf16": True})
+    assert native_kernels.native_kernels(dtype) is None
+    assert "AMX" in (native_kernels.why_not(dtype) or "")
+    assert native_kernels.native_kernels(dtype, wanted=True) is not None
+    assert native_kernels.native_kernels(torch.float32) is not None
+
+
+@with_kernels
 def test_other_formats_are_left_to_torch() -> None:
     with pytest.raises(CheckpointError, match=r"for float32 and bfloat16, not for torch\.float16"):
         native_kernels.native_kernels(torch.float16, wanted=True)
