@@ -32,6 +32,7 @@ from langchain_metaaligner.engines.completions.gguf_model import (
     find_file,
 )
 from langchain_metaaligner.engines.free_memory import free_memory
+from langchain_metaaligner.engines.processor import kernels_in_use
 from langchain_metaaligner.engines.registry import kind_of
 from langchain_metaaligner.errors import MetaAlignerError
 from langchain_metaaligner.options import parse_load_options
@@ -184,13 +185,9 @@ def _torch(topic: str, *, has_gpu: bool) -> Iterator[Finding]:
         f"{torch.__version__}, built for {built}, sees {seen}, {torch.get_num_threads()} threads",
         mend=mend if lost else "",
     )
-    from langchain_metaaligner.engines.local.native_kernels import why_not
-    from langchain_metaaligner.engines.local.placement import choose_dtype
-
-    form = choose_dtype("auto", "cpu")
-    why = why_not(form)
-    name = str(form).removeprefix("torch.")
-    yield Finding(topic, "kernels", f"none: {why}" if why else f"compiled for {name} on the CPU")
+    form, why = kernels_in_use()
+    said = f"this package's, compiled for {form}" if why is None else f"torch's: {why}"
+    yield Finding(topic, "CPU kernels", said)
 
 
 def _embedded() -> Iterator[Finding]:
