@@ -55,7 +55,7 @@ class Told:
         self.capture.on_llm_end(LLMResult(generations=[[generation]]), run_id=run_id)
 
     def found(self, run, text, reply_id=None):
-        models = Capture().find([self.capture], run, reply_id=reply_id, reply_text=text)
+        models = Capture().find([self.capture], run, reply_id=reply_id, reply_text=text).models
         asked = [model.messages[0].content for model in models]
         return asked[0] if len(asked) == 1 else asked or None
 
