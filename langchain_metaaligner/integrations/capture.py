@@ -52,8 +52,8 @@ _ENDED_RUNS_KEPT = 256
 _MODEL_RUNS_KEPT_OF_ENDED = 8
 # A shorter text may stand in any reply.
 _TELLING = 8
-# Without one, a text may be a label, as of a router, which may stand in any reply, too.
-_END_OF_SENTENCE = re.compile(r"[.!?…。！？।؟]")
+# A text without one may be a router's label or a rewritten question, which may head any reply.
+_END_OF_STATEMENT = re.compile(r"[.!…。！।]")
 # Only a manager that is kept for many requests can come near this.
 _UNFINISHED_RUNS_KEPT = 10_000
 
@@ -172,36 +172,34 @@ class _Run:
 
     def asks(self, model: ModelRun, place: int) -> None:
         """Note that a step of this pipe is a model."""
-        if self.sources is not None and place <= self.source_place:
-            # What asks several models in one step is a function that LangChain shows no run of.
+        if place > max(self.source_place, self.last_place):
+            self.sources, self.source_place = deque([model], _MODEL_RUNS_KEPT), place
+        elif self.sources is not None:
+            # What has several runs in one step is a function that LangChain shows no run of.
             self.sources.append(model)
-        else:
-            self.sources = deque([model], maxlen=_MODEL_RUNS_KEPT)
-            self.source_place = place
 
     def step_ended(self, step: _Run, output: Any) -> None:
         """Note whose reply goes on from a step of this pipe."""
+        is_first = step.place > max(self.source_place, self.last_place)
         self.last_place = max(self.last_place, step.place)
         if not self.models or step.place < self.source_place:
             return
-        before: Sequence[ModelRun] = self.sources or ()
-        inside: Sequence[ModelRun] = step.models or ()
-        if before and not inside and step.place > self.source_place:
+        if self.sources and not step.models and step.place > self.source_place:
             return
+        before, inside = list(self.sources or ()), list(step.models or ())
+        made: list[ModelRun] = []
         if step.sources:  # it is a pipe itself
-            made = list(step.sources) if step.is_changed() else _made(output, step.sources)
-        else:
-            made = []
-        if step.place > self.source_place:
-            made = made or _made(output, (*before, *inside) or self.models)
+            made = list(step.sources)
+            made = made if step.is_changed() else _made(output, made)
+        if is_first:
+            made = made or _made(output, [*before, *inside] or list(self.models))
             # A function may return anything: what it was given, or what a model in it replied.
-            goes_on = made or (_each(before, inside) if before else ())
+            goes_on = made or (_each(before, inside) if before else [])
         elif inside:
-            # What has several runs in one step is a function that LangChain shows no run of.
-            goes_on = _each(before, made or inside)
+            goes_on = _each(before, made or inside) if before else []
         else:
-            # So is what calls a model before its own run.
-            goes_on = _made(output, self.models) or before
+            # What calls a model before its own run shows none of the call either.
+            goes_on = _made(output, list(self.models)) or before
         if goes_on:
             self.sources, self.source_place = deque(goes_on, _MODEL_RUNS_KEPT), step.place
 
@@ -212,7 +210,7 @@ class _Run:
     def ended(self, output: Any) -> None:
         """Note what this run made of a reply, and keep what a task may need that goes on."""
         if self.parent is not None and self.sources and self.is_changed():
-            sources = _alike(self.sources)
+            sources = _alike(list(self.sources))
             # The state that a node returns may be a function's, which LangChain shows no run of.
             said = None if isinstance(output, Mapping) else _said(output)
             if said is not None and len(sources) == 1 and said[1].strip():
@@ -678,7 +676,7 @@ def _is_telling(reply: str, text: str) -> bool:
     if len(reply) < _TELLING or reply not in text:
         return False
     at_edge = text.startswith(reply) or text.endswith(reply)
-    return 2 * len(reply) >= len(text) or (at_edge and bool(_END_OF_SENTENCE.search(reply)))
+    return 2 * len(reply) >= len(text) or (at_edge and bool(_END_OF_STATEMENT.search(reply)))
 
 
 def _each(*models: Iterable[ModelRun]) -> list[ModelRun]:

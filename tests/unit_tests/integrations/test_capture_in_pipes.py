@@ -73,6 +73,11 @@ def judging(said: Any, config: RunnableConfig) -> Any:
     return said
 
 
+def judging_by_pipe(said: Any, config: RunnableConfig) -> Any:
+    """As `judging`, by a pipe."""
+    return (OTHER | other() | PARSER | str.lower).invoke({"question": same(said)}, config)
+
+
 def other(reply: str = SECRET) -> Any:
     return hushed(Policy(reply=reply))
 
@@ -113,13 +118,17 @@ PIPES: dict[str, Callable[[Any], Runnable[Any, Any]]] = {
     | llm,
     "a judge after": lambda llm: PROMPT | llm | PARSER | RunnableLambda(judging),
     "a judge on the side": lambda llm: PROMPT | llm | PARSER | RunnablePassthrough(judging),
+    "a judging pipe on the side": lambda llm: PROMPT
+    | llm
+    | PARSER
+    | RunnablePassthrough(judging_by_pipe),
     "a parallel": lambda llm: RunnableParallel(a=PROMPT | llm | PARSER) | (lambda made: made["a"]),
     "an agent": lambda llm: PROMPT
     | (lambda asked: {"messages": asked.to_messages()})
     | agent_of(llm),
 }  # fmt: skip
 
-NOT_STREAMED = {"an agent", "a judge on the side"}
+NOT_STREAMED = {"an agent", "a judge on the side", "a judging pipe on the side"}
 REPLIES = ("Yes\n", f" It is Paris. What {SECRET}! See Paris and die.")
 
 
@@ -177,6 +186,20 @@ def test_however_a_reply_gets_through_a_pipe_its_context_is_that_of_its_model(na
         engine = ScriptedEngine()
         run(made(name, change, engine, reply), {"question": "q"}, way)
         assert answered(engine) == {ASKED}, (change, reply, way)
+
+
+@pytest.mark.parametrize("judge", [judging, judging_by_pipe])
+def test_a_judge_that_is_asked_beside_a_stream_is_never_taken_for_the_model(judge: Any) -> None:
+    for change, reply in product(CHANGES, REPLIES[1:]):
+        engine = ScriptedEngine()
+        pipe = PROMPT | StreamingPolicy(reply=reply) | PARSER | RunnablePassthrough(judge)
+        chain = pipe | changing(change) | MetaAlignerRunnable(engine=engine)
+        if change in (upper, without_middle):
+            with pytest.raises(MissingContextError, match="several models"):
+                run(chain, {"question": "q"}, "stream")
+        else:
+            run(chain, {"question": "q"}, "stream")
+            assert answered(engine) == {ASKED}
 
 
 @pytest.mark.parametrize("name", PIPES)
@@ -246,6 +269,15 @@ def router_before_rewriting(aligner: Any) -> Any:
     return RunnableLambda(answer)
 
 
+def a_rewritten_question_as_title(aligner: Any) -> Any:
+    def answer(_: Any) -> Any:
+        question = other("What is the capital of France?").invoke("Capital?").text
+        said = upper(other("It is Paris, as far as I can tell.").invoke(question))
+        return aligner.invoke(f"{question}\n\n{said}")
+
+    return RunnableLambda(answer)
+
+
 def judge_after_another_node(aligner: Any) -> Any:
     def ask(_: Any) -> Any:
         return {"messages": [other("It is Paris.").invoke("q")]}
@@ -310,6 +342,7 @@ class Judged(Runnable[Any, Any]):
     "guess",
     [
         router_before_rewriting,
+        a_rewritten_question_as_title,
         judge_after_another_node,
         judge_in_the_same_node,
         judging_pipe_in_the_same_node,
