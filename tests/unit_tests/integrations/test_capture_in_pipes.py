@@ -69,7 +69,7 @@ def failing(_: Any) -> Any:
 
 def judging(said: Any, config: RunnableConfig) -> Any:
     """A function that asks another model, and passes on what it was given."""
-    other().invoke(f"is it good? {same(said)}", config)
+    Policy(reply=SECRET).invoke(f"is it good? {same(said)}", config)
     return said
 
 
@@ -258,6 +258,34 @@ def test_a_given_context_is_taken_though_another_node_showed_its_own_reply(
     assert answered(engine) == {"given"}
 
 
+class Falling(Runnable[Any, Any]):
+    """A step that LangChain shows no run of: it asks a second model where the first one fails."""
+
+    def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:
+        try:
+            return Policy(reply=ValueError("down")).invoke("in vain", config)
+        except ValueError:
+            return Policy(reply="It is Paris.").invoke(input, config)
+
+
+def test_a_model_that_failed_in_a_step_is_not_taken_for_its_model() -> None:
+    engine = ScriptedEngine()
+    (Falling() | upper | MetaAlignerRunnable(engine=engine)).invoke(ASKED)
+    assert answered(engine) == {ASKED}
+
+
+def test_a_text_that_repeats_an_earlier_reply_and_goes_on_is_of_the_later_model() -> None:
+    engine = ScriptedEngine()
+
+    def answer(_: Any) -> Any:
+        draft = Policy(reply="It is Paris.").invoke("a draft").text
+        said = Policy(reply=f"{draft} So it was in 1900.").invoke(ASKED)
+        return MetaAlignerRunnable(engine=engine).invoke(footed(said))
+
+    RunnableLambda(answer).invoke("q")
+    assert answered(engine) == {ASKED}
+
+
 # A guess is no context.
 
 
@@ -287,6 +315,27 @@ def judge_after_another_node(aligner: Any) -> Any:
         return {"messages": [AIMessage(aligner.invoke(upper(state["messages"][-1])))]}
 
     return RunnableLambda(lambda _: {"messages": []}) | graph_of(ask, answer)
+
+
+def judge_before_a_conditional_edge(aligner: Any) -> Any:
+    def ask(_: Any) -> Any:
+        said = other("It is Paris.").invoke("q")
+        return {"messages": [said]}
+
+    def judge(state: Any) -> Any:
+        other().invoke("is it good?")
+        return {"messages": [AIMessage(upper(state["messages"][-1]))]}
+
+    def answer(state: Any) -> Any:
+        return {"messages": [AIMessage(aligner.invoke(same(state["messages"][-1])))]}
+
+    builder = StateGraph(MessagesState)
+    for node in (ask, judge, answer):
+        builder.add_node(node)
+    builder.add_edge(START, "ask")
+    builder.add_edge("ask", "judge")
+    builder.add_conditional_edges("judge", lambda _: "answer", ["answer"])
+    return RunnableLambda(lambda _: {"messages": []}) | builder.compile()
 
 
 def judge_in_the_same_node(aligner: Any) -> Any:
@@ -344,6 +393,7 @@ class Judged(Runnable[Any, Any]):
         router_before_rewriting,
         a_rewritten_question_as_title,
         judge_after_another_node,
+        judge_before_a_conditional_edge,
         judge_in_the_same_node,
         judging_pipe_in_the_same_node,
         a_map_with_a_judge,
@@ -355,5 +405,5 @@ class Judged(Runnable[Any, Any]):
 def test_a_guess_is_no_context(guess: Any) -> None:
     engine = ScriptedEngine()
     with pytest.raises(MissingContextError, match="several models"):
-        guess(MetaAlignerRunnable(engine=engine)).invoke("q")
+        guess(MetaAlignerRunnable(engine=engine, on_leak="ignore")).invoke("q")
     assert engine.requests == []
