@@ -30,10 +30,21 @@ from langchain_core.runnables.config import (
     set_config_context,
     var_child_runnable_config,
 )
+from langchain_core.runnables.configurable import (
+    RunnableConfigurableAlternatives,
+    RunnableConfigurableFields,
+)
 from langchain_core.runnables.retry import RunnableRetry
+
+# Not variables of this package: pydantic would take a parametrised class for another one.
+from langchain_core.runnables.utils import Input, Output
 from langchain_core.tracers.context import _configure_hooks, register_configure_hook
 
 __all__ = [
+    "Input",
+    "Output",
+    "RunnableConfigurableAlternatives",
+    "RunnableConfigurableFields",
     "RunnableRetry",
     "child_config",
     "config_inside",

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from langchain_core.runnables import RunnableBinding
-from langchain_core.runnables.utils import Input, Output
 from pydantic import field_serializer
 
+from langchain_metaaligner.integrations._langchain import Input, Output
 from langchain_metaaligner.options import masked
 
 # They describe arguments and fields, some of which may be called as secrets are.

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables import RunnableWithFallbacks as _Fallbacks
-from langchain_core.runnables.configurable import RunnableConfigurableAlternatives as _Alternatives
-from langchain_core.runnables.configurable import RunnableConfigurableFields as _Fields
-
-# Not variables of this module: pydantic would take a parametrised class for another one.
-from langchain_core.runnables.utils import Input, Output
 
 from langchain_metaaligner.errors import mark_begun, may_repeat, steers_graph
-from langchain_metaaligner.integrations._langchain import RunnableRetry
+from langchain_metaaligner.integrations._langchain import Input, Output, RunnableRetry
+from langchain_metaaligner.integrations._langchain import (
+    RunnableConfigurableAlternatives as _Alternatives,
+)
+from langchain_metaaligner.integrations._langchain import RunnableConfigurableFields as _Fields
 from langchain_metaaligner.integrations.bindings import SecretiveBinding
 
 

@@ -52,12 +52,19 @@ def prepack(model: Any, wanted: bool | None = None, native: bool | None = None) 
     Raises:
         CheckpointError: This package's kernels are wanted, but can't be had.
     """
-    if wanted is False or not _there():
-        return 0
-    layers = [layer for layer in model.modules() if _fits(layer)]
+    able = wanted is not False and _there()
+    layers = [layer for layer in model.modules() if _fits(layer)] if able else []
+    if native and not layers:
+        message = (
+            "native_kernels=True was given, but there are no prepacked weights that this package's"
+            " kernels could use: these are float32 or bfloat16 weights on a CPU, without"
+            " prepack_weights=False. Change that, or leave native_kernels out."
+        )
+        raise CheckpointError(message)
     size = sum(int(layer.weight.nbytes) for layer in layers)
     free = free_memory()
-    if wanted is None and size > max(min(MOST_BYTES, free / 1.1), free / _SHARE):
+    most = max(min(MOST_BYTES, free / 1.1), free / _SHARE)
+    if wanted is None and size > most and not native:
         logger.info(
             "Prepacked copies of the weights would take %.1f GiB where %.1f are free, so none are"
             " made. Use prepack_weights=True to make them anyway.",
@@ -72,7 +79,7 @@ def prepack(model: Any, wanted: bool | None = None, native: bool | None = None) 
     return size
 
 
-class _Weights:
+class PackedWeights:
     """A copy of weights for one of the two sets of kernels.
 
     Args:
@@ -81,13 +88,14 @@ class _Weights:
         kernels: This package's kernels, if there are any.
     """
 
-    __slots__ = ("_bias", "_kernels", "_outputs", "_packed")
+    __slots__ = ("_bias", "_inputs", "_kernels", "_outputs", "_packed")
 
     def __init__(
         self, weight: torch.Tensor, bias: torch.Tensor | None, kernels: NativeKernels | None
     ) -> None:
-        self._kernels = kernels if kernels is not None and kernels.takes(weight) else None
-        self._outputs = len(weight)
+        takes = kernels is not None and kernels.takes(weight, bias)
+        self._kernels = kernels if takes else None
+        self._outputs, self._inputs = weight.shape
         with torch.inference_mode():
             if self._kernels is None:
                 self._packed, self._bias = _reordered(weight), bias
@@ -99,6 +107,11 @@ class _Weights:
     def native(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
         """Weights and bias in the order of this package's kernels, if they are for these."""
         return None if self._kernels is None else (self._packed, self._bias)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of outputs and of inputs."""
+        return self._outputs, self._inputs
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply rows, `[..., in_features]`, and return `[..., out_features]`."""
@@ -119,18 +132,21 @@ class _Prepacked:
     def __init__(self, layer: nn.Linear, kernels: NativeKernels | None) -> None:
         self._layer = layer
         self._known: Hashable = None  # what tells which weights were packed
-        self._packed: _Weights | None = None
+        self._packed: PackedWeights | None = None
         self.kernels = kernels
         self.product: Product | None = None  # that begins with this layer
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Prepacked:
         return _Prepacked(memo.get(id(self._layer), self._layer), self.kernels)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _prepacked_again, (self._layer, self.kernels and self.kernels.dtype)
+
     def pack(self) -> None:
         """Copy the current weights."""
         layer = self._layer
         fits = _takes(layer.weight)
-        self._packed = _Weights(layer.weight, layer.bias, self.kernels) if fits else None
+        self._packed = PackedWeights(layer.weight, layer.bias, self.kernels) if fits else None
         self._known = _state(layer)
 
     def unpack(self) -> None:
@@ -143,11 +159,24 @@ class _Prepacked:
         if _state(self._layer) != self._known:
             self.pack()
         packed = self._packed
-        if packed is None or torch.is_grad_enabled() or rows.dtype is not weight.dtype:
-            return linear(rows, weight, bias)
-        if rows.dim() < 2 or not rows.numel():
+        if (
+            packed is None
+            or torch.is_grad_enabled()
+            or rows.dtype is not weight.dtype
+            or rows.device != weight.device
+            or rows.dim() < 2
+            or rows.shape[-1] != weight.shape[1]
+            or not rows.numel()
+            or torch.compiler.is_compiling()  # which sees no kernels of ours, nor does a trace
+            or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        ):
             return linear(rows, weight, bias)
         return packed(rows)
+
+
+def _prepacked_again(layer: nn.Linear, dtype: torch.dtype | None) -> _Prepacked:
+    """Make what a pickle held; the copy of the weights is made with the first call."""
+    return _Prepacked(layer, None if dtype is None else native_kernels(dtype))
 
 
 class Product:
@@ -162,25 +191,19 @@ class Product:
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self.layers = layers
         self._known: list[Hashable] = []
-        self._packed: _Weights | None = None
+        self._packed: PackedWeights | None = None
 
     @property
-    def native(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-        """Weights and bias in the order of this package's kernels, if they are for these."""
-        return None if self._packed is None else self._packed.native
+    def packed(self) -> PackedWeights | None:
+        """The copy of the weights; another one after each change."""
+        return self._packed
 
-    def check(self) -> bool:
-        """Copy the weights again if they were changed; called before each pass.
-
-        Returns:
-            Whether they were.
-        """
+    def check(self) -> None:
+        """Copy the weights again if they were changed; called before each pass."""
         known = [_state(layer) for layer in self.layers]
-        if known == self._known:
-            return False
-        self._known = known
-        self._pack()
-        return True
+        if known != self._known:
+            self._pack()
+            self._known = known
 
     def _pack(self) -> None:
         weights: list[torch.Tensor] = [layer.weight for layer in self.layers]
@@ -192,7 +215,7 @@ class Product:
         fits = same and all(isinstance(one, _Prepacked) for one in quick)
         if fits and isinstance(first, _Prepacked) and all(_takes(one) for one in weights):
             bias = torch.cat(biases) if biases else None
-            self._packed = _Weights(torch.cat(weights), bias, first.kernels)
+            self._packed = PackedWeights(torch.cat(weights), bias, first.kernels)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Multiply rows, `[tokens, in_features]`, in inference mode.
@@ -241,8 +264,14 @@ def _state(layer: nn.Linear) -> Hashable:
     weight: Any = layer._parameters["weight"]  # noqa: SLF001 - much faster than the attribute
     bias: Any = layer._parameters["bias"]  # noqa: SLF001
     if bias is None:
-        return weight.data_ptr(), weight._version  # noqa: SLF001 - nothing public shows it
-    return weight.data_ptr(), weight._version, bias.data_ptr(), bias._version  # noqa: SLF001
+        return weight.data_ptr(), _version(weight)
+    return weight.data_ptr(), _version(weight), bias.data_ptr(), _version(bias)
+
+
+def _version(tensor: Any) -> int:
+    """Return how often a tensor was changed; nobody counts that in inference mode."""
+    version: int = 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - not public
+    return version
 
 
 def _fits(layer: nn.Module) -> bool:
@@ -252,7 +281,7 @@ def _fits(layer: nn.Module) -> bool:
 
 
 def _takes(weight: torch.Tensor) -> bool:
-    if weight.device.type != "cpu" or not weight.numel():
+    if weight.device.type != "cpu" or not weight.numel() or type(weight.data) is not torch.Tensor:
         return False
     if weight.dtype is torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
@@ -277,7 +306,7 @@ def _there() -> bool:
     try:
         with torch.inference_mode():
             weight, rows = torch.ones(16, 16), torch.ones(2, 16)
-            made = _Weights(weight, None, None)(rows)
+            made = PackedWeights(weight, None, None)(rows)
             _takes(torch.ones(1, dtype=torch.bfloat16))
     except (AttributeError, RuntimeError) as error:
         logger.info("This build of torch can't prepack weights (%s), so none are copied.", error)

@@ -6,7 +6,8 @@
 
 #include <immintrin.h>
 #include <stdint.h>
-#include <stdlib.h>
+
+extern "C" int omp_get_thread_num();
 
 namespace {
 
@@ -42,7 +43,9 @@ inline Vector rounded(const bfloat16 *, Vector numbers) {
 inline int step(const bfloat16 *) { return 2; }
 
 inline Vector multiply_add(Vector sum, const bfloat16 *weights, const bfloat16 *input) {
-    return _mm512_dpbf16_ps(sum, pairs(weights), (__m512bh)_mm512_set1_epi32(*(const int *)input));
+    int two;
+    __builtin_memcpy(&two, input, sizeof two);
+    return _mm512_dpbf16_ps(sum, pairs(weights), (__m512bh)_mm512_set1_epi32(two));
 }
 
 #endif
@@ -286,7 +289,8 @@ constexpr int TILE_ROWS = 48;  // queries that share the work of rearranging key
 // Attention of some of a sequence's new tokens for the queries that share one head's keys.
 template <class T, int SIZE>
 void attend_tile(const T *rows, int64_t row_size, const Span &span, int64_t head, int64_t groups,
-                 int64_t first, int64_t tokens, float scale, T *out, int64_t out_size) {
+                 int64_t first, int64_t tokens, float scale, float *scores, T *out,
+                 int64_t out_size) {
     const T *keys = (const T *)span.keys + head * span.room * SIZE;
     const T *values = (const T *)span.values + head * span.room * SIZE;
     const int64_t count = tokens * groups, last = span.seen + first + tokens;
@@ -300,8 +304,7 @@ void attend_tile(const T *rows, int64_t row_size, const Span &span, int64_t head
         places[r] = span.seen + token;
         highest[r] = _mm512_set1_ps(-__builtin_inff());
     }
-    float *scores = (float *)aligned_alloc(64, sizeof(float) * count * width);
-    T *shares = (T *)aligned_alloc(64, sizeof(float) * count * width);
+    T *shares = (T *)(scores + count * width);
     alignas(64) T block[LANES * SIZE];
     const Vector factor = _mm512_set1_ps(scale);
     const __m512i order = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -320,7 +323,7 @@ void attend_tile(const T *rows, int64_t row_size, const Span &span, int64_t head
             Vector scaled = _mm512_mask_mul_ps( \
                 _mm512_set1_ps(-__builtin_inff()), seen, made[i], factor); \
             highest[r + i] = _mm512_max_ps(highest[r + i], scaled); \
-            _mm512_store_ps(scores + (r + i) * width + k, scaled); \
+            _mm512_storeu_ps(scores + (r + i) * width + k, scaled); \
         } \
     }
         BY_FOUR(count, r, SCORE)
@@ -332,7 +335,7 @@ void attend_tile(const T *rows, int64_t row_size, const Span &span, int64_t head
         const Vector most = _mm512_set1_ps(_mm512_reduce_max_ps(highest[r]));
         Vector total = _mm512_setzero_ps();
         for (int64_t k = 0; k < width; k += LANES) {
-            Vector share = exponential(_mm512_sub_ps(_mm512_load_ps(scores + r * width + k), most));
+            Vector share = exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + r * width + k), most));
             total = _mm512_add_ps(total, share);
             store(shares + r * width + k, share);
         }
@@ -363,13 +366,12 @@ void attend_tile(const T *rows, int64_t row_size, const Span &span, int64_t head
         for (int k = 0; k < SIZE; k += LANES)
             store(to + k, _mm512_div_ps(load(sums[r] + k), total));
     }
-    free(scores);
-    free(shares);
 }
 
 template <class T, int SIZE>
 void attend(T *rows, const T *cosine, const T *sine, const Span *spans, int64_t span_count,
-            int64_t heads, int64_t kept, float scale, T *out, int64_t count, int threads) {
+            int64_t heads, int64_t kept, float scale, float *scores, int64_t score_count, T *out,
+            int64_t count, int threads) {
     const int64_t row_size = (heads + 2 * kept) * SIZE, groups = heads / kept;
     const int64_t most = groups < TILE_ROWS ? TILE_ROWS / groups : 1;
     const Span &end = spans[span_count - 1];
@@ -419,7 +421,8 @@ void attend(T *rows, const T *cosine, const T *sine, const Span *spans, int64_t 
             const int64_t parts = (spans[s].count + most - 1) / most;
             const int64_t first = (parts - 1 - tile) * most, rest = spans[s].count - first;
             attend_tile<T, SIZE>(rows, row_size, spans[s], t % kept, groups, first,
-                                 rest < most ? rest : most, scale, out, heads * SIZE);
+                                 rest < most ? rest : most, scale,
+                                 scores + omp_get_thread_num() * score_count, out, heads * SIZE);
         }
     }
 }
@@ -437,32 +440,33 @@ struct Shape {
 };
 
 template <class T>
-void run_layers(const Shape &is, const Layer *layers, const T *last, float epsilon, float scale,
+void run_layers(const Shape &shape, const Layer *layers, const T *last, float epsilon, float scale,
                 T *hidden, int64_t count, const T *cosine, const T *sine, const Span *spans,
-                int64_t span_count, T *space, T *out, int threads) {
-    const int64_t all = is.heads + 2 * is.kept;
-    T *normed = space, *rows = normed + count * is.width, *mixed = rows + count * all * is.size;
-    T *more = mixed + count * is.heads * is.size, *gates = more + count * is.width;
-    T *inner = gates + count * 2 * is.inner;
+                int64_t span_count, T *space, float *scores, T *out, int64_t score_count,
+                int threads) {
+    const int64_t all = shape.heads + 2 * shape.kept;
+    T *normed = space, *rows = normed + count * shape.width, *mixed = rows + count * all * shape.size;
+    T *more = mixed + count * shape.heads * shape.size, *gates = more + count * shape.width;
+    T *inner = gates + count * 2 * shape.inner;
     const auto multiply = [&](const T *from, const void *weights, const void *bias, T *to,
                               int64_t inputs, int64_t outputs) {
         product(from, (const T *)weights, (const T *)bias, to, count, inputs, outputs, threads);
     };
-    for (int64_t i = 0; i < is.layers; i++) {
+    for (int64_t i = 0; i < shape.layers; i++) {
         const Layer &own = layers[i];
-        norm(hidden, i ? more : nullptr, (const T *)own.before, epsilon, normed, count, is.width,
+        norm(hidden, i ? more : nullptr, (const T *)own.before, epsilon, normed, count, shape.width,
              threads);
-        multiply(normed, own.inputs, own.inputs_bias, rows, is.width, all * is.size);
-        const auto attention = is.size == 64 ? attend<T, 64> : attend<T, 128>;
-        attention(rows, cosine, sine, spans + i * span_count, span_count, is.heads, is.kept, scale,
-                  mixed, count, threads);
-        multiply(mixed, own.outputs, own.outputs_bias, more, is.heads * is.size, is.width);
-        norm(hidden, more, (const T *)own.between, epsilon, normed, count, is.width, threads);
-        multiply(normed, own.gates, own.gates_bias, gates, is.width, 2 * is.inner);
-        gate(gates, inner, count, is.inner, threads);
-        multiply(inner, own.down, own.down_bias, more, is.inner, is.width);
+        multiply(normed, own.inputs, own.inputs_bias, rows, shape.width, all * shape.size);
+        const auto attention = shape.size == 64 ? attend<T, 64> : attend<T, 128>;
+        attention(rows, cosine, sine, spans + i * span_count, span_count, shape.heads, shape.kept, scale,
+                  scores, score_count, mixed, count, threads);
+        multiply(mixed, own.outputs, own.outputs_bias, more, shape.heads * shape.size, shape.width);
+        norm(hidden, more, (const T *)own.between, epsilon, normed, count, shape.width, threads);
+        multiply(normed, own.gates, own.gates_bias, gates, shape.width, 2 * shape.inner);
+        gate(gates, inner, count, shape.inner, threads);
+        multiply(inner, own.down, own.down_bias, more, shape.inner, shape.width);
     }
-    norm(hidden, is.layers ? more : nullptr, last, epsilon, out, count, is.width, threads);
+    norm(hidden, shape.layers ? more : nullptr, last, epsilon, out, count, shape.width, threads);
 }
 
 }  // namespace
@@ -475,9 +479,10 @@ void run_layers(const Shape &is, const Layer *layers, const T *last, float epsil
     extern "C" void layers_##NAME(const Shape *shape, const Layer *layers, const T *last, \
                                   float epsilon, float scale, T *hidden, int64_t count, \
                                   const T *cosine, const T *sine, const Span *spans, \
-                                  int64_t span_count, T *space, T *out, int threads) { \
+                                  int64_t span_count, T *space, float *scores, T *out, \
+                                  int64_t score_count, int threads) { \
         run_layers(*shape, layers, last, epsilon, scale, hidden, count, cosine, sine, spans, \
-                   span_count, space, out, threads); \
+                   span_count, space, scores, out, score_count, threads); \
     }
 
 EXPORTS(float, float32)

@@ -1,10 +1,9 @@
-"""Runs the layers of a LLaMA with fewer operators, and the same results bit for bit."""
+"""Runs the layers of a LLaMA with fewer operators, or with this package's own kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -39,6 +38,11 @@ class Attention(Protocol):
         Returns:
             `[tokens, heads * head_dim]`.
         """
+        ...
+
+    @property
+    def longest(self) -> int:
+        """How many tokens the longest sequence will have after the pass."""
         ...
 
     def reserve(self, layers: int, like: torch.Tensor) -> Sequence[int]:
@@ -121,7 +125,7 @@ class LlamaLayers:
         )
         self._kernels = self._suitable_kernels()
         self._compiled: NativeLlama | None = None
-        self._norms: list[int] = []  # the addresses that it knows
+        self._known: list[Any] = []  # what it was made of
 
     def _suitable_kernels(self) -> NativeKernels | None:
         """Find the kernels that all layers use, if they can run the layers as a whole."""
@@ -165,47 +169,79 @@ class LlamaLayers:
         """
         if metaaligner_pass is None:
             return type(self._inner).forward(self._inner, *args, **given)
-        compiled = self._checked()
-        run = self._run if compiled is None else partial(self._run_natively, compiled)
-        made = run(given["input_ids"], given["position_ids"], metaaligner_pass)
-        return BaseModelOutputWithPast(last_hidden_state=made)
+        compiled, inner = self._checked(), self._inner
+        hidden = inner.embed_tokens(given["input_ids"])[0]
+        turn = inner.rotary_emb(hidden, given["position_ids"])
+        turn = turn[0][0].contiguous(), turn[1][0].contiguous()
+        if compiled is not None and compiled.takes(hidden, turn):
+            made = self._run_natively(compiled, hidden, turn, metaaligner_pass)
+        else:
+            made = self._run(hidden, turn, metaaligner_pass)
+        return BaseModelOutputWithPast(last_hidden_state=made[None])
 
     def _checked(self) -> NativeLlama | None:
         """Take over changed weights, and return the layers for this package's kernels."""
-        changed = [one.check() for one in self._products]
+        for one in self._products:
+            one.check()
         if self._kernels is None:
             return None
-        norms = [norm.weights["weight"].data_ptr() for norm in self._all_norms()]
-        if any(changed) or norms != self._norms:
-            self._norms, self._compiled = norms, self._for_kernels(self._kernels)
+        norms = [norm.weights["weight"] for norm in self._all_norms()]
+        known: list[Any] = [one.packed for one in self._products]
+        known += [(norm.data_ptr(), norm.dtype) for norm in norms]
+        if known != self._known:
+            self._compiled = self._for_kernels(self._kernels)
+            self._known = known
         return self._compiled
 
     def _for_kernels(self, kernels: NativeKernels) -> NativeLlama | None:
-        layers = []
+        """Collect what the kernels compute with; `None` if weights have changed their kind."""
+        shape, layers = self._shape, []
+        mixed, all_heads = shape.heads * shape.size, shape.heads + 2 * shape.kept
+        shapes = [
+            (all_heads * shape.size, shape.width),
+            (shape.width, mixed),
+            (2 * shape.inner, shape.width),
+            (shape.width, shape.inner),
+        ]
+        norms = [norm.weights["weight"] for norm in self._all_norms()]
+        if not all(kernels.takes_norm(norm, shape.width) for norm in norms):
+            return None
         for one in self._layers:
-            products = [made.native for made in (one.inputs, one.outputs, one.gates, one.down)]
-            inputs, outputs, gates, down = products
+            made = [two.packed for two in (one.inputs, one.outputs, one.gates, one.down)]
+            parts = [two.native for two in made if two is not None]
+            if [two.shape for two in made if two is not None] != shapes:
+                return None
+            inputs, outputs, gates, down = parts
             if inputs is None or outputs is None or gates is None or down is None:
-                return None  # weights in another format by now
+                return None
             before, between = one.before.weights["weight"], one.between.weights["weight"]
             layers.append(Layer(before, *inputs, *outputs, between, *gates, *down))
-        last = self._last
         return NativeLlama(
-            kernels, self._shape, layers, last.weights["weight"],
-            epsilon=last.epsilon, scale=self._scale,
-        )  # fmt: skip
+            kernels, shape, layers, norms[-1], epsilon=self._last.epsilon, scale=self._scale
+        )
 
-    def _run(self, ids: torch.Tensor, places: torch.Tensor, attention: Attention) -> torch.Tensor:
-        """Run all layers for tokens and their places, and return `[1, tokens, hidden_size]`."""
-        inner = self._inner
-        hidden = inner.embed_tokens(ids)[0]
-        cos, sin = inner.rotary_emb(hidden, places)
+    def _run(
+        self,
+        hidden: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        attention: Attention,
+    ) -> torch.Tensor:
+        """Run all layers by torch's operators.
+
+        Args:
+            hidden: The tokens' embeddings, `[tokens, hidden_size]`; changed in place.
+            turn: Cosines and sines of their places, each `[tokens, head_dim]`.
+            attention: Computes the attention.
+
+        Returns:
+            `[tokens, hidden_size]`.
+        """
         half, count = self._size // 2, len(hidden)
-        cos, sin = cos[0, :, None], sin[0, :, None].clone()
+        cos, sin = turn[0][:, None], turn[1][:, None].clone()
         sin[..., :half].neg_()  # instead of the other half of each query and key
         heads, size = self._heads, self._size
         turned = heads + self._kept
-        for layer in self._layers[: inner.config.num_hidden_layers]:
+        for layer in self._layers[: self._inner.config.num_hidden_layers]:
             rows = layer.inputs(layer.before(hidden)).view(count, -1, size)
             both = rows[:, :turned]
             swapped = both.view(count, turned, 2, half).flip(2).view(count, turned, size)
@@ -215,19 +251,21 @@ class LlamaLayers:
             if self._width % _VECTOR:
                 gate = gate.contiguous()
             hidden += layer.down(silu(gate).mul_(up))
-        return self._last(hidden)[None]
+        return self._last(hidden)
 
     def _run_natively(
-        self, compiled: NativeLlama, ids: torch.Tensor, places: torch.Tensor, attention: Attention
+        self,
+        compiled: NativeLlama,
+        hidden: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        attention: Attention,
     ) -> torch.Tensor:
-        """Do the same as `_run` with this package's kernels."""
-        inner = self._inner
-        hidden = inner.embed_tokens(ids)[0]
-        cos, sin = inner.rotary_emb(hidden, places)
-        turn = cos[0].contiguous(), sin[0].contiguous()
-        count = min(inner.config.num_hidden_layers, len(self._layers))
+        """Do the same as `_run`, up to rounding, by this package's kernels."""
+        count = min(self._inner.config.num_hidden_layers, len(self._layers))
+        # Before keys and values are touched, since memory may run out.
+        space = compiled.space(hidden, attention.longest)
         spans = attention.reserve(count, hidden.new_empty(self._kept, 1, self._size))
-        return compiled.run(hidden, turn, spans, count)[None]
+        return compiled.run(hidden, turn, spans, space, count)
 
 
 def is_llama(inner: Any) -> bool:

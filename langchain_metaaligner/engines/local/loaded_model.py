@@ -26,7 +26,7 @@ from langchain_metaaligner.engines.local.scheduler import EngineStats, Limits, S
 from langchain_metaaligner.engines.local.tokenizer import PromptTokenizer
 from langchain_metaaligner.engines.local.weights import Source, find_source
 from langchain_metaaligner.engines.waits import Body, Wait, arun, run
-from langchain_metaaligner.errors import EngineError
+from langchain_metaaligner.errors import CheckpointError, EngineError
 from langchain_metaaligner.options import LoadOptions
 
 logger = logging.getLogger(__name__)
@@ -241,6 +241,12 @@ class LoadedModel:
             warn_of_strays(self.name, model)
             model.eval()
             progress.step("preparing the weights")
+            if self._options.torch_compile and self._options.native_kernels:
+                message = (
+                    "native_kernels=True was given, but torch_compile leaves the layers to torch's"
+                    " compiler. Choose one of the two."
+                )
+                raise CheckpointError(message)
             if self._options.torch_compile:
                 compile_feed_forward(model, self._options.torch_compile)
             else:

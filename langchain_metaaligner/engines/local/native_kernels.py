@@ -7,12 +7,14 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
@@ -28,8 +30,8 @@ logger = logging.getLogger(__name__)
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 _BLOCK = 64  # outputs whose weights stand together, as in the source
 _LANES = 16
-_HEADS = 48  # queries that may share one head's keys, as in the source
-_PATIENCE = 120.0  # seconds for the compiler, which needs 3
+_QUERIES = 48  # queries that may share one head's keys, as in the source
+_PATIENCE = 120.0  # seconds for the compiler, which needs about 3
 # No fused multiplication and addition but where the source asks for it: results don't depend on
 # the compiler then.
 _FLAGS = (
@@ -38,9 +40,12 @@ _FLAGS = (
 )  # fmt: skip
 _BFLOAT16_FLAG = "-mavx512bf16"
 
-_P, _I, _F, _N = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-_PRODUCT = (_P, _P, _P, _P, _I, _I, _I, _N)
-_LAYERS = (_P, _P, _P, _F, _F, _P, _I, _P, _P, _P, _I, _P, _P, _N)
+_ADDRESS, _SIZE, _NUMBER, _COUNT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_PRODUCT = (*[_ADDRESS] * 4, *[_SIZE] * 3, _COUNT)
+_LAYERS = (
+    *[_ADDRESS] * 3, *[_NUMBER] * 2, _ADDRESS, _SIZE, *[_ADDRESS] * 3, _SIZE, *[_ADDRESS] * 3,
+    _SIZE, _COUNT,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,9 @@ class LlamaShape:
     @property
     def fits(self) -> bool:
         """Whether there are kernels for it."""
-        widths = self.width % _LANES or self.inner % _LANES
-        return self.size in (64, 128) and self.heads // self.kept <= _HEADS and not widths
-
-    def space(self, tokens: int) -> int:
-        """How many numbers have to be kept while a pass of so many tokens runs."""
-        rows = (2 * self.heads + 2 * self.kept) * self.size
-        return tokens * (2 * self.width + rows + 3 * self.inner)
+        groups, rest = divmod(self.heads, self.kept)
+        odd = rest or self.width % _LANES or self.inner % _LANES
+        return self.size in (64, 128) and groups <= _QUERIES and not odd
 
 
 class Layer(NamedTuple):
@@ -111,14 +112,19 @@ class NativeKernels:
         self.layers = getattr(library, f"layers_{name}")
         self.layers.argtypes, self.layers.restype = _LAYERS, None
 
-    def takes(self, weight: torch.Tensor) -> bool:
+    def takes(self, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
         """Whether rows can be multiplied by weights, `[out_features, in_features]`."""
         return (
-            weight.dtype is self.dtype
+            all(one is None or one.dtype is self.dtype for one in (weight, bias))
             and weight.device.type == "cpu"
             and weight.numel() > 0
             and weight.shape[1] % self._step == 0
         )
+
+    def takes_norm(self, weight: torch.Tensor, width: int) -> bool:
+        """Whether the weights of a norm can be used, `[width]`."""
+        same = weight.dtype is self.dtype and weight.device.type == "cpu"
+        return same and weight.shape == (width,) and weight.is_contiguous()
 
     def pack(self, weight: torch.Tensor) -> torch.Tensor:
         """Copy weights, `[out_features, in_features]`, into the order in which they are read.
@@ -128,7 +134,9 @@ class NativeKernels:
             bfloat16 and 1 in float32. Missing outputs are 0.
         """
         outputs, inputs = weight.shape
-        whole = pad(weight.detach(), (0, 0, 0, -outputs % _BLOCK))
+        whole = weight.detach().contiguous()
+        if outputs % _BLOCK:
+            whole = pad(whole, (0, 0, 0, -outputs % _BLOCK))
         parts = whole.view(-1, _BLOCK, inputs // self._step, self._step)
         return parts.permute(0, 2, 1, 3).contiguous()
 
@@ -175,19 +183,46 @@ class NativeLlama:
         epsilon: float,
         scale: float,
     ) -> None:
-        self._function = kernels.layers
+        self._function, self._dtype = kernels.layers, kernels.dtype
         self._shape = shape
         self._kept = layers, last
         numbers = [0 if one is None else one.data_ptr() for layer in layers for one in layer]
-        self._addresses = (_I * len(numbers))(*numbers)
+        self._addresses = (_SIZE * len(numbers))(*numbers)
         self._last = last.data_ptr()
         self._epsilon, self._scale = epsilon, scale
+
+    def takes(self, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> bool:
+        """Whether tokens can be passed through; the arguments are those of `run`."""
+        size = len(hidden), self._shape.size
+        return (
+            all(one.dtype is self._dtype for one in (hidden, *turn))
+            and hidden.shape[1] == self._shape.width
+            and hidden.is_contiguous()
+            and all(one.shape == size for one in turn)
+        )
+
+    def space(self, hidden: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make room for what is computed on the way.
+
+        Args:
+            hidden: The tokens' embeddings, `[tokens, hidden_size]`.
+            longest: How many tokens the longest sequence has after the pass.
+
+        Returns:
+            For the tokens in the model's format, and for scores of attention in float32.
+        """
+        shape = self._shape
+        rows = (2 * shape.heads + 2 * shape.kept) * shape.size
+        numbers = len(hidden) * (2 * shape.width + rows + 3 * shape.inner)
+        scores = 2 * _QUERIES * (longest + -longest % _LANES)
+        return hidden.new_empty(numbers), torch.empty(torch.get_num_threads(), scores)
 
     def run(
         self,
         hidden: torch.Tensor,
         turn: tuple[torch.Tensor, torch.Tensor],
         spans: Sequence[int],
+        space: tuple[torch.Tensor, torch.Tensor],
         layers: int,
     ) -> torch.Tensor:
         """Pass tokens through the layers.
@@ -199,19 +234,20 @@ class NativeLlama:
                 values, each `[key_heads, room, head_dim]`, their room, how many tokens the
                 sequence had, the index of its first new token, the number of new ones, and how
                 many tokens were ever written. Those behind the new ones are set to 0.
+            space: What `space` has made for this pass.
             layers: How many layers, from the first on.
 
         Returns:
             The normalised results, `[tokens, hidden_size]`. Those of tokens after the last
             sequence have no meaning.
         """
-        shape, count = self._shape, len(hidden)
-        made, space = torch.empty_like(hidden), hidden.new_empty(shape.space(count))
+        made = torch.empty_like(hidden)
+        rows, scores = space
         self._function(
-            (_I * 6)(layers, *astuple(shape)), self._addresses, self._last, self._epsilon,
-            self._scale, hidden.data_ptr(), count, turn[0].data_ptr(), turn[1].data_ptr(),
-            (_I * len(spans))(*spans), len(spans) // (7 * layers), space.data_ptr(),
-            made.data_ptr(), torch.get_num_threads(),
+            (_SIZE * 6)(layers, *astuple(self._shape)), self._addresses, self._last, self._epsilon,
+            self._scale, hidden.data_ptr(), len(hidden), turn[0].data_ptr(), turn[1].data_ptr(),
+            (_SIZE * len(spans))(*spans), len(spans) // (7 * layers), rows.data_ptr(),
+            scores.data_ptr(), made.data_ptr(), scores.shape[1], len(scores),
         )  # fmt: skip
         return made
 
@@ -219,14 +255,14 @@ class NativeLlama:
 def native_kernels(dtype: torch.dtype, wanted: bool | None = None) -> NativeKernels | None:
     """Compile the kernels for a format, once for this machine, and load them.
 
-    They need Linux on x86-64, AVX-512 (for bfloat16 with its own instructions, as from AMD's
-    Zen 4 and Intel's Cooper Lake on), and a compiler of C++: `$CXX`, `g++` or `c++`. What it made
+    They need Linux on x86-64, AVX-512 (for bfloat16 with its own instructions, as in AMD's Zen 4
+    and Intel's Cooper Lake), and a compiler of C++: `$CXX`, `g++` or `c++`. What it made
     is kept in `$XDG_CACHE_HOME/langchain-metaaligner`, by default under `~/.cache`.
 
     Args:
         dtype: The format.
-        wanted: Whether they must be there; `None` returns `None` where they can't be had, and the
-            log says why. `False` compiles nothing.
+        wanted: Whether they must be there; `None` returns `None` where they can't be had or torch's
+            are faster, and the log says why. `False` compiles nothing.
 
     Returns:
         The kernels, if they can be had.
@@ -236,21 +272,21 @@ def native_kernels(dtype: torch.dtype, wanted: bool | None = None) -> NativeKern
     """
     if wanted is False:
         return None
-    made = _load(dtype)
+    made = _load(dtype) if wanted else (_better(dtype) or _load(dtype))
     if isinstance(made, NativeKernels):
         return made
     if wanted:
         message = (
             f"native_kernels=True was given, but {made}. Leave native_kernels out to use torch's"
-            " kernels where there are no others."
+            " kernels instead."
         )
         raise CheckpointError(message)
-    logger.info("Passes use torch's kernels: %s.", made)
+    logger.info("This package's kernels are not used: %s.", made)
     return None
 
 
 def why_not(dtype: torch.dtype) -> str | None:
-    """Say why the kernels for a format can't be had; `None` if they can.
+    """Say why the kernels for a format are not used by default; `None` if they are.
 
     Args:
         dtype: The format.
@@ -258,8 +294,21 @@ def why_not(dtype: torch.dtype) -> str | None:
     Returns:
         The reason, without a full stop.
     """
-    made = _load(dtype)
+    made = _better(dtype) or _load(dtype)
     return made if isinstance(made, str) else None
+
+
+def _better(dtype: torch.dtype) -> str | None:
+    """Say why torch's kernels are better; `None` if they aren't."""
+    if dtype is torch.bfloat16 and _capabilities().get("amx_bf16"):
+        return "this processor has AMX, with which torch's kernels read prompts faster"
+    return None
+
+
+def _capabilities() -> Mapping[str, Any]:
+    # Older versions of torch can't tell.
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return known
 
 
 @cache
@@ -271,22 +320,23 @@ def _load(dtype: torch.dtype) -> NativeKernels | str:
         return "this processor has no AVX-512, or torch does not use it"
     flags = list(_FLAGS)
     if dtype is torch.bfloat16:
-        # Older versions of torch can't tell.
-        has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        if not has.get("avx512_bf16"):
-            return "this processor has no instructions for bfloat16 (AVX512_BF16)"
+        if not _capabilities().get("avx512_bf16"):
+            return (
+                "this processor has no instructions for bfloat16 (AVX512_BF16), or torch is too old"
+                " to tell"
+            )
         flags.append(_BFLOAT16_FLAG)
     elif dtype is not torch.float32:
         return f"the kernels are for float32 and bfloat16, not for {dtype}"
-    threads = _thread_library()
-    if threads is None:
-        return "this torch uses no OpenMP library that the kernels could share"
     try:
+        threads = _thread_library()
+        if threads is None:
+            return "torch uses no OpenMP library that the kernels could share"
         # The kernels share torch's threads: a second set would wait for the same cores.
         ctypes.CDLL(threads, mode=ctypes.RTLD_GLOBAL)
         return NativeKernels(_library(flags), dtype)
     except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as error:
-        return f"they could not be compiled or loaded: {_reason(error)}"
+        return f"the kernels could not be compiled or loaded: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:
@@ -296,16 +346,16 @@ def _reason(error: Exception) -> str:
 
 
 def _thread_library() -> str | None:
-    """Find the OpenMP library that torch has loaded."""
-    folder = Path(torch.__file__).parent
-    for place in (folder / "lib", folder.parent / "torch.libs"):
-        for name in ("libgomp*.so*", "libiomp5*.so*"):
-            for found in sorted(place.glob(name)):
-                return str(found)
-    for line in Path("/proc/self/maps").read_text("utf-8").splitlines():
-        if "/libgomp" in line or "/libiomp5" in line:
-            return line.split(maxsplit=5)[-1]
-    return None
+    """Find the OpenMP library that torch has loaded.
+
+    Raises:
+        OSError: The process can't see what it has loaded.
+    """
+    lines = Path("/proc/self/maps").read_text("utf-8", errors="surrogateescape").splitlines()
+    loaded = {line.split(maxsplit=5)[-1] for line in lines}
+    found = [one for one in sorted(loaded) if re.search(r"/lib(gomp|iomp5)\b[^/]*$", one)]
+    own = [one for one in found if "/torch" in one]
+    return next(iter(own or found), None)
 
 
 def _library(flags: Sequence[str]) -> ctypes.CDLL:
@@ -318,17 +368,19 @@ def _library(flags: Sequence[str]) -> ctypes.CDLL:
     about = "\0".join([_SOURCE.read_text("utf-8"), *flags])
     name = f"kernels-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
     folder = _own_folder()
-    if folder is not None and (folder / name).exists():
-        return ctypes.CDLL(str(folder / name))
-    given = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    if given is None:
-        message = "no compiler of C++ was found (g++, c++, or the environment variable CXX)"
+    if folder is not None:
+        with suppress(OSError):  # there is none, or it was cut off or made for another machine
+            if _is_own(folder / name):
+                return ctypes.CDLL(str(folder / name))
+    compiler = shlex.split(os.environ.get("CXX", ""))  # may hold arguments as well
+    compiler = compiler or [one for one in map(shutil.which, ("g++", "c++")) if one][:1]
+    if not compiler:
+        message = "there is no compiler of C++; install g++, or set CXX"
         raise FileNotFoundError(message)
-    compiler = shlex.split(given)  # CXX may hold arguments as well
     keeps = folder is not None and os.access(folder, os.W_OK)
     with tempfile.TemporaryDirectory(dir=folder if keeps else None) as working:
         made, parts = Path(working, name), Path(working, "kernels.o")
-        logger.info("Compiling kernels with %s.", given)
+        logger.info("Compiling kernels with %s.", compiler[0])
         _run(*compiler, *flags, "-c", str(_SOURCE), "-o", str(parts))
         # Linked without OpenMP: its functions are those of torch.
         _run(*compiler, "-shared", "-o", str(made), str(parts))
@@ -350,8 +402,12 @@ def _own_folder() -> Path | None:
         cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache_home / "langchain-metaaligner"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = folder.stat()
+        return folder if _is_own(folder) else None
     except (OSError, RuntimeError):  # no home, or none that can be written to
         return None
-    mine = about.st_uid in (0, os.getuid()) and not about.st_mode & 0o022
-    return folder if mine else None
+
+
+def _is_own(path: Path) -> bool:
+    """Whether nobody but this user and root could have written a file or folder."""
+    about = path.stat()
+    return about.st_uid in (0, os.getuid()) and not about.st_mode & 0o022

@@ -74,6 +74,11 @@ class _Pass:
             made[self._end :] = 0
         return made.view(count, heads * size)
 
+    @property
+    def longest(self) -> int:
+        """How many tokens the longest sequence will have after the pass."""
+        return max(span.cache.length + span.end - span.start for span in self.spans)
+
     def reserve(self, layers: int, like: torch.Tensor) -> list[int]:
         """Make room for new keys and values, and say where, as `NativeLlama.run` takes it."""
         self.layers += layers

@@ -102,7 +102,7 @@ def _smallest_rows(forward: PackedForward) -> int | None:
     width = getattr(base_model(forward.model).config, "intermediate_size", None) or 0
     few = (1, *_ROWS) if forward.native else _ROWS
     fitting = [rows for rows in few if not rows * width % _VECTOR]
-    if not _same_far_on(forward.model):
+    if not forward.native and not _same_far_on(forward.model):
         return None
     with _first_layer_only(forward.model):
         for rows in fitting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import stat
 import subprocess
 
@@ -29,7 +30,7 @@ SHAPE = {
 KINDS = {
     "grouped heads": {},
     "no groups": {"num_attention_heads": 2},
-    "many groups": {"num_attention_heads": 8, "num_key_value_heads": 1},
+    "many groups": {"num_attention_heads": 48, "num_key_value_heads": 1},
     "large heads": {"head_dim": 128},
     "biases": {"attention_bias": True, "mlp_bias": True},
     "scaled positions": {
@@ -128,6 +129,62 @@ def test_a_token_gets_the_same_bits_from_any_number_of_threads(dtype) -> None:
 
 
 @with_kernels
+def test_each_forward_of_a_model_sees_changed_weights() -> None:
+    model = llama()
+    prepack(model)
+    forwards = [PackedForward(model), PackedForward(model)]
+
+    def logits(forward):
+        return forward.run([ForwardInput(forward.new_cache(0), [5, 6, 7], 3)])
+
+    before = [logits(forward) for forward in forwards]
+    with torch.no_grad():
+        model.model.layers[1].self_attn.k_proj.weight.mul_(1.5)
+        model.model.layers[2].mlp.down_proj.weight.mul_(1.5)
+    after = [logits(forward) for forward in forwards]
+    assert torch.equal(before[0], before[1])
+    assert torch.equal(after[0], after[1])
+    assert not torch.equal(before[0], after[0])
+
+
+@with_kernels
+@pytest.mark.parametrize("part", ["embed_tokens", "norm", "layers.1.input_layernorm"])
+def test_parts_in_another_format_are_left_to_torch(part) -> None:
+    model = llama()
+    prepack(model)
+    forward = PackedForward(model)
+    model.model.get_submodule(part).to(torch.bfloat16)
+    made = forward.run([ForwardInput(forward.new_cache(0), [5, 6, 7], 3)])
+    wanted = PackedForward(llama()).run([ForwardInput(forward.new_cache(0), [5, 6, 7], 3)])
+    assert (made - wanted).abs().max() < 0.1 * wanted.std()
+
+
+@with_kernels
+def test_what_torch_refuses_is_refused() -> None:
+    layer = nn.Linear(32, 8)
+    prepack(layer)
+    with torch.inference_mode():
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            layer(torch.ones(3, 31))
+        with pytest.raises(RuntimeError, match="meta"):
+            layer(torch.ones(3, 32, device="meta"))
+        with pytest.raises(RuntimeError, match="dtype"):
+            layer(torch.ones(3, 32, dtype=torch.bfloat16))
+        layer.bias = nn.Parameter(torch.ones(8, dtype=torch.float64))
+        with pytest.raises(RuntimeError, match="Double"):
+            layer(torch.ones(3, 32))
+
+
+@with_kernels
+def test_a_prepacked_model_can_be_pickled() -> None:
+    model = llama()
+    prepack(model)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(passes(again), passes(model))
+    assert kernels_of(again.lm_head) is not None
+
+
+@with_kernels
 def test_what_a_dropped_token_left_does_no_harm() -> None:
     model = llama()
     prepack(model)
@@ -205,13 +262,30 @@ def test_they_are_compiled_once_for_a_machine(elsewhere, compilations) -> None:
 
 
 @with_kernels
-def test_files_that_others_could_have_written_are_not_loaded(elsewhere, compilations) -> None:
+def test_a_folder_that_others_can_write_to_is_left_alone(elsewhere, compilations) -> None:
     elsewhere.mkdir()
     elsewhere.chmod(0o777)
     assert there(torch.float32)
     assert len(compilations) == 2
     assert not any(elsewhere.iterdir())
     assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o777
+
+
+@with_kernels
+@pytest.mark.parametrize("spoil", ["cut off", "writable by others"])
+def test_a_file_that_can_not_be_trusted_is_made_anew(elsewhere, compilations, spoil) -> None:
+    assert there(torch.float32)
+    [made] = elsewhere.iterdir()
+    if spoil == "cut off":
+        made.unlink()  # the process has loaded the old one
+        made.write_bytes(b"\x7fELF")
+    else:
+        made.chmod(0o777)
+    native_kernels._load.cache_clear()
+    assert there(torch.float32)
+    assert len(compilations) == 4
+    assert made.stat().st_size > 1000
+    assert not made.stat().st_mode & 0o022
 
 
 @with_kernels
@@ -224,7 +298,7 @@ def test_without_a_home_they_are_compiled_for_this_process(elsewhere, monkeypatc
 @pytest.mark.parametrize(
     ("compiler", "said"),
     [
-        (None, "no compiler of C++ was found"),
+        (None, "there is no compiler of C++; install g++, or set CXX"),
         ("/nowhere/g++", "No such file or directory: '/nowhere/g++'"),
         ("false", "could not be compiled or loaded"),
     ],
@@ -241,10 +315,20 @@ def test_without_a_compiler_torch_does_it(
         assert engine.edit(REQUESTS)[0].text is not None
         assert kernels_of(engine.model.lm_head) is None
     assert said in caplog.text
-    with pytest.raises(CheckpointError, match="native_kernels=True was given, but they could not"):
+    with pytest.raises(CheckpointError, match="native_kernels=True was given, but the kernels"):
         load_engine(folder, native_kernels=True).load()
 
 
+@pytest.mark.parametrize(
+    "others", [{"prepack_weights": False}, {"dtype": "float16"}, {"torch_compile": True}]
+)
+def test_whoever_insists_is_told_when_nothing_could_use_them(tmp_path, others) -> None:
+    folder = str(save(tmp_path / "tiny", config=SHAPE))
+    with pytest.raises(CheckpointError, match="native_kernels=True was given, but"):
+        load_engine(folder, native_kernels=True, **others).load()
+
+
+@with_kernels
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -263,6 +347,18 @@ def test_where_they_can_not_be_had_the_reason_is_said(
     assert native_kernels.native_kernels(torch.float32) is None
 
 
+@with_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16])
+def test_where_torch_has_better_kernels_they_are_used_only_if_wanted(monkeypatch, dtype) -> None:
+    known = dict(torch.cpu.get_capabilities())
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known | {"amx_bf16": True})
+    assert native_kernels.native_kernels(dtype) is None
+    assert "AMX" in (native_kernels.why_not(dtype) or "")
+    assert native_kernels.native_kernels(dtype, wanted=True) is not None
+    assert native_kernels.native_kernels(torch.float32) is not None
+
+
+@with_kernels
 def test_other_formats_are_left_to_torch() -> None:
     with pytest.raises(CheckpointError, match=r"for float32 and bfloat16, not for torch\.float16"):
         native_kernels.native_kernels(torch.float16, wanted=True)
