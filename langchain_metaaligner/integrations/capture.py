@@ -345,8 +345,10 @@ class RunTree(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Keep the run and its parent."""
-        around = {"run_id": run_id, "parent_run_id": parent_run_id, "tags": kwargs.get("tags")}
-        self.on_chain_start(serialized, input_str, **around)
+        tags = kwargs.get("tags")
+        self.on_chain_start(
+            serialized, input_str, run_id=run_id, parent_run_id=parent_run_id, tags=tags
+        )
 
     def on_chat_model_start(
         self,
@@ -626,7 +628,7 @@ def _scopes(run: _Run | None, place: int) -> list[list[ModelRun]]:
         Lists that are not empty. The last is that of a pipe in which a model is known to have made
         the reply, if there is one.
     """
-    scopes = []
+    scopes: list[list[ModelRun]] = []
     for around in _outward(run):
         if around.sources and around.source_place < place:
             return [*scopes, list(around.sources)]
