@@ -173,12 +173,12 @@ def _is_wish(name: str, given: Any) -> bool:
     if isinstance(given, list | tuple):
         return name in _CONSTRAINT_NAMES or any(_is_wish(name, one) for one in given)
     if isinstance(given, Mapping):
-        return name in _CONSTRAINT_NAMES or _is_data(given)
+        return name in _CONSTRAINT_NAMES or _describes_data(given)
     # A class, a schema object, or a flag.
     return True
 
 
-def _is_data(asked: Mapping[str, Any]) -> bool:
+def _describes_data(asked: Mapping[str, Any]) -> bool:
     """Whether the description of a format is one of data."""
     if any(key in _SAYING and _is_wish(key, one) for key, one in asked.items()):
         return True

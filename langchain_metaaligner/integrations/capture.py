@@ -6,23 +6,27 @@ when the first `MetaAlignerRunnable` is made.
 
 Each outermost run gets a handler of its own, a `RunTree`, which the runs inside it inherit. A call
 with callbacks of its own inside a run is an outermost one to LangChain, so it gets a tree, too; its
-record is linked to that of the run around it. Nothing
-else refers to it, so it lives as long as one of these runs, or a task that goes on after them, can
-still be continued. It goes with them too where they never end: a stream that nobody reads on, or a
-loop that was closed.
+record is linked to that of the run around it. Nothing else refers to a tree, so it lives as long as
+one of its runs, or a task that goes on after them, can still be continued. It goes with them too
+where they never end: a stream that nobody reads on, or a loop that was closed.
+
+For each pipe, it is also recorded which model's reply goes through the pipe: a step's own reply, or
+one that a step has passed on, as a retry, a fallback or an inner pipe does. A function may return
+anything, so what it returns counts as a reply only if it is one.
 """
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 from weakref import WeakSet, ref
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
-from langchain_core.messages import LC_ID_PREFIX, BaseMessage, HumanMessage
+from langchain_core.messages import LC_ID_PREFIX, AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import LLMResult
 
 from langchain_metaaligner.engines.processes import Lock
@@ -48,6 +52,8 @@ _ENDED_RUNS_KEPT = 256
 _MODEL_RUNS_KEPT_OF_ENDED = 8
 # A shorter text may stand in any reply.
 _TELLING = 8
+# A text without one may be a router's label or a rewritten question, which may head any reply.
+_END_OF_STATEMENT = re.compile(r"[.!…。！।]")
 # Only a manager that is kept for many requests can come near this.
 _UNFINISHED_RUNS_KEPT = 10_000
 
@@ -67,6 +73,7 @@ class ModelRun:
         tree: Refers to the tree that the run belongs to.
         reply_id: The id of the reply; `None` before there is one.
         reply_text: The text of the reply; `None` before there is one.
+        passed_on: What an inner pipe has made of the reply; `None` if there is none.
         may_be_seen: Whether a consumer may rightly see a message with the reply's id, because one
             had the id before.
         edited_in: The checkpoint namespaces in which the reply was edited before it was seen.
@@ -80,6 +87,7 @@ class ModelRun:
         "may_be_seen",
         "messages",
         "parent_run_id",
+        "passed_on",
         "reply_id",
         "reply_text",
         "run_id",
@@ -108,6 +116,7 @@ class ModelRun:
         self.heard_by = handlers_around() if self.graph_namespace else ()
         self.reply_id: str | None = None
         self.reply_text: str | None = None
+        self.passed_on: str | None = None
         self.may_be_seen = False
         self.edited_in: tuple[str, ...] = ()
 
@@ -136,16 +145,88 @@ class ModelRun:
 class _Run:
     """A run that may contain model runs."""
 
-    __slots__ = ("editing", "models", "namespace", "parent", "step")
+    __slots__ = (
+        "editing",
+        "last_place",
+        "models",
+        "namespace",
+        "parent",
+        "place",
+        "source_place",
+        "sources",
+    )
 
-    def __init__(self, parent: _Run | None, namespace: str | None = None) -> None:
+    def __init__(self, parent: _Run | None, namespace: str | None = None, place: int = 0) -> None:
         self.parent = parent
         # The checkpoint namespace of the graph's node that the run belongs to.
         self.namespace = namespace
+        # The run's place in its pipe; 0 if it is no step of a pipe.
+        self.place = place
         self.models: deque[ModelRun] | None = None
-        # The last model run that is itself a step of this run, if this run is a pipe.
-        self.step: ModelRun | None = None
+        # In a pipe, the models that the reply may be from which goes on from a step, and the step.
+        self.sources: deque[ModelRun] | None = None
+        self.source_place = 0
+        # The last step that has ended.
+        self.last_place = 0
         self.editing: bool = parent is not None and parent.editing
+
+    def asks(self, model: ModelRun, place: int) -> None:
+        """Note that a step of this pipe is a model."""
+        if place > max(self.source_place, self.last_place):
+            self.sources, self.source_place = deque([model], _MODEL_RUNS_KEPT), place
+        elif self.sources is not None:
+            # What has several runs in one step is a function that LangChain shows no run of.
+            self.sources.append(model)
+
+    def step_ended(self, step: _Run, output: Any) -> None:
+        """Note whose reply goes on from a step of this pipe."""
+        is_first = step.place > max(self.source_place, self.last_place)
+        self.last_place = max(self.last_place, step.place)
+        if not self.models or step.place < self.source_place:
+            return
+        if self.sources and not step.models and step.place > self.source_place:
+            return
+        before, inside = list(self.sources or ()), list(step.models or ())
+        made: list[ModelRun] = []
+        if step.sources:  # it is a pipe itself
+            made = list(step.sources)
+            made = made if step.is_changed() else _made(output, made)
+        if is_first:
+            made = made or _made(output, [*before, *inside] or list(self.models))
+            # A function may return anything: what it was given, or what a model in it replied.
+            goes_on = made or (_each(before, inside) if before else [])
+        elif inside:
+            goes_on = _each(before, made or inside) if before else []
+        else:
+            # What calls a model before its own run shows none of the call either.
+            goes_on = _made(output, list(self.models)) or before
+        if goes_on:
+            self.sources, self.source_place = deque(goes_on, _MODEL_RUNS_KEPT), step.place
+
+    def is_changed(self) -> bool:
+        """Whether steps of this pipe came after the models that its output may be from."""
+        return 0 < self.source_place < self.last_place
+
+    def ended(self, output: Any) -> None:
+        """Note what this run made of a reply, and keep what a task may need that goes on."""
+        if self.parent is not None and self.sources and self.is_changed():
+            sources = _alike(list(self.sources))
+            # The state that a node returns may be a function's, which LangChain shows no run of.
+            said = None if isinstance(output, Mapping) else _said(output)
+            if said is not None and len(sources) == 1 and said[1].strip():
+                sources[0].passed_on = said[1]
+        if self.parent is not None and self.place:
+            self.parent.step_ended(self, output)
+        if self.models is not None and len(self.models) > _MODEL_RUNS_KEPT_OF_ENDED:
+            self.models = deque(self.models, maxlen=_MODEL_RUNS_KEPT_OF_ENDED)
+        if self.sources is not None and len(self.sources) > _MODEL_RUNS_KEPT_OF_ENDED:
+            self.sources = deque(self.sources, maxlen=_MODEL_RUNS_KEPT_OF_ENDED)
+
+    def forget(self, model: ModelRun) -> None:
+        """Forget a model run that made no reply."""
+        for kept in (self.models, self.sources):
+            if kept is not None and model in kept:
+                kept.remove(model)
 
 
 class RunTree(BaseCallbackHandler):
@@ -207,9 +288,12 @@ class RunTree(BaseCallbackHandler):
             reply_id: The reply's id, if it has one.
             reply_text: The reply's text.
         """
+        # A short text, or one of another model's run, may be said in any request.
+        of_run = reply_id is not None and reply_id.startswith(LC_ID_PREFIX)
+        by_text = not of_run and len(reply_text.strip()) >= _TELLING
         for run in list(self._runs.values()):
             for model in list(run.models or ()):
-                made = model.reply_text == reply_text or (
+                made = (by_text and model.reply_text == reply_text) or (
                     reply_id is not None and model.made_id(reply_id)
                 )
                 # The run that the model was called in may have ended, but not the node's.
@@ -233,12 +317,15 @@ class RunTree(BaseCallbackHandler):
         parent = self._run_around() if parent_run_id is None else self.known(parent_run_id)
         metadata = kwargs.get("metadata")
         namespace = metadata.get("langgraph_checkpoint_ns") if metadata else None
-        self._runs[run_id] = _Run(parent, namespace)
+        self._runs[run_id] = _Run(parent, namespace, _step_of(kwargs.get("tags") or ()))
         if len(self._runs) > _UNFINISHED_RUNS_KEPT:
             _drop_first(self._runs)
 
     def _run_around(self) -> _Run | None:
         """The run in which an outermost run is called with callbacks of its own."""
+        if self.around and not self._runs:
+            # A manager that is kept serves one request after the other.
+            self.around = ()
         callbacks = (child_config.get() or {}).get("callbacks")
         if not isinstance(callbacks, BaseCallbackManager) or callbacks.parent_run_id is None:
             return None
@@ -258,7 +345,10 @@ class RunTree(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """Keep the run and its parent."""
-        self.on_chain_start(serialized, input_str, run_id=run_id, parent_run_id=parent_run_id)
+        tags = kwargs.get("tags")
+        self.on_chain_start(
+            serialized, input_str, run_id=run_id, parent_run_id=parent_run_id, tags=tags
+        )
 
     def on_chat_model_start(
         self,
@@ -327,16 +417,14 @@ class RunTree(BaseCallbackHandler):
         # A consumer that stops reading a stream still has a reply.
         run = None if asked is None or isinstance(error, GeneratorExit) else asked[1]
         while asked is not None and run is not None:
-            if run.models is not None and asked[0] in run.models:
-                run.models.remove(asked[0])
+            run.forget(asked[0])
             run = run.parent
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Keep of the run what a task that goes on after it may need."""
         run = self._runs.pop(run_id, None)
         if run is not None:
-            if run.models is not None and len(run.models) > _MODEL_RUNS_KEPT_OF_ENDED:
-                run.models = deque(run.models, maxlen=_MODEL_RUNS_KEPT_OF_ENDED)
+            run.ended(outputs)
             self._has_ended(run_id, run)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -345,7 +433,7 @@ class RunTree(BaseCallbackHandler):
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """As when the run ends."""
-        self.on_chain_end(None, run_id=run_id)
+        self.on_chain_end(output, run_id=run_id)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """As when the run ends."""
@@ -363,8 +451,8 @@ class RunTree(BaseCallbackHandler):
             self._has_ended(cast("UUID", model.parent_run_id), parent)
         if parent.editing:
             return
-        if _step_of(model.tags):
-            parent.step = model
+        if place := _step_of(model.tags):
+            parent.asks(model, place)
         self._models[model.run_id] = (model, parent)
         if len(self._models) > _UNFINISHED_RUNS_KEPT:
             _drop_first(self._models)
@@ -393,6 +481,20 @@ def _drop_first(kept: dict[UUID, Any]) -> None:
 
 CAPTURING: Final = frozenset([RunTree])
 """The types of the handlers with which nobody but the capture gets a run's events."""
+
+
+class Found(NamedTuple):
+    """The model run that made a reply.
+
+    Attributes:
+        models: The model run; none if it is not known; several if they were sent different messages
+            and nothing tells them apart.
+        nearest: The same, but where nothing in the reply tells its model, the model runs of the
+            nearest run around the aligner that has any.
+    """
+
+    models: Sequence[ModelRun]
+    nearest: Sequence[ModelRun]
 
 
 class Capture:
@@ -452,14 +554,17 @@ class Capture:
         reply_id: str | None,
         reply_text: str,
         editing: UUID | None = None,
-    ) -> Sequence[ModelRun]:
+    ) -> Found:
         """Find the model run that made a reply.
 
         The search covers the given run and the runs around it, the nearest first. It looks for
-        the reply's id, then for its text. In the nearest run with any model run, it then looks for
-        a reply that contains the text, because a step in between may have cut or trimmed it. If
-        nothing matches, a step may have rewritten the reply; then it is the only model run: of the
-        pipe if a model is a step of it, else of all these runs.
+        the reply's id. Then it looks for its text, and for a reply that contains the text or that
+        the text contains, because a step in between may have cut it or added to it. If nothing
+        matches, a step may have rewritten the reply; then it is the model whose reply goes through
+        the pipe, and outside of pipes the only model run of all these runs.
+
+        Nothing gets from before a model in a pipe to a step behind it, so that the search by text
+        ends there.
 
         Args:
             handlers: The handlers of the run that the aligner runs in.
@@ -470,50 +575,137 @@ class Capture:
                 they are not captured.
 
         Returns:
-            The model run; none if it is not known; several if they were sent different messages
-            and nothing tells them apart.
+            The model run, if it is known.
         """
         run: _Run | None = None
+        place = 0
         for tree in handlers:
             if type(tree) is not RunTree:
                 continue
             if editing is not None and (own := tree.known(editing)) is not None:
-                own.editing = True
+                own.editing, place = True, own.place
             if run is None and parent_run_id is not None:
                 run = tree.known(parent_run_id)
-        scopes: list[tuple[list[ModelRun], ModelRun | None]] = []
-        while run is not None:
-            if run.models:
-                scopes.append((list(run.models), run.step))
-            run = run.parent
-        if not scopes:
-            return ()
         if reply_id:
-            for models, _ in scopes:
-                if made := [one for one in models if one.made_id(reply_id)]:
+            for around in _outward(run):
+                if made := [one for one in list(around.models or ()) if one.made_id(reply_id)]:
                     # A model may use an id twice; the text then tells the replies apart.
                     same = [one for one in made if one.reply_text == reply_text]
-                    return _alike(same or made)
-        for models, step in scopes:
-            if made := [one for one in models if one.reply_text == reply_text]:
-                # Nothing gets from before a model in a pipe to a step behind it.
-                return _alike(made[made.index(step) :] if step in made else made)
-        nearest, step = scopes[0]
-        if made := _cut_to(reply_text, nearest):
-            return _alike(made)
+                    return _found(same or made)
+        scopes = _scopes(run, place)
+        if not scopes:
+            return _NOBODY
+        if made := _said_by(reply_text, scopes) or _changed_from(reply_text, scopes):
+            return _found(made)
         if reply_id and reply_id.startswith(LC_ID_PREFIX):
             # The id of another model's run, which is not among these.
-            return ()
-        # What goes through a pipe comes from the model in it; a function may get it from anywhere.
-        return _alike(scopes[-1][0] if step is None else nearest)
+            return _NOBODY
+        return Found(_alike(_each(*reversed(scopes))), scopes[0])
 
 
-def _cut_to(text: str, models: Sequence[ModelRun]) -> list[ModelRun]:
-    """The model runs whose reply is a text but for its edges, else those whose reply holds it."""
-    made = [one for one in models if one.replied(text)]
-    if not made and len(text.strip()) >= _TELLING:
-        made = [one for one in models if text.strip() in (one.reply_text or "")]
-    return made
+_NOBODY: Final = Found((), ())
+
+
+def _found(models: Sequence[ModelRun]) -> Found:
+    models = _alike(models)
+    return Found(models, models)
+
+
+def _outward(run: _Run | None) -> Iterator[_Run]:
+    while run is not None:
+        yield run
+        run = run.parent
+
+
+def _scopes(run: _Run | None, place: int) -> list[list[ModelRun]]:
+    """The model runs that a reply may be from, run by run outward.
+
+    Args:
+        run: The run that the aligner runs in.
+        place: The aligner's place in that run.
+
+    Returns:
+        Lists that are not empty. The last is that of a pipe in which a model is known to have made
+        the reply, if there is one.
+    """
+    scopes: list[list[ModelRun]] = []
+    for around in _outward(run):
+        if around.sources and around.source_place < place:
+            return [*scopes, list(around.sources)]
+        if around.models:
+            scopes.append(list(around.models))
+        place = around.place
+    return scopes
+
+
+def _said_by(text: str, scopes: Sequence[Sequence[ModelRun]]) -> list[ModelRun]:
+    """The nearest model runs whose reply is a text, exactly or else but for its edges."""
+    bare = text.strip()
+    for models in scopes:
+        made = [one for one in models if text in (one.reply_text, one.passed_on)]
+        made = made or [one for one in models if bare in map(str.strip, _texts_of(one))]
+        if made:
+            return made
+    return []
+
+
+def _changed_from(text: str, scopes: Sequence[Sequence[ModelRun]]) -> list[ModelRun]:
+    """The nearest model runs whose reply was cut to a text, and those to whose reply was added."""
+    text = text.strip()
+    if len(text) < _TELLING:
+        return []
+    cut: list[ModelRun] = []
+    longer: list[ModelRun] = []
+    for models in scopes:
+        cut = cut or [one for one in models if any(text in said for said in _texts_of(one))]
+        longer = longer or _added_to(text, models)
+    return _each(cut, longer)
+
+
+def _added_to(text: str, models: Sequence[ModelRun]) -> list[ModelRun]:
+    """The model runs whose reply stands in a text, without those that another one's reply holds."""
+    held = [
+        (bare, one)
+        for one in models
+        for said in _texts_of(one)
+        if (bare := said.strip()) and _is_telling(bare, text)
+    ]
+    return [one for bare, one in held if not any(bare != its and bare in its for its, _ in held)]
+
+
+def _is_telling(reply: str, text: str) -> bool:
+    """Whether a text was made by adding to a reply, and does not just have the same words."""
+    if len(reply) < _TELLING or reply not in text:
+        return False
+    at_edge = text.startswith(reply) or text.endswith(reply)
+    return 2 * len(reply) >= len(text) or (at_edge and bool(_END_OF_STATEMENT.search(reply)))
+
+
+def _each(*models: Iterable[ModelRun]) -> list[ModelRun]:
+    return list(dict.fromkeys(one for some in models for one in some))
+
+
+def _texts_of(model: ModelRun) -> list[str]:
+    return [text for text in (model.reply_text, model.passed_on) if text is not None]
+
+
+def _said(output: Any) -> tuple[str | None, str] | None:
+    """The id and the text of the reply in a run's output; `None` if it has none."""
+    if isinstance(output, Mapping):
+        messages = output.get("messages")
+        output = messages[-1] if isinstance(messages, list) and messages else None
+    if isinstance(output, str):
+        return None, output
+    return (output.id, str(output.text)) if isinstance(output, AIMessage) else None
+
+
+def _made(output: Any, models: Sequence[ModelRun]) -> list[ModelRun]:
+    """The model runs whose reply a run's output is."""
+    if (said := _said(output)) is None:
+        return []
+    reply_id, text = said
+    made = [one for one in models if reply_id and one.made_id(reply_id)]
+    return made or ([one for one in models if text in _texts_of(one)] if text.strip() else [])
 
 
 def _alike(models: Sequence[ModelRun]) -> Sequence[ModelRun]:

@@ -18,6 +18,8 @@ def check_leak(
     metadata: Mapping[str, Any],
     model_run: ModelRun,
     reply_id: str | None = None,
+    *,
+    whole: bool = True,
 ) -> None:
     """Refuse to edit a reply of a model in a graph that a LangGraph consumer has seen.
 
@@ -27,6 +29,7 @@ def check_leak(
             nothing else rests on it.
         model_run: The model run in a graph that made the reply.
         reply_id: The reply's id, if it has one. A step in between may have given it another one.
+        whole: Whether the reply is complete, so that it will be edited now.
 
     Raises:
         LeakError: A consumer of `stream_mode="messages"` has seen the unedited reply.
@@ -45,7 +48,8 @@ def check_leak(
     rightly = model_run.may_be_seen or edited_in
     if not rightly and has_streamed(handlers, (model_run.reply_id,)):
         raise LeakError(_LEAKED_MESSAGE)
-    model_run.edited_in = (*edited_in, here)
+    if whole:
+        model_run.edited_in = (*edited_in, here)
     if (elsewhere or not hushed) and "langgraph_node" in metadata:
         _warn_once(_WOULD_LEAK)
 

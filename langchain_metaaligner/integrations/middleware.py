@@ -22,7 +22,6 @@ from langchain_metaaligner.integrations.call_config import (
 from langchain_metaaligner.integrations.capture import CAPTURING, capture, install
 from langchain_metaaligner.integrations.edit_run import EditRun
 from langchain_metaaligner.integrations.hushing import NOSTREAM, STEP, hushed_inside
-from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.prefetch import Overhearing, Prefetch, What
 from langchain_metaaligner.integrations.reply_edit import (
     Async,
@@ -30,7 +29,9 @@ from langchain_metaaligner.integrations.reply_edit import (
     Mode,
     ReplyEdit,
     Sync,
+    answers_with_data,
     arun,
+    check_leaks,
     run,
 )
 from langchain_metaaligner.integrations.reply_policy import FaceOptions, ReplyPolicy
@@ -246,16 +247,14 @@ class _Turn:
             edit.made = self._policy.without_text(reply, self._asked)
             return
         handlers, parent_run_id = _callbacks_of(self._config)
-        model_runs = capture.find(handlers, parent_run_id, reply_id=reply.id, reply_text=text)
+        found = capture.find(handlers, parent_run_id, reply_id=reply.id, reply_text=text)
         # Another middleware may have answered instead of a model.
-        if model_runs and reply.id and model_runs[-1].made_id(reply.id):
-            if model_runs[-1].wants_data and model_runs[-1].replied(text):
+        if reply.id and any(one.made_id(reply.id) for one in found.models):
+            if answers_with_data(found, text):
                 edit.made = self._policy.left_alone(reply, self._asked, "data")
                 return
-            raises = self._options.apply and self._options.on_leak == "raise"
-            if raises and model_runs[-1].graph_namespace:
-                metadata = self._config.get("metadata") or {}
-                check_leak(handlers, metadata, model_runs[-1], reply.id)
+            if self._options.apply and self._options.on_leak == "raise":
+                check_leaks(handlers, self._config.get("metadata") or {}, found, reply.id)
         context, wanted = self._context(), self._policy.wanted(self._asked)
         if (skipped := self._policy.skipped(reply, context, self._asked)) is not None:
             edit.made = skipped

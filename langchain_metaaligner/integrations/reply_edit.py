@@ -39,7 +39,7 @@ from langchain_metaaligner.integrations._langchain import (
     streams,
 )
 from langchain_metaaligner.integrations.call_config import asked_objectives, given_context
-from langchain_metaaligner.integrations.capture import CAPTURING, ModelRun, capture
+from langchain_metaaligner.integrations.capture import CAPTURING, Found, capture
 from langchain_metaaligner.integrations.edit_run import EditRun
 from langchain_metaaligner.integrations.leaks import check_leak
 from langchain_metaaligner.integrations.message_chunks import (
@@ -564,9 +564,9 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
     try:
         while (piece := (yield partial(mode.next_input, inputs))) is not END:
             if not arrived:
+                data = _begins_data(piece, call)
                 # Instead of data, a model may answer with a refusal.
-                data = _is_data(piece, call) and not options.edit_refusals
-                live = live or data
+                live = live or (data and not options.edit_refusals)
             arrived.append(piece)
             if prefetch is not None and not (data or prefetch.over):
                 prefetch.add(piece)
@@ -577,6 +577,7 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
             prefetch.stop()
     if not arrived:
         return
+    data = data and not options.edit_refusals
     edit, in_state = _read(options, _gather(arrived), call, data=data)
     _show(edit, call)
     writer = None
@@ -595,14 +596,14 @@ def edit_stream(options: FaceOptions, inputs: Any, call: Call, mode: Mode) -> Fl
         yield Emit(AIMessageChunk(content="", id=out.id, response_metadata=provenance))
 
 
-def _is_data(piece: Any, call: Call) -> bool:
+def _begins_data(piece: Any, call: Call) -> bool:
     """Whether the first piece of a reply belongs to data that the model was asked for."""
     if not isinstance(piece, AIMessageChunk):
         return False
     manager = call.run_manager
     found = capture.find(
         manager.handlers, manager.parent_run_id, reply_id=piece.id, reply_text=piece.text
-    )
+    ).models
     return len(found) == 1 and found[0].wants_data and found[0].is_just_before(manager)
 
 
@@ -664,44 +665,80 @@ def _read(
         if context is not None:
             policy.check_context(context)
         text, wanted, edit.aligner = terms
-        model_runs = capture.find(
+        found = capture.find(
             run_manager.handlers,
             run_manager.parent_run_id,
             reply_id=None if message is None else message.id,
             reply_text=text,
             editing=run_manager.run_id,
         )
-        # Where it may be of several models, all of them must have been asked for data.
-        if data or (model_runs and all(one.wants_data and one.replied(text) for one in model_runs)):
+        if data or answers_with_data(found, text):
             edit.made = policy.left_alone(reply, asked, "data")
             return edit, in_state
         if options.apply and options.on_leak == "raise":
-            _check_leak(run_manager, model_runs, None if message is None else message.id, text)
+            reply_id = None if message is None else message.id
+            _check_step(run_manager, found, reply_id, text, whole=whole)
         if context is None:
             # A state that contains only the reply has no context.
-            context = before or (None if len(model_runs) != 1 else model_runs[0].messages)
+            context = before or (None if len(found.models) != 1 else found.models[0].messages)
         if whole and options.when is not None:
             edit.made = policy.skipped(reply, context, asked)
             if edit.made is not None:
                 return edit, in_state
         if context is None:
-            raise MissingContextError(_SEVERAL_MODELS if model_runs else NO_CONTEXT)
+            raise MissingContextError(_SEVERAL_MODELS if found.models else NO_CONTEXT)
         edit.item = (context, text, wanted)
     except Exception as error:  # noqa: BLE001 - the error policy decides
         edit.made = error
     return edit, in_state
 
 
-def _check_leak(run: Any, model_runs: Sequence[ModelRun], reply_id: str | None, text: str) -> None:
+def answers_with_data(found: Found, text: str) -> bool:
+    """Whether a reply is data that its model was asked for.
+
+    Args:
+        found: The model run that made the reply. Where it may be one of several, all of them must
+            have been asked for data.
+        text: The reply's text.
+    """
+    models = found.models
+    return bool(models) and all(one.wants_data and one.replied(text) for one in models)
+
+
+def _check_step(run: Any, found: Found, reply_id: str | None, text: str, *, whole: bool) -> None:
     handlers = run.handlers
-    if not model_runs and run.parent_run_id is None:
+    if not found.models and run.parent_run_id is None:
         # A thread of its own, for example.
         unattached = capture.find_unattached(reply_id=reply_id, reply_text=text)
-        model_runs = () if unattached is None else (unattached,)
-        handlers = () if unattached is None else unattached.heard_by
-    for model_run in model_runs:
+        if unattached is None:
+            return
+        found, handlers = Found((), (unattached,)), unattached.heard_by
+    check_leaks(handlers, run.metadata, found, reply_id, whole=whole)
+
+
+def check_leaks(
+    handlers: Sequence[Any],
+    metadata: Mapping[str, Any],
+    found: Found,
+    reply_id: str | None,
+    *,
+    whole: bool = True,
+) -> None:
+    """Refuse to edit a reply that a consumer of a graph has seen.
+
+    Args:
+        handlers: The handlers of the aligner's run.
+        metadata: The metadata of the aligner's run.
+        found: The model run that made the reply.
+        reply_id: The reply's id, if it has one.
+        whole: Whether the reply is complete.
+
+    Raises:
+        LeakError: A consumer of `stream_mode="messages"` has seen the unedited reply.
+    """
+    for model_run in found.nearest:
         if model_run.graph_namespace and (heard := capture.listening(handlers, model_run)):
-            check_leak(heard, run.metadata, model_run, reply_id)
+            check_leak(heard, metadata, model_run, reply_id, whole=whole)
 
 
 def _show(edit: ReplyEdit, call: Call) -> None:

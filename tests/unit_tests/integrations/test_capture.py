@@ -12,6 +12,7 @@ import uuid
 import weakref
 
 import pytest
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, LLMResult
@@ -55,7 +56,7 @@ class Told:
         self.capture.on_llm_end(LLMResult(generations=[[generation]]), run_id=run_id)
 
     def found(self, run, text, reply_id=None):
-        models = Capture().find([self.capture], run, reply_id=reply_id, reply_text=text)
+        models = Capture().find([self.capture], run, reply_id=reply_id, reply_text=text).models
         asked = [model.messages[0].content for model in models]
         return asked[0] if len(asked) == 1 else asked or None
 
@@ -755,6 +756,24 @@ def test_while_a_root_runs_only_its_own_runs_are_kept():
     root.invoke("q")
     assert set(kept) == {1}
     assert capture.kept() == 0
+
+
+def test_a_manager_that_is_used_again_keeps_nothing_of_the_request_before():
+    class Handler(BaseCallbackHandler):
+        pass
+
+    used_again = CallbackManager.configure(inheritable_callbacks=[Handler()])
+    of_request = Handler()
+    watched = weakref.ref(of_request)
+
+    def ask(_):
+        return Policy().invoke("q", {"callbacks": used_again})
+
+    RunnableLambda(ask).invoke("q", {"callbacks": [of_request]})
+    del of_request
+    ask("q")
+    gc.collect()
+    assert watched() is None
 
 
 def test_threads_that_share_a_root_leave_nothing():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -359,6 +360,15 @@ def test_an_answer_in_a_form_that_was_asked_for_is_not_prefilled(engine):
         response_format=ProviderStrategy(Form),
     )
     assert made.invoke(HOW)["structured_response"] == Form(word="a")
+    assert engine.prefilled == []
+
+
+@pytest.mark.parametrize("edit_refusals", [False, True])
+def test_data_in_a_chain_is_not_prefilled_though_it_may_turn_out_a_refusal(engine, edit_refusals):
+    aligner = MetaAlignerRunnable(engine=engine, eager=True, edit_refusals=edit_refusals)
+    policy = Tooled(reply='{"word": "a"}', wait=lambda: time.sleep(0.02))
+    data = policy.bind(response_format={"type": "json_object"})
+    assert joined((data | aligner).stream("hi")) == '{"word": "a"}'
     assert engine.prefilled == []
 
 

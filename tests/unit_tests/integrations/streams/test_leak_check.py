@@ -11,6 +11,7 @@ import pytest
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import (
+    RunnableGenerator,
     RunnableLambda,
     RunnableParallel,
     RunnablePassthrough,
@@ -24,6 +25,7 @@ from tests.unit_tests.integrations.streams.compositions import graph_of, inner_g
 from tests.unit_tests.integrations.streams.scripted import (
     EDITED,
     QUESTION,
+    RAW,
     Engine,
     Policy,
     collect,
@@ -191,6 +193,43 @@ def test_a_reply_that_takes_the_place_of_an_older_one_has_not_leaked() -> None:
         return {"messages": [a.invoke(reply)]}
 
     assert not seen_raw(list(graph_of(answer).stream(asked, stream_mode="messages")))
+
+
+@pytest.mark.parametrize("reply", [AIMessage("Yes."), AIMessage(RAW, id="lc_run--another")])
+def test_what_another_request_shows_meanwhile_is_no_leak(reply: AIMessage) -> None:
+    policy, edits = Policy(text=reply.text), []
+
+    def answer(state: Any) -> Any:
+        said = policy.invoke(state["messages"])
+        edits.append(outside(lambda: in_a_thread(lambda: aligner().invoke(reply, CONTEXT))))
+        edits.append(outside(lambda: aligner().invoke("Yes.", CONTEXT)))
+        return {"messages": [said]}
+
+    list(graph_of(answer).stream(ASKED, stream_mode="messages"))
+    assert [edits[0].text, edits[1]] == [EDITED, EDITED]
+
+
+def test_a_reply_that_is_shown_between_its_first_piece_and_its_edit_is_refused() -> None:
+    class Prefilling(Engine):
+        def warm(self, *_: Any, **__: Any) -> None:
+            pass
+
+    policy, a = Policy(), MetaAlignerRunnable(engine=Prefilling(), eager=True)
+
+    def push(pieces: Any) -> Any:
+        whole = None
+        for piece in pieces:
+            whole = piece if whole is None else whole + piece
+            yield piece
+        push_message(whole)
+
+    pipe = policy | RunnableGenerator(push) | a
+
+    def answer(state: Any) -> Any:
+        return {"messages": ["".join(one.text for one in pipe.stream(state["messages"]))]}
+
+    with pytest.raises(LeakError, match="push_message"):
+        list(graph_of(hushed(answer)).stream(ASKED, stream_mode="messages"))
 
 
 def tasks_with(llm: Any, hush: Any = lambda one: one) -> Any:
