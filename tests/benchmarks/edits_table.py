@@ -37,11 +37,10 @@ def real(pieces: Found, formats: str) -> str:
     cells = (_all(_figures(pieces, f"{REAL}, {one}"), AUTHORS) for one in FORMATS)
     rows.append(f"| {_ALL} | {said(rates)} | {' | '.join(cells)} |")
     head = (
-        "**Real edits**: what Aligner-2B, a published aligner, made of the answers of three strong"
-        " models in AlpacaEval: rewrites, 8 % are unchanged. Tokens a pass are those of all edits,"
-        " played through without a model. Times as fast as `generate` (greedy, cache on) are those"
-        " of a few edits of 100 to 320 words, with the embedded aligner; outputs are forced, so all"
-        " write the same tokens."
+        "**Real edits**: what Aligner-2B made of three strong models' answers in AlpacaEval, 8 %"
+        " unchanged. Tokens a pass of all of them, played through without a model; times as fast as"
+        " `generate` (greedy, cache on) for single edits of 100 to 320 words, forced on the"
+        " embedded aligner."
     )
     lines = [f"| answers of | tokens a pass | {formats} |", "| --- " * 4 + "|", *rows]
     return head + "\n\n" + "\n".join(lines)

@@ -41,7 +41,7 @@ def source() -> str:
         return "made up of this project's own documents"
     return (
         "replies of chat models in XSTest and Do-Not-Answer, none of which the aligner was"
-        " trained on, in turn harmful and harmless as long as there are harmful ones"
+        " trained on, harmful and harmless in turn"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -56,7 +56,7 @@ def headline() -> str:
     found = json.loads(CPU.read_text(encoding="utf-8"))
     about, pieces = found["about"], found["pieces"]
     formats = _formats(_used(pieces))
-    parts = [_about(about, pieces), real(pieces, formats), _first(about, pieces, formats)]
+    parts = [_about(about, pieces), real(pieces, formats), _free(about, pieces, formats, _CASES)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -71,7 +71,11 @@ def cpu_table(found: Found) -> str:
     formats = _formats(used)
     parts = [_about(about, pieces)]
     parts += [real(pieces, formats), others(pieces), played(pieces)]
-    parts += [_first(about, pieces, formats), _options(pieces, used), _best(pieces, used)]
+    parts += [
+        _free(about, pieces, formats, (*_CASES, _CALLERS)),
+        _options(pieces, used),
+        _best(pieces, used),
+    ]
     parts += [_memory(pieces), _overhead(pieces)]
     return "\n\n".join(part for part in parts if part)
 
@@ -92,27 +96,28 @@ def _about(about: Found, pieces: Found) -> str:
     noisy = f" Other programs used up to {others:.0%} of the processors." if others > 0.1 else ""
     return (
         f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}, transformers"
-        f" {about['transformers']}, commit {', '.join(commits)}; embedded aligner.{noisy} Ratios"
-        " are medians of the ratios of pairs, with their quartiles and the number of pairs in"
-        " brackets."
+        f" {about['transformers']}, commit {', '.join(commits)}; embedded aligner.{noisy}"
+        " Medians of the ratios of pairs, with quartiles and the number of pairs in brackets."
     )
 
 
-def _first(about: Found, pieces: Found, formats: str) -> str:
+_CASES = (
+    (UNCHANGED, AUTHORS, "single"),
+    (REWRITTEN, AUTHORS, "single"),
+    (TOGETHER, AUTHORS, "together"),
+)
+_CALLERS = (f"{THREADS}, against one batch of the same", BATCH, "together")
+
+
+def _free(about: Found, pieces: Found, formats: str, cases: Sequence[tuple[str, str, str]]) -> str:
     head = (
-        "**Copies and rewrites**: times as fast as the authors' procedure (`generate`, left-padded,"
-        " greedy, cache on), `caution=0`, the system's allocator. Edits are free:"
-        f" {about['replies']}, 40 to 100 tokens each, at most {MOST} tokens of an edit. An answer"
-        " is rewritten where fewer than half of its words stay; edits in between are not in the"
-        " table."
+        "**Free edits** with `caution=0`, times as fast as the authors' procedure (`generate`,"
+        f" left-padded, greedy, cache on): {about['replies']}, 40 to 100 tokens each, at most"
+        f" {MOST} tokens of an edit. An answer is rewritten where fewer than half of its"
+        " words stay; edits in between are left out."
     )
     rows = []
-    for case, against, piece in (
-        (UNCHANGED, AUTHORS, "single"),
-        (REWRITTEN, AUTHORS, "single"),
-        (TOGETHER, AUTHORS, "together"),
-        (f"{THREADS}, against one batch of the same", BATCH, "together"),
-    ):
+    for case, against, piece in cases:
         name = case.split(", against", maxsplit=1)[0]
         every = [
             pairs_of(pieces.get(f"{piece}, {one}", {}).get("figures", {}), name, against)
