@@ -14,6 +14,7 @@ namespace {
 constexpr int LANES = 16;  // float32 numbers in a register
 constexpr int BLOCK = 64;  // outputs whose weights stand together
 constexpr int AHEAD = 8;   // how many steps ahead weights are fetched
+constexpr int FEW = 8;     // tokens whose norms take less time than other threads to wake
 
 using Vector = __m512;
 
@@ -79,7 +80,7 @@ inline Vector exponential(Vector numbers) {
 
 // ---------------------------------------------------------------------------- products
 
-// Up to 64 outputs, `used`, for R tokens.
+// A block of outputs for R tokens; `used` of its 64 outputs exist, the others only fill it up.
 template <class T, int R>
 void product_tile(const T *rows, int64_t inputs, const T *weights, const T *bias, T *out,
                   int64_t outputs, int64_t used) {
@@ -140,7 +141,7 @@ void product(const T *rows, const T *weights, const T *bias, T *out, int64_t cou
 template <class T>
 void norm(T *hidden, const T *more, const T *weights, float epsilon, T *out, int64_t count,
           int64_t width, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (count > 8)
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > FEW)
     for (int64_t r = 0; r < count; r++) {
         T *row = hidden + r * width;
         Vector sum = _mm512_setzero_ps();
@@ -164,7 +165,7 @@ void norm(T *hidden, const T *more, const T *weights, float epsilon, T *out, int
 template <class T>
 void gate(const T *gates, T *out, int64_t count, int64_t width, int threads) {
     const Vector none = _mm512_setzero_ps(), one = _mm512_set1_ps(1);
-#pragma omp parallel for schedule(static) num_threads(threads) if (count > 8)
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > FEW)
     for (int64_t r = 0; r < count; r++) {
         const T *first = gates + 2 * r * width, *second = first + width;
         for (int64_t k = 0; k < width; k += LANES) {
@@ -286,7 +287,8 @@ constexpr int TILE_ROWS = 48;  // queries that share the work of rearranging key
             default: call(4); \
         }
 
-// Attention of some of a sequence's new tokens for the queries that share one head's keys.
+// Attention of some of a sequence's new tokens for the queries that share one head's keys. Scores
+// of keys after a token are minus infinity, so they add an exact 0 and change none of its bits.
 template <class T, int SIZE>
 void attend_tile(const T *rows, int64_t row_size, const Span &span, int64_t head, int64_t groups,
                  int64_t first, int64_t tokens, float scale, float *scores, T *out,
